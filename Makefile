@@ -1,0 +1,39 @@
+# `make demo` and `make test` set up everything they need in .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DEMO_SPEC := jobs/demo.yaml
+DEMO_SET ?=
+export PYTHONWARNINGS := ignore::FutureWarning
+
+.PHONY: venv demo test lint format clean
+
+venv: $(STAMP)
+
+# DS_BUILD_OPS=0: DeepSpeed's kernels are compiled when first used, not at installation.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	DS_BUILD_OPS=0 $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $(STAMP)
+
+# Channels, plan, training by two Ray workers under DeepSpeed, zero-shot table, MLflow.
+demo: venv
+	$(BIN)/wavetrain channels make --preset demo --store data/demo
+	$(BIN)/wavetrain plan $(DEMO_SPEC) $(DEMO_SET)
+	$(BIN)/wavetrain train $(DEMO_SPEC) $(DEMO_SET)
+
+test: venv
+	$(BIN)/python -m pytest
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: venv
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,162 @@
+"""Making channels: 3GPP TR 38.901 through Sionna, one independent drop a sample.
+
+The base station is a planar array of half-wavelength spaced, vertically polarised elements with the pattern of
+TR 38.901 section 7.3, looking along x; the user has one omnidirectional element and moves in a random direction. The
+response is that of the downlink; by reciprocity the uplink has the same. Outdoors the geometry is that of the HeterCSI
+sets: station at (0, 0, 30) m, user 20 to 50 m in front of (200, 0, 1.5) m. Indoor is the office of TR 38.901 (InH):
+station under the ceiling at 3 m, user at 1 m height and 10 to 50 m away.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from channels.errors import UserError
+from channels.shards import Samples
+from channels.spec import SCENARIOS, ChannelSpec
+
+if TYPE_CHECKING:
+    from sionna.phy.channel.tr38901 import SystemLevelChannel
+
+CHUNK_SAMPLES = 64
+"""Samples simulated together. Part of what a seed means: another size gives other channels."""
+
+TABLES = "19.2"
+"""Version of the TR 38.901 parameter tables."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drops:
+    """Where users are and how they move. position, velocity: float32 [n, 3] in m and m/s; speed_kmh: float32 [n]."""
+
+    position: NDArray[np.float32]
+    velocity: NDArray[np.float32]
+    speed_kmh: NDArray[np.float32]
+
+
+def make_channels(spec: ChannelSpec, split: str, count: int, seed: int, device: str = "cpu") -> Iterator[Samples]:
+    """``count`` samples of one set in chunks, with the label ``speed_kmh`` (float32 [n]).
+
+    A sample is a function of (spec, split, seed, its index) and of the device; asking for more of them keeps
+    the first ones. Carriers are fc + i * spacing, slots i * slot_ms; the scale is physical (with path loss, shadowing).
+    The global generators are left as they were. Raises UserError for a scenario or device that cannot be served.
+    """
+    check_makeable(spec, device)
+    for start in range(0, count, CHUNK_SAMPLES):
+        source = np.random.SeedSequence([seed, *f"{spec.name}/{split}".encode(), start // CHUNK_SAMPLES])
+        drops = draw_drops(spec, CHUNK_SAMPLES, np.random.default_rng(source))
+        wanted = min(CHUNK_SAMPLES, count - start)
+        with _private_generators(int(source.generate_state(1, np.uint64)[0])):
+            channel = _simulate(spec, drops, device)
+        yield Samples(channel[:wanted], {"speed_kmh": drops.speed_kmh[:wanted]})
+
+
+def draw_drops(spec: ChannelSpec, count: int, generator: np.random.Generator) -> Drops:
+    """Positions of the geometry above, speeds uniform in the range of the spec, headings uniform in the plane."""
+    angle = np.radians(generator.uniform(-60, 60, count))
+    if spec.scenario == "Indoor":
+        radius = generator.uniform(10, 50, count)
+        position = np.stack([radius * np.cos(angle), radius * np.sin(angle), np.full(count, 1.0)], 1)
+    else:
+        radius = generator.uniform(20, 50, count)
+        position = np.stack([200 - radius * np.cos(angle), radius * np.sin(angle), np.full(count, 1.5)], 1)
+    speed = generator.uniform(*spec.speed_kmh, count)
+    heading = generator.uniform(0, 2 * np.pi, count)
+    velocity = speed[:, None] / 3.6 * np.stack([np.cos(heading), np.sin(heading), np.zeros(count)], 1)
+    return Drops(position.astype(np.float32), velocity.astype(np.float32), speed.astype(np.float32))
+
+
+def generator_origin(seed: int) -> dict[str, Any]:
+    """What the manifest records of made sets."""
+    from importlib.metadata import version
+
+    return {"generator": f"sionna-no-rt {version('sionna-no-rt')}, TR 38.901 v{TABLES}", "seed": seed}
+
+
+def check_makeable(spec: ChannelSpec, device: str) -> None:
+    """Raises UserError for a set whose channels cannot be made, or a device that is not there."""
+    if spec.scenario not in SCENARIOS:
+        what = f"channels of scenario {spec.scenario!r} cannot be made"
+        raise UserError(what, where=f"set {spec.name}", mend=f"choose one of {', '.join(SCENARIOS)}")
+    if spec.los is None:
+        raise UserError("los is not set", where=f"set {spec.name}", mend="say true or false")
+    devices = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    if device not in devices:
+        raise UserError(f"there is no device {device!r}", mend=f"here there is {', '.join(devices)}")
+
+
+@contextmanager
+def _private_generators(seed: int) -> Iterator[None]:
+    """Sionna seeded for one chunk. It reseeds torch's global generators on import and with every seed: undone here."""
+    with torch.random.fork_rng():
+        from sionna.phy import config
+
+        before = config.seed
+        config.seed = seed
+        try:
+            yield
+        finally:
+            config.seed = before
+
+
+def _simulate(spec: ChannelSpec, drops: Drops, device: str) -> NDArray[np.complex64]:
+    """complex64 [n, T, K, A]."""
+    model = _model(spec, device)
+    count = len(drops.position)
+    station = torch.zeros(count, 1, 3)
+    station[:, :, 2] = 3.0 if spec.scenario == "Indoor" else 30.0
+    topology: dict[str, Any] = {
+        "ut_loc": torch.from_numpy(drops.position)[:, None].to(device),
+        "bs_loc": station.to(device),
+        "ut_orientations": torch.zeros(count, 1, 3, device=device),
+        "bs_orientations": torch.zeros(count, 1, 3, device=device),
+        "ut_velocities": torch.from_numpy(drops.velocity)[:, None].to(device),
+        "in_state": torch.full((count, 1), spec.scenario == "Indoor", device=device),
+        "los": spec.los,
+    }
+    if spec.scenario == "RMa":
+        topology["in_car"] = torch.zeros(count, 1, dtype=torch.bool, device=device)
+    with torch.inference_mode():
+        model.set_topology(**topology)
+        gains, delays = model(spec.slots, 1e3 / spec.slot_ms)
+        # One station and one user with one element: [n, A, paths, T] and [n, paths].
+        return _frequency_response(gains[:, 0, 0, 0], delays[:, 0, 0], spec).cpu().numpy()
+
+
+def _model(spec: ChannelSpec, device: str) -> "SystemLevelChannel":
+    from sionna.phy.channel.tr38901 import InH, PanelArray, RMa, UMa, UMi
+
+    carrier = spec.fc_ghz * 1e9
+
+    def array(rows: int, cols: int, pattern: str) -> PanelArray:
+        return PanelArray(rows, cols, "single", "V", pattern, carrier, device=device)
+
+    common = {
+        "carrier_frequency": carrier,
+        "ut_array": array(1, 1, "omni"),
+        "bs_array": array(spec.rows, spec.cols, "38.901"),
+        "direction": "downlink",
+        "spec_version": TABLES,
+        "device": device,
+    }
+    if spec.scenario == "UMi":
+        return UMi(o2i_model="low", **common)
+    if spec.scenario == "UMa":
+        return UMa(o2i_model="low", **common)
+    return RMa(**common) if spec.scenario == "RMa" else InH(**common)
+
+
+def _frequency_response(gains: Tensor, delays: Tensor, spec: ChannelSpec) -> Tensor:
+    """Path gains [n, A, paths, T] and delays in s [n, paths] to [n, T, K, A]."""
+    frequency = torch.arange(spec.subcarriers, device=delays.device) * (spec.subcarrier_spacing_khz * 1e3)
+    phase = -2 * torch.pi * frequency[None, :, None] * delays[:, None, :]
+    turns = torch.polar(torch.ones_like(phase), phase)
+    paths = gains.permute(0, 2, 3, 1).flatten(2)
+    response = torch.bmm(turns, paths).view(len(delays), spec.subcarriers, spec.slots, spec.antennas)
+    return response.transpose(1, 2).contiguous()

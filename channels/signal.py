@@ -1,0 +1,74 @@
+"""Normalisation and measurement noise, applied to channels as they are read."""
+
+import hashlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+from channels.errors import UserError
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_NOISE_STREAM = 0x6E6F697365
+"""Third word of the Philox counter: keeps noise apart from other draws that share seed, key and epoch."""
+
+
+def sample_power(channel: NDArray[np.complex64]) -> NDArray[np.float64]:
+    """Mean |H|^2 of each sample, float64 [n]."""
+    # A physical channel's |H|^2 is around 1e-12 and may be far lower: float32 squares would lose it.
+    parts = np.ascontiguousarray(channel).view(np.float32).reshape(len(channel), -1).astype(np.float64)
+    power: NDArray[np.float64] = np.einsum("ij,ij->i", parts, parts) / (parts.shape[1] // 2)
+    return power
+
+
+def unit_power(channel: NDArray[np.complex64]) -> NDArray[np.complex64]:
+    """Each sample divided by the root of its mean power over (T, K, A), as in HeterCSI (complex64 [n, T, K, A]).
+
+    Raises UserError naming the first sample that is zero, infinite or not a number.
+    """
+    power = sample_power(channel)
+    bad = ~(np.isfinite(power) & (power > 0))
+    if bad.any():
+        index = int(np.flatnonzero(bad)[0])
+        what = f"sample {index} of the {len(channel)} read has mean power {power[index]}, so it cannot be normalised"
+        raise UserError(what, mend="find it with 'wavetrain channels verify' and make or import its set again")
+    scale = (1.0 / np.sqrt(power)).astype(np.float32)
+    return channel * scale[:, None, None, None]
+
+
+def sample_keys(set_name: str, split: str, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+    """One key a sample, int64 [n] in [0, 2^63), from its names and index alone, whatever else the store holds.
+
+    A blake2b hash of the names is the state of a splitmix64 generator, of which the index picks the output.
+    """
+    digest = hashlib.blake2b(f"{set_name}\0{split}".encode(), digest_size=8).digest()
+    state = np.uint64(int.from_bytes(digest, "little"))
+    with np.errstate(over="ignore"):
+        word = state + (np.asarray(indices).astype(np.uint64) + np.uint64(1)) * _GOLDEN
+        word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return ((word ^ (word >> np.uint64(31))) >> np.uint64(1)).astype(np.int64)
+
+
+def add_noise(
+    channel: NDArray[np.complex64], snr_db: float, seed: int, keys: NDArray[np.int64], epoch: int
+) -> NDArray[np.complex64]:
+    """The channel as measured: complex Gaussian noise of a sample's mean power / 10^(snr_db/10) is added to it.
+
+    channel: complex64 [n, T, K, A]; keys: int64 [n]. Half of the variance lies in each of the real and imaginary parts
+    (as in HeterCSI, where snr_db is 20). A sample's noise is a function of (seed, key, epoch) and of nothing else in
+    the batch: Philox is keyed by (key, seed) and its counter starts at the epoch.
+    """
+    assert len(keys) == len(channel), "one key a sample"
+    noisy = np.empty(channel.shape, np.complex64)
+    deviation = np.sqrt(sample_power(channel) * 10 ** (-snr_db / 10) / 2).astype(np.float32)
+    for index, key in enumerate(keys):
+        generator = np.random.Generator(_philox(seed, int(key), epoch))
+        parts = generator.standard_normal((*channel.shape[1:], 2), np.float32)
+        parts *= deviation[index]
+        np.add(channel[index], parts.view(np.complex64)[..., 0], out=noisy[index])
+    return noisy
+
+
+def _philox(seed: int, key: int, epoch: int) -> np.random.Philox:
+    words = np.array([key, seed], np.uint64)
+    return np.random.Philox(key=words, counter=np.array([0, 0, _NOISE_STREAM, epoch], np.uint64))

@@ -1,0 +1,109 @@
+"""Reading channels from a store: by set, split and index, memory-mapped, only what is touched."""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from channels.errors import UserError
+from channels.manifest import Shard, StoredSet, StoredSplit, fingerprint, read_manifest
+from channels.shards import CHANNEL, LABEL, map_shard
+
+__all__ = ["ChannelStore", "Shard", "StoredSet", "StoredSplit"]
+
+_OPEN_SHARDS = 256
+"""Shards kept mapped; each costs one file descriptor of the usual 1,024."""
+
+
+class ChannelStore:
+    """An opened store. It is picklable: a copy in another process maps the shards anew.
+
+    path: the folder. fingerprint: hex SHA-256 of its content. sets: in the order they were added.
+    """
+
+    def __init__(self, path: Path, sets: Mapping[str, StoredSet]) -> None:
+        self.path = path
+        self.fingerprint = fingerprint(sets)
+        self.sets: Mapping[str, StoredSet] = dict(sets)
+        self._mapped: OrderedDict[str, dict[str, NDArray[Any]]] = OrderedDict()
+
+    @classmethod
+    def open(cls, path: Path | str) -> "ChannelStore":
+        """Raises UserError where the folder is no store, is of another schema, or lacks a shard."""
+        store = cls(Path(path).absolute(), read_manifest(Path(path)))
+        store._check_shards_exist()
+        return store
+
+    def read(self, set_name: str, split: str, indices: NDArray[np.int64]) -> NDArray[np.complex64]:
+        """Samples in the order of ``indices``: complex64 [n, T, K, A] at physical scale, without noise.
+
+        Raises UserError for a set, split or index that the store does not hold and for a missing or corrupt shard.
+        """
+        stored = self._split(set_name, split)
+        channel = np.empty((len(indices), *self.sets[set_name].spec.shape), np.complex64)
+        for shard, places, rows in self._touched(stored, set_name, split, indices):
+            parts = self._tensors(shard)[CHANNEL]
+            if parts.shape[1:] != (*channel.shape[1:], 2):
+                raise UserError(f"samples of shape {parts.shape[1:]}", where=shard.file, mend="make its set again")
+            channel[places] = parts[rows].view(np.complex64)[..., 0]
+        return channel
+
+    def labels(self, set_name: str, split: str, indices: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        """Labels of these samples by name, each with first axis n; empty where the set has none."""
+        stored = self._split(set_name, split)
+        found: dict[str, NDArray[Any]] = {}
+        for shard, places, rows in self._touched(stored, set_name, split, indices):
+            for name, tensor in self._tensors(shard).items():
+                if name.startswith(LABEL):
+                    empty = np.empty((len(indices), *tensor.shape[1:]), tensor.dtype)
+                    found.setdefault(name.removeprefix(LABEL), empty)[places] = tensor[rows]
+        return found
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Path and manifest; maps stay behind."""
+        return {"path": self.path, "sets": dict(self.sets)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """The same store, with no shard mapped yet."""
+        self.__init__(state["path"], state["sets"])  # type: ignore[misc]
+
+    def _split(self, set_name: str, split: str) -> StoredSplit:
+        if set_name not in self.sets:
+            raise UserError(f"no set {set_name!r}", where=str(self.path), mend=f"it has {', '.join(self.sets)}")
+        splits = self.sets[set_name].splits
+        if split not in splits:
+            where = f"{self.path}, set {set_name}"
+            raise UserError(f"no split {split!r}", where=where, mend=f"it has {', '.join(splits)}")
+        return splits[split]
+
+    def _touched(
+        self, stored: StoredSplit, set_name: str, split: str, indices: NDArray[np.int64]
+    ) -> list[tuple[Shard, NDArray[np.int64], NDArray[np.int64]]]:
+        """For every shard touched: the places of its samples in the answer and their rows in the shard."""
+        indices = np.asarray(indices, np.int64)
+        outside = indices[(indices < 0) | (indices >= stored.count)]
+        if len(outside):
+            what = f"no sample {outside[0]}: {set_name}/{split} has {stored.count}"
+            raise UserError(what, where=str(self.path))
+        which, rows = np.divmod(indices, stored.shard_samples)
+        places = [(number, np.flatnonzero(which == number)) for number in np.unique(which)]
+        return [(stored.shards[number], place, rows[place]) for number, place in places]
+
+    def _tensors(self, shard: Shard) -> dict[str, NDArray[Any]]:
+        if shard.file in self._mapped:
+            self._mapped.move_to_end(shard.file)
+        else:
+            self._mapped[shard.file] = map_shard(self.path / shard.file, shard)
+            if len(self._mapped) > _OPEN_SHARDS:
+                self._mapped.popitem(last=False)
+        return self._mapped[shard.file]
+
+    def _check_shards_exist(self) -> None:
+        for stored in self.sets.values():
+            for shard in (shard for split in stored.splits.values() for shard in split.shards):
+                if not (self.path / shard.file).is_file():
+                    mend = "run 'wavetrain channels verify' on the store, then make or import the set again"
+                    raise UserError("the shard is missing", where=str(self.path / shard.file), mend=mend)

@@ -1,0 +1,51 @@
+"""Is a store still what was written?"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from channels.manifest import SHARD_FOLDER, Shard, read_manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One damaged place. file: path below the store. what: missing, truncated, altered or extra, in words."""
+
+    file: str
+    what: str
+
+
+def verify(path: Path | str) -> list[Fault]:
+    """Every shard read and compared with its checksum, every file accounted for; empty if the store is whole.
+
+    Raises UserError where the folder is no store or its manifest cannot be trusted.
+    """
+    store = Path(path)
+    sets = read_manifest(store)
+    shards = [shard for stored in sets.values() for split in stored.splits.values() for shard in split.shards]
+    faults = [fault for shard in shards if (fault := _fault(store, shard)) is not None]
+    return faults + _extra(store, {shard.file for shard in shards})
+
+
+def _fault(store: Path, shard: Shard) -> Fault | None:
+    file = store / shard.file
+    if not file.is_file():
+        return Fault(shard.file, "missing")
+    size = file.stat().st_size
+    if size != shard.bytes:
+        kind = "truncated" if size < shard.bytes else "too long"
+        return Fault(shard.file, f"{kind}: {size} bytes instead of {shard.bytes}")
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    if digest != shard.sha256:
+        return Fault(shard.file, "altered: its SHA-256 is not that of the manifest")
+    return None
+
+
+def _extra(store: Path, known: set[str]) -> list[Fault]:
+    # What a killed writer left behind is hidden, does no harm and goes with the next writer.
+    found = (file.relative_to(store) for file in (store / SHARD_FOLDER).rglob("*") if file.is_file())
+    visible = (file for file in found if not any(part.startswith(".") for part in file.parts))
+    return [
+        Fault(str(file), "extra: the manifest does not name it") for file in sorted(visible) if str(file) not in known
+    ]

@@ -1,0 +1,183 @@
+"""``wavetrain channels``: make, import, show and verify stores."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from channels.catalogue import Counts, import_hetercsi, make_store, select_sets
+from channels.catalogue import Progress as Report
+from channels.manifest import StoredSet
+from channels.presets import load_preset
+from channels.store import ChannelStore
+from channels.verify import verify as verify_store
+
+app = typer.Typer(help="Channel data: make, import, show and verify stores.", no_args_is_help=True)
+
+PATCH = 4
+"""Edge of the patches by which ``show`` counts tokens."""
+
+StoreOption = Annotated[Path, typer.Option("--store", metavar="DIR", help="Folder of the store.")]
+StoreArgument = Annotated[Path, typer.Argument(metavar="STORE", help="Folder of the store.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+class Format(StrEnum):
+    """Formats that can be imported."""
+
+    HETERCSI = "hetercsi"
+
+
+@app.command()
+def make(
+    preset: Annotated[str, typer.Option(help="Catalogue: demo or hetercsi.")],
+    store: StoreOption,
+    sets: Annotated[str | None, typer.Option(help="First N pre-training sets, or names: P01,P05,D1.")] = None,
+    train: Annotated[int, typer.Option(min=0, help="Training samples of each pre-training set.")] = 1000,
+    val: Annotated[int, typer.Option(min=0, help="Validation samples of each pre-training set.")] = 64,
+    test: Annotated[int, typer.Option(min=0, help="Test samples of each zero-shot set.")] = 128,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all draws.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, or cuda:0.")] = "cpu",
+) -> None:
+    """Make 3GPP TR 38.901 channels. Run again after an interruption, it goes on with the sets that lack."""
+    chosen = select_sets(load_preset(preset), sets)
+    with _progress() as report:
+        make_store(store, chosen, Counts(train, val, test), seed, report, device)
+    show(store)
+
+
+@app.command("import")
+def import_sets(
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="Folder of the sets, or of one set.")],
+    store: StoreOption,
+    format_: Annotated[Format, typer.Option("--format", help="Layout of the source.")] = Format.HETERCSI,
+) -> None:
+    """Import published sets; never a whole file in memory. Run again, it goes on with the sets that lack."""
+    assert format_ is Format.HETERCSI
+    with _progress() as report:
+        import_hetercsi(source, store, report)
+    show(store)
+
+
+@app.command()
+def show(store: StoreArgument, as_json: JsonOption = False) -> None:
+    """What a store holds."""
+    opened = ChannelStore.open(store)
+    rows = [_row(stored) for stored in opened.sets.values()]
+    if as_json:
+        typer.echo(json.dumps({"path": str(opened.path), "fingerprint": opened.fingerprint, "sets": rows}, indent=1))
+        return
+    samples, size = sum(row["samples"] for row in rows), sum(row["bytes"] for row in rows)
+    console = _console()
+    console.print(_table(rows))
+    console.print(f"{opened.path}: {len(rows)} sets, {samples:,} samples, {_size(size)}", soft_wrap=True)
+    console.print(f"fingerprint {opened.fingerprint[:16]}", soft_wrap=True)
+
+
+@app.command()
+def verify(store: StoreArgument, as_json: JsonOption = False) -> None:
+    """Compare every file of a store with its checksum. Exit status 1 where one is damaged."""
+    faults = verify_store(store)
+    if as_json:
+        found = [{"file": fault.file, "what": fault.what} for fault in faults]
+        typer.echo(json.dumps({"path": str(store), "whole": not faults, "faults": found}, indent=1))
+    else:
+        for fault in faults:
+            typer.echo(f"{fault.file}: {fault.what}")
+        typer.echo(f"{store}: {len(faults)} damaged or unexpected files" if faults else f"{store}: whole")
+    if faults:
+        raise typer.Exit(1)
+
+
+def _row(stored: StoredSet) -> dict[str, Any]:
+    spec = stored.spec
+    size = sum(shard.bytes for split in stored.splits.values() for shard in split.shards)
+    return {
+        **spec.to_mapping(),
+        "role": stored.role,
+        "shape": list(spec.shape),
+        "tokens": _tokens(spec.shape),
+        "counts": {name: split.count for name, split in stored.splits.items()},
+        "samples": sum(split.count for split in stored.splits.values()),
+        "bytes": size,
+        "mean_power": stored.mean_power,
+        "origin": dict(stored.origin),
+    }
+
+
+def _tokens(shape: tuple[int, int, int]) -> int:
+    blocks = [-(-edge // PATCH) for edge in shape]
+    return blocks[0] * blocks[1] * blocks[2]
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    table = Table(caption=f"scale: slots x subcarriers x antennas; tokens: patches of {PATCH}x{PATCH}x{PATCH}")
+    table.add_column("set")
+    table.add_column("role")
+    for name in ("scale", "tokens", "GHz"):
+        table.add_column(name, justify="right")
+    table.add_column("scenario")
+    for name in ("samples", "size", "power"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        sight = {True: " LoS", False: " NLoS", None: ""}[row["los"]]
+        table.add_row(
+            row["name"],
+            row["role"],
+            "x".join(str(edge) for edge in row["shape"]),
+            str(row["tokens"]),
+            f"{row['fc_ghz']:g}",
+            row["scenario"] + sight,
+            " + ".join(f"{count:,} {split}" for split, count in row["counts"].items()),
+            _size(row["bytes"]),
+            f"{row['mean_power']:.2e}",
+        )
+    return table
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.3g} {unit}" if count < 1000 else f"{count:.0f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"
+
+
+def _console() -> Console:
+    console = Console()
+    # A table that is piped must not be folded at the 80 columns that are assumed where there is no terminal.
+    return console if console.is_terminal else Console(width=140)
+
+
+@contextmanager
+def _progress() -> Iterator[Report]:
+    """A line a finished set; on a terminal, a bar for the one under way below them."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _line
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as bars:
+        tasks: dict[str, Any] = {}
+
+        def advance(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = bars.add_task(name, total=total)
+            bars.update(tasks[name], completed=done)
+            if done == total:
+                bars.remove_task(tasks.pop(name))
+                console.print(f"{name}: {total:,} samples")
+
+        yield advance
+
+
+def _line(name: str, done: int, total: int) -> None:
+    if done == total:
+        typer.echo(f"{name}: {total:,} samples", err=True)

@@ -1,0 +1,21 @@
+"""What every launcher starts: ``python -m jobs.run SPEC [--set a.b=c] [--cluster NAME]``."""
+
+import sys
+
+import typer
+
+from channels.errors import UserError
+from jobs.train_command import train
+
+
+def main() -> None:
+    """The same as ``wavetrain train``."""
+    try:
+        typer.run(train)
+    except UserError as error:
+        print(f"wavetrain: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

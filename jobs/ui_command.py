@@ -1,0 +1,52 @@
+"""``wavetrain ui``: MLflow's web pages over the runs."""
+
+import socket
+import subprocess
+import sys
+from typing import Annotated
+
+import typer
+
+from channels.errors import UserError
+from jobs.train_command import ClusterFileOption, ClusterOption
+from orchestrator.cluster import load_profile
+from orchestrator.tracking import default_uri
+
+
+def ui(
+    port: Annotated[int, typer.Option(help="Port of the web pages.", min=1, max=65535)] = 5000,
+    uri: Annotated[str | None, typer.Option(help="Tracking database; the one of the runs otherwise.")] = None,
+    cluster: ClusterOption = None,
+    cluster_file: ClusterFileOption = None,
+) -> None:
+    """Serve the MLflow UI until interrupted, on loopback unless the profile says otherwise."""
+    profile = load_profile(cluster_file, cluster)
+    runs = profile.storage.runs
+    if uri is None and not (runs / "mlflow.db").exists():
+        raise UserError("no tracking database yet", where=str(runs / "mlflow.db"), mend="train something first")
+    host = profile.network.bind
+    check_port(host, port)
+    typer.echo(f"MLflow UI: http://{host}:{port}  (Ctrl-C ends it)")
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri or default_uri(runs)]
+    process = subprocess.Popen([*command, "--host", host, "--port", str(port), "--workers", "1"])
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:
+        process.terminate()
+        code = process.wait(timeout=20) and 0
+    raise typer.Exit(code)
+
+
+def check_port(host: str, port: int) -> None:
+    """Fail where something listens already.
+
+    Raises:
+        UserError: the port is taken.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            reason = error.strerror
+            raise UserError(f"port {port} on {host}: {reason}", where="--port", mend="choose another port") from None

@@ -1,0 +1,1 @@
+"""From tokens to loss: the models that can be pre-trained, their baselines and masks."""

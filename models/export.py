@@ -1,0 +1,90 @@
+"""A trained model as two files: ``model.safetensors`` (weights) and ``config.json`` (what ``make_spec`` needs).
+
+The weights carry the same configuration in their header, so that a pair of which one file was exchanged is noticed.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from channels.errors import UserError
+from models.interface import ModelSpec, PretrainingModel
+from models.registry import make_spec
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+
+
+def save_model(folder: Path, name: str, options: Mapping[str, Any], model: nn.Module) -> None:
+    """Write a model made by ``make_spec(name, options)``; a file is either its old or its new self at any time."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = _encode(name, options)
+    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
+    _write(folder / WEIGHTS, save(tensors, metadata={"config": config}))
+    _write(folder / CONFIG, config.encode())
+
+
+def load_model(folder: Path) -> tuple[ModelSpec, PretrainingModel]:
+    """The specification and the network, on the CPU, in the exported precision.
+
+    Raises UserError if a file is missing or damaged, or the weights are of another configuration.
+    """
+    name, options = _read_config(folder)
+    spec = make_spec(name, options)
+    model = spec.build(seed=0)
+    tensors = _read_weights(folder / WEIGHTS, _encode(name, options))
+    wanted = {key: tensor.shape for key, tensor in model.state_dict().items()}
+    differing = sorted(key for key in wanted | tensors if key not in tensors or tensors[key].shape != wanted.get(key))
+    if differing:
+        what = f"{len(differing)} tensors do not fit {name} {dict(options)}, first {differing[0]!r}"
+        raise UserError(what, where=str(folder / WEIGHTS), mend="the checkpoint is of another configuration")
+    model.to(next(iter(tensors.values())).dtype).load_state_dict(tensors)
+    return spec, model
+
+
+def _encode(name: str, options: Mapping[str, Any]) -> str:
+    return json.dumps({"model": name, "options": dict(options)}, indent=2, sort_keys=True) + "\n"
+
+
+def _read_config(folder: Path) -> tuple[str, dict[str, Any]]:
+    path = folder / CONFIG
+    try:
+        config = json.loads(path.read_text())
+        return config["model"], config["options"]
+    except OSError as error:
+        raise UserError(f"cannot be read ({error.strerror})", where=str(path), mend="name an exported model") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError("is not the configuration of an exported model", where=str(path)) from error
+
+
+def _read_weights(path: Path, config: str) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            written = (file.metadata() or {}).get("config")
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot be read ({error})", where=str(path), mend="export the model again") from error
+    if written != config:
+        mend = f"it was exported with {' '.join((written or 'none').split())}"
+        raise UserError(f"the weights are of another configuration than {CONFIG}", where=str(path), mend=mend)
+    tensors: dict[str, Tensor] = load_file(path)
+    return tensors
+
+
+def _write(path: Path, content: bytes) -> None:
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

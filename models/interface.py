@@ -1,0 +1,190 @@
+"""What the orchestrator asks of a model: a pure specification, tokens, batches and loss sums.
+
+A model comes in two parts. Its :class:`ModelSpec` is a small picklable object that knows every length and count without
+building a network, so that a plan can be made on a laptop; ``build`` then makes the :class:`PretrainingModel`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+Shape = tuple[int, int, int]
+"""Scale of a stored sample: slots T, subcarriers K, antennas A."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Samples of one scale, patched.
+
+    values: float32 [n, L, D], real parts then imaginary parts of a patch; filled places are zero.
+    elements: bool [L, D], False where a partial patch was filled up; None if every place is real.
+    grid: blocks along (slots, subcarriers, antennas); their product is L (a class token is not counted).
+    """
+
+    values: NDArray[np.float32]
+    elements: NDArray[np.bool_] | None
+    grid: tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBatch:
+    """A padded batch of one variant (granularity), all tensors on one device.
+
+    tokens: float32 [B, L, D], zero in padding. elements: bool [B, L, D] or None, False for filled places of partial
+    patches (padding included). lengths: int64 [B]. grid: int64 [B, 3]. keys: int64 [B], one stable key a sample, from
+    which masks are drawn. weight: float32 [B], 0 for fillers. variant: the granularity of every sample in the batch.
+    grids: the distinct grids among the samples (or more), known on the host so that sizing tensors does not wait for
+    the device; None makes the model read ``grid``.
+    """
+
+    tokens: Tensor
+    elements: Tensor | None
+    lengths: Tensor
+    grid: Tensor
+    keys: Tensor
+    weight: Tensor
+    variant: int
+    grids: tuple[tuple[int, int, int], ...] | None = None
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "TokenBatch":
+        """The same batch on another device."""
+
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=non_blocking)
+
+        return TokenBatch(
+            tokens=move(self.tokens),
+            elements=None if self.elements is None else move(self.elements),
+            lengths=move(self.lengths),
+            grid=move(self.grid),
+            keys=move(self.keys),
+            weight=move(self.weight),
+            variant=self.variant,
+            grids=self.grids,
+        )
+
+    def pin_memory(self) -> "TokenBatch":
+        """The same batch in page-locked memory (called by torch's DataLoader)."""
+        return TokenBatch(
+            tokens=self.tokens.pin_memory(),
+            elements=None if self.elements is None else self.elements.pin_memory(),
+            lengths=self.lengths.pin_memory(),
+            grid=self.grid.pin_memory(),
+            keys=self.keys.pin_memory(),
+            weight=self.weight.pin_memory(),
+            variant=self.variant,
+            grids=self.grids,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class MaskDraw:
+    """Where masks come from: with a sample's key this pair decides its mask, whatever batch or rank it is in."""
+
+    seed: int
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationTask:
+    """One column of the zero-shot table: its name and the variant (granularity) the samples are patched with."""
+
+    name: str
+    variant: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a model says of masked tokens. values: float32 [B, L, D]; masked: bool [B, L], valid tokens to be scored."""
+
+    values: Tensor
+    masked: Tensor
+
+
+class PretrainingModel(nn.Module):
+    """A network that turns a batch into one weighted loss sum a task."""
+
+    def forward(self, batch: TokenBatch, draw: MaskDraw) -> Tensor:
+        """Sums over the batch, float32 [tasks]: sum_i weight_i * sum over masked tokens of the mean squared error.
+
+        The caller divides by the sum of ``ModelSpec.target_tokens`` over the whole global batch; the mean over a token
+        runs over its real places only.
+        """
+        raise NotImplementedError
+
+    def predict(self, batch: TokenBatch, task: str, seed: int) -> Prediction:
+        """Predictions of one evaluation task; its masks depend on (seed, key) only."""
+        raise NotImplementedError
+
+
+class ModelSpec(Protocol):
+    """Everything about a model that can be known without building it."""
+
+    @property
+    def name(self) -> str:
+        """Name in the registry, e.g. ``hetercsi``."""
+
+    @property
+    def variants(self) -> tuple[int, ...]:
+        """Granularities the model trains on; a batch holds one of them."""
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the entries of ``forward``'s result."""
+
+    @property
+    def evaluation_tasks(self) -> tuple[EvaluationTask, ...]:
+        """Columns of the zero-shot table."""
+
+    def units(self, shape: Shape) -> int:
+        """Training samples that one stored sample yields: 1, or T for a model of single snapshots."""
+
+    def length(self, shape: Shape, variant: int) -> int:
+        """Tokens of one training sample, class token included. Raises UserError for a variant it lacks."""
+
+    def target_tokens(self, shape: Shape, variant: int) -> tuple[int, ...]:
+        """Masked tokens a training sample contributes to each task, in the order of ``tasks``."""
+
+    def patch_shape(self, variant: int) -> Shape:
+        """Slots, subcarriers and antennas of one patch."""
+
+    def tokenise(self, channels: NDArray[np.complex64], variant: int) -> Tokens:
+        """Patches of complex64 [n, T, K, A]; T is 1 for a model of single snapshots."""
+
+    def build(self, seed: int) -> PretrainingModel:
+        """The network, its weights drawn from the seed (the global generator is left as it was)."""
+
+    def forward_flops(self, shape: Shape, variant: int) -> float:
+        """Floating-point operations (2 x multiply-accumulate) of one training forward of one sample, all tasks."""
+
+
+def collate(parts: Sequence[Tokens], keys: NDArray[np.int64], weight: NDArray[np.float32], variant: int) -> TokenBatch:
+    """Pad patched samples, in order, to the longest. keys, weight: [B] with B the samples of all parts together."""
+    grids = np.concatenate([np.tile(np.asarray(part.grid, np.int64), (len(part.values), 1)) for part in parts])
+    lengths = np.concatenate([np.full(len(part.values), part.values.shape[1], np.int64) for part in parts])
+    width = parts[0].values.shape[2]
+    tokens = np.zeros((len(lengths), int(lengths.max()), width), np.float32)
+    partial = any(part.elements is not None for part in parts)
+    elements = np.zeros(tokens.shape, np.bool_) if partial else None
+    row = 0
+    for part in parts:
+        count, length, _ = part.values.shape
+        tokens[row : row + count, :length] = part.values
+        if elements is not None:
+            elements[row : row + count, :length] = True if part.elements is None else part.elements
+        row += count
+    return TokenBatch(
+        tokens=torch.from_numpy(tokens),
+        elements=None if elements is None else torch.from_numpy(elements),
+        lengths=torch.from_numpy(lengths),
+        grid=torch.from_numpy(grids),
+        keys=torch.from_numpy(np.ascontiguousarray(keys, np.int64)),
+        weight=torch.from_numpy(np.ascontiguousarray(weight, np.float32)),
+        variant=variant,
+        grids=tuple(sorted({part.grid for part in parts})),
+    )

@@ -1,0 +1,41 @@
+"""Fixed sine-cosine positions of tokens.
+
+``flat`` is the published one: one position, the index of the token in the flattened grid. Lengths beyond those trained
+on have positions never seen. ``grid`` gives each of the axes (slot block, subcarrier block, antenna block) its own
+share of the features, so that a new scale is a new combination of known positions.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Kind = Literal["flat", "grid"]
+
+
+def sine_cosine(count: int, width: int, device: torch.device) -> Tensor:
+    """Float32 [count, width] of positions 0..count-1: sin(p w_i), then cos(p w_i), w_i = 10000^(-2i / width)."""
+    half = width // 2
+    frequency = 10000.0 ** (-torch.arange(half, device=device, dtype=torch.float32) / half)
+    angle = torch.arange(count, device=device, dtype=torch.float32)[:, None] * frequency
+    return torch.cat([angle.sin(), angle.cos()], dim=1)
+
+
+def axis_widths(width: int) -> tuple[int, int, int]:
+    """Features of the slot, subcarrier and antenna position: even, two thirds of ``width`` and the rest."""
+    third = 2 * (width // 6)
+    return third, third, width - 2 * third
+
+
+def token_positions(kind: Kind, index: Tensor, grid: Tensor, longest: int, width: int) -> Tensor:
+    """Float32 [B, n, width] of token indices int64 [B or 1, n], below ``longest``, in grids int64 [B, 3].
+
+    [1, n, width] where all samples have the same: ``flat`` with indices [1, n].
+    """
+    if kind == "flat":
+        return sine_cosine(longest, width, index.device)[index]
+    subcarriers, antennas = grid[:, 1:2], grid[:, 2:]
+    places = (index // (subcarriers * antennas), index // antennas % subcarriers, (index % antennas))
+    shares = axis_widths(width)
+    tables = [sine_cosine(longest, share, index.device)[place] for share, place in zip(shares, places, strict=True)]
+    return torch.cat(tables, dim=-1)

@@ -1,0 +1,46 @@
+"""What every backend of the selective scan is given."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScanProblem:
+    """Operands of ``models.scan.selective_scan``, whose docstring gives their shapes, all of one floating type."""
+
+    u: Tensor
+    delta: Tensor
+    A: Tensor
+    B: Tensor
+    C: Tensor
+    D: Tensor
+    z: Tensor | None
+    delta_bias: Tensor | None
+    softplus: bool
+    reverse: tuple[bool, ...]
+    lengths: Tensor | None
+
+    @property
+    def steps(self) -> Tensor:
+        """Step sizes [batch, L, groups, channels]: delta with its bias, through a softplus if asked for."""
+        steps = self.delta if self.delta_bias is None else self.delta + self.delta_bias
+        return functional.softplus(steps) if self.softplus else steps
+
+
+def valid_steps(series: Tensor, lengths: Tensor) -> Tensor:
+    """Bool [batch, L, 1, 1] for a series [batch, L, G, P]."""
+    index = torch.arange(series.shape[1], device=series.device)
+    return (index < lengths[:, None])[:, :, None, None]
+
+
+def align_time(series: Tensor, reverse: tuple[bool, ...]) -> Tensor:
+    """The series [batch, L, G, ...] with the time of reversed groups turned round."""
+    if not any(reverse):
+        return series
+    if all(reverse):
+        return series.flip(1)
+    parts = [part.flip(1) if backward else part for part, backward in zip(series.unbind(2), reverse, strict=True)]
+    return torch.stack(parts, dim=2)

@@ -1,0 +1,32 @@
+"""The selective scan written down literally, one step after the other: the reference that the backends are held to."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from models.scan.problem import ScanProblem
+
+
+def sequential_scan(problem: ScanProblem) -> Tensor:
+    """As ``models.scan.selective_scan``, sample by sample, in the precision of its operands; slow."""
+    u, steps = problem.u, problem.steps
+    counts = [u.shape[1]] * u.shape[0] if problem.lengths is None else problem.lengths.tolist()
+    samples = []
+    for sample, count in enumerate(counts):
+        series = [part[sample, :count].unbind(1) for part in (u, steps, problem.B, problem.C)]
+        fixed = [part.unbind(0) for part in (problem.A, problem.D)]
+        groups = [_scan_group(*operands) for operands in zip(*series, *fixed, problem.reverse, strict=True)]
+        samples.append(functional.pad(torch.stack(groups, dim=1), (0, 0, 0, 0, 0, u.shape[1] - count)))
+    out = torch.stack(samples)
+    return out if problem.z is None else out * functional.silu(problem.z)
+
+
+def _scan_group(u: Tensor, steps: Tensor, B: Tensor, C: Tensor, A: Tensor, D: Tensor, backward: bool) -> Tensor:
+    """Output [L, P] of u, steps [L, P], B, C [L, N], A [P, N], D [P]."""
+    state = torch.zeros_like(A)
+    outputs = list(u)
+    for index in reversed(range(len(u))) if backward else range(len(u)):
+        decay = torch.exp(steps[index, :, None] * A)
+        state = decay * state + (steps[index] * u[index])[:, None] * B[index]
+        outputs[index] = state @ C[index] + D * u[index]
+    return torch.stack(outputs)

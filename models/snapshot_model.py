@@ -1,0 +1,161 @@
+"""The frame around a backbone for single snapshots: patch embedding, class token, reconstruction head, masked loss."""
+
+import math
+from collections.abc import Callable
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from channels.errors import UserError
+from models.interface import EvaluationTask, MaskDraw, Prediction, PretrainingModel, TokenBatch
+from models.masking import host_grids
+from models.snapshot_masking import Masked, hide_tokens, mask_tokens
+from models.snapshot_patches import corner, patch_matrices
+from models.snapshot_spec import ClassToken, Embedding, SnapshotSpec
+
+CLASS_VALUE = 0.2
+"""Every value of the published, constant class token."""
+
+
+class PatchEmbedding(nn.Module):
+    """Tokens of any granularity to vectors of one width, behind a class token, normalised.
+
+    ``per_granularity``: one affine map for each patch side (published). ``shared``: one map over the widest patch, of
+    which a smaller patch uses its upper left corner (paper: one shared map). Class token ``constant``: values of 0.2
+    through the same map (published); ``learnable``: a vector of its own (paper). positions: longest sequence with a
+    learned position, None for no positions.
+    """
+
+    def __init__(
+        self,
+        patches: tuple[int, ...],
+        width: int,
+        embedding: Embedding,
+        class_token: ClassToken,
+        norm: Callable[[int], nn.Module] = nn.LayerNorm,
+        positions: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.widest = max(patches)
+        self.shared = embedding == "shared"
+        sides = (self.widest,) if self.shared else patches
+        self.maps = nn.ModuleDict({str(side): nn.Linear(2 * side * side, width) for side in sides})
+        self.class_token = nn.Parameter(torch.randn(width)) if class_token == "learnable" else None
+        self.positions = None if positions is None else nn.Parameter(torch.randn(positions, width))
+        self.norm = norm(width)
+
+    def forward(self, tokens: Tensor, side: int) -> Tensor:
+        """[B, 1 + L, width] of tokens [B, L, 2 p^2]."""
+        if self.class_token is None:
+            tokens = functional.pad(tokens, (0, 0, 1, 0), value=CLASS_VALUE)
+        vectors = functional.linear(tokens, *self._map(side))
+        if self.class_token is not None:
+            vectors = torch.cat([self.class_token.expand(len(vectors), 1, -1), vectors], dim=1)
+        if self.positions is not None:
+            vectors = vectors + self.positions[: vectors.shape[1]]
+        return cast(Tensor, self.norm(vectors))
+
+    def _map(self, side: int) -> tuple[Tensor, Tensor]:
+        linear = cast(nn.Linear, self.maps[str(self.widest if self.shared else side)])
+        return corner(linear.weight.T, self.widest, side).T if self.shared else linear.weight, linear.bias
+
+
+class PatchHead(nn.Module):
+    """Vectors to tokens: a hidden layer, then an affine map as in ``PatchEmbedding``."""
+
+    def __init__(
+        self,
+        patches: tuple[int, ...],
+        width: int,
+        embedding: Embedding,
+        norm: Callable[[int], nn.Module] = nn.LayerNorm,
+    ) -> None:
+        super().__init__()
+        self.widest = max(patches)
+        self.shared = embedding == "shared"
+        sides = (self.widest,) if self.shared else patches
+        self.hidden = nn.Linear(width, width)
+        self.norm = norm(width)
+        self.maps = nn.ModuleDict({str(side): nn.Linear(width, 2 * side * side) for side in sides})
+
+    def forward(self, vectors: Tensor, side: int) -> Tensor:
+        """[B, L, 2 p^2] of vectors [B, L, width]."""
+        hidden = self.norm(functional.gelu(self.hidden(vectors)))
+        linear = cast(nn.Linear, self.maps[str(self.widest if self.shared else side)])
+        if not self.shared:
+            return cast(Tensor, linear(hidden))
+        return functional.linear(hidden, corner(linear.weight, self.widest, side), corner(linear.bias, self.widest, side))
+
+
+class SnapshotModel(PretrainingModel):
+    """Masked reconstruction of snapshots around any backbone.
+
+    The backbone maps vectors [B, 1 + L, width] and the number of valid ones (int64 [B], None where all are) to vectors
+    of the same shape; what lies in padding must not reach valid vectors.
+    """
+
+    def __init__(self, spec: SnapshotSpec, embedding: nn.Module, backbone: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.spec = spec
+        self.embedding = embedding
+        self.backbone = backbone
+        self.head = head
+
+    def forward(self, batch: TokenBatch, draw: MaskDraw) -> Tensor:
+        """Loss sum float32 [1]; see ``PretrainingModel``."""
+        masked = mask_tokens(batch, draw, self.spec.masking)
+        errors = token_errors(self._reconstruct(batch, masked), batch)
+        loss = (errors.where(masked.masked, 0).sum(dim=1) * batch.weight).sum()
+        return (loss + self._idle()).reshape(1)
+
+    def predict(self, batch: TokenBatch, task: str, seed: int) -> Prediction:
+        """Reconstruction of masked tokens, none of which shows itself. Raises UserError for a task it lacks."""
+        if EvaluationTask(name=task, variant=batch.variant) not in self.spec.evaluation_tasks:
+            known = ", ".join(known.name for known in self.spec.evaluation_tasks)
+            raise UserError(f"no task {task!r} with patches of side {batch.variant}", mend=f"known: {known}")
+        masked = hide_tokens(batch, seed, self.spec.masking)
+        return Prediction(values=self._reconstruct(batch, masked), masked=masked.masked)
+
+    def encode_tokens(self, tokens: Tensor, variant: int, lengths: Tensor | None = None) -> Tensor:
+        """Vectors [B, 1 + L, width], the class token's first, of tokens [B, L, 2 p^2].
+
+        lengths: int64 [B], valid tokens of a padded batch, class token not counted; None where all are valid.
+        """
+        embedded = self.embedding(tokens.to(self._dtype()), variant)
+        return cast(Tensor, self.backbone(embedded, None if lengths is None else lengths + 1))
+
+    def encode(self, channels: Tensor, variant: int) -> Tensor:
+        """Vectors [B, 1 + L, width], the class token's first, of complex64 channels [B, K, A] on the model's device.
+
+        Shapes depend on shapes only and nothing waits for the device, so a CUDA graph can capture it.
+        """
+        self.spec.check_variant(variant)
+        return self.encode_tokens(patch_matrices(channels, variant), variant)
+
+    def _reconstruct(self, batch: TokenBatch, masked: Masked) -> Tensor:
+        """Float32 [B, L, D]."""
+        encoded = self.encode_tokens(masked.tokens, batch.variant, batch.lengths if _is_padded(batch) else None)
+        return cast(Tensor, self.head(encoded[:, 1:], batch.variant)).float()
+
+    def _dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
+    def _idle(self) -> Tensor | float:
+        """Zero, as a function of every parameter: engines that reduce gradients expect one from each, whatever the
+        granularity of the batch.
+        """
+        return sum((parameter.sum() * 0.0 for module in (self.embedding, self.head) for parameter in module.parameters()), 0.0)
+
+
+def token_errors(predicted: Tensor, batch: TokenBatch) -> Tensor:
+    """Mean squared error of each token over its real places, float32 [B, L]."""
+    errors = (predicted - batch.tokens).square()
+    if batch.elements is None:
+        return errors.mean(dim=-1)
+    return (errors * batch.elements).sum(dim=-1) / batch.elements.sum(dim=-1).clamp(min=1)
+
+
+def _is_padded(batch: TokenBatch) -> bool:
+    return any(math.prod(grid) != batch.tokens.shape[1] for grid in host_grids(batch))

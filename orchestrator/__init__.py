@@ -1,0 +1,1 @@
+"""Controller, workers, checkpoints, evaluation and tracking of a run."""

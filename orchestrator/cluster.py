@@ -1,0 +1,110 @@
+"""The cluster spec: named profiles of where a job runs."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from channels.errors import UserError
+from orchestrator.config import Positive, Section, read_mapping, validate
+
+TIME_PATTERN = re.compile(r"^(\d+-)?\d{1,2}:\d{2}(:\d{2})?$")
+
+
+class StorageSection(Section):
+    """Folders; relative ones start at the working directory."""
+
+    runs: Path = Path("runs")
+    """Run directories, checkpoints and the default MLflow database; shared by all nodes."""
+    cache: Path | None = None
+    """Node-local folder for copies of shards; null: none are made."""
+
+
+class NetworkSection(Section):
+    """What Ray and torch.distributed bind to."""
+
+    interface: str | None = None
+    """Name of the interface, e.g. ``bond0``; null: loopback, one node only."""
+    bind: str = "127.0.0.1"
+    """Address of web pages (MLflow UI, Ray dashboard)."""
+
+
+class SlurmSection(Section):
+    """The Slurm allocation of one attempt."""
+
+    partition: str
+    account: str | None = None
+    qos: str | None = None
+    time: str = "24:00:00"
+    nodes: Positive = 1
+    gpus_per_node: Annotated[int, Field(ge=0)] = 8
+    cpus_per_gpu: Positive = 8
+    memory_gb: Positive | None = None
+    exclude: tuple[str, ...] = ()
+    constraint: str | None = None
+    setup: tuple[str, ...] = ()
+    """Shell lines run on every node before Python starts (modules, environment)."""
+    signal_lead_s: Positive = 120
+    """Seconds before the time limit at which a checkpoint is asked for."""
+    max_requeues: Annotated[int, Field(ge=0)] = 100
+
+    @field_validator("time")
+    @classmethod
+    def _time(cls, time: str) -> str:
+        if not TIME_PATTERN.match(time):
+            raise ValueError("not a Slurm time; write [days-]hours:minutes:seconds in quotes, e.g. '24:00:00'")
+        return time
+
+
+class Profile(Section):
+    """One place to run."""
+
+    launcher: Literal["local", "ray", "slurm"] = "local"
+    device: Literal["cpu", "cuda"] = "cpu"
+    cpus_per_worker: Positive = 1
+    ray_address: str | None = None
+    """Address of a standing Ray cluster (launcher ``ray``)."""
+    storage: StorageSection = StorageSection()
+    network: NetworkSection = NetworkSection()
+    slurm: SlurmSection | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Profile":
+        if (self.launcher == "slurm") != (self.slurm is not None):
+            raise ValueError("launcher slurm and a slurm section go together; add or remove one of them")
+        if self.launcher == "ray" and not self.ray_address:
+            raise ValueError("launcher ray needs ray_address, e.g. 10.0.0.1:6379")
+        return self
+
+
+class ClusterSpec(Section):
+    """All profiles of a cluster file."""
+
+    default: str
+    profiles: dict[str, Profile]
+
+    @model_validator(mode="after")
+    def _default_exists(self) -> "ClusterSpec":
+        if self.default not in self.profiles:
+            raise ValueError(f"default {self.default!r} is not one of the profiles {', '.join(self.profiles)}")
+        return self
+
+
+def load_profile(path: Path | None, name: str | None) -> Profile:
+    """A profile of a cluster file; without a file, ``cluster.yaml`` here, else the built-in laptop.
+
+    Raises:
+        UserError: broken file or unknown profile.
+    """
+    if path is None and not Path("cluster.yaml").exists():
+        if name not in (None, "laptop"):
+            raise UserError(f"profile {name!r} asked for", where="cluster.yaml: no such file", mend="write one")
+        return Profile()
+    source = path or Path("cluster.yaml")
+    cluster = validate(ClusterSpec, read_mapping(source), str(source))
+    chosen = name or cluster.default
+    if chosen not in cluster.profiles:
+        known = ", ".join(cluster.profiles)
+        raise UserError(f"no profile {chosen!r}", where=str(source), mend=f"known: {known}")
+    return cluster.profiles[chosen]

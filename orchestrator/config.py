@@ -1,0 +1,286 @@
+"""The job spec: one YAML file says what is trained on which channels and how; unknown keys are refused."""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from channels.errors import UserError
+
+Positive = Annotated[int, Field(gt=0)]
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+
+
+class Section(BaseModel):
+    """A part of a spec: immutable, every key known."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataSection(Section):
+    """Which channels are used, and their noise."""
+
+    store: Path
+    """Folder of a channel store; relative paths start at the working directory."""
+    sets: tuple[str, ...] | Positive | None = None
+    """Names of the pre-training sets, the first N of them, or all."""
+    zeroshot_sets: tuple[str, ...] | None = None
+    """Names of the held-out sets, or all."""
+    samples: Positive | None = None
+    """At most so many training samples of every set (the first ones), for ablations."""
+    snr_db: float | None = 20.0
+    """Noise added to unit-power channels, input and target alike (PAPERS: 20 dB); null for none."""
+
+
+class ModelSection(BaseModel):
+    """A model of the registry; every further key is an option of that model."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str = "hetercsi"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options for ``models.registry.make_spec``."""
+        return dict(self.model_extra or {})
+
+
+class BatchingSection(Section):
+    """How samples become batches (samplers)."""
+
+    strategy: Literal["bucket", "global", "alternating", "alternating_sets", "sequential"] = "bucket"
+    method: Literal["optimal", "equal", "equal_tokens", "quantile"] = "optimal"
+    buckets: Positive = 4
+    min_sources: Positive = 1
+    min_entropy: Annotated[float, Field(ge=0)] | None = None
+    cost: Literal["tokens", "flops"] = "tokens"
+    """What optimal boundaries minimise: padded tokens, or the model's arithmetic on them."""
+    global_batch: Positive = 128
+    """Samples of one optimizer step over all ranks."""
+    batch_tokens: Positive | None = None
+    """Token budget of a slice; replaces the fixed number of samples."""
+    partitions: Positive = 8
+    """Canonical slices of the shards; every world size that divides it gives the same batches."""
+    micro_batch: Positive = 64
+    """Most samples of one forward pass on one rank."""
+    mix: Literal["none", "step"] = "none"
+    """``step``: the slices of one optimizer step may come from different buckets."""
+    slices: Positive = 1
+    """Slices of one optimizer step."""
+    tails: Literal["fill", "mixed"] = "fill"
+
+    @model_validator(mode="after")
+    def _divisible(self) -> "BatchingSection":
+        if self.global_batch % (self.partitions * self.slices):
+            raise ValueError(
+                f"global_batch {self.global_batch} is not a multiple of partitions {self.partitions} x slices "
+                f"{self.slices}; change one of them"
+            )
+        return self
+
+
+class TrainSection(Section):
+    """Optimisation: AdamW, warm-up and half cosine (HeterCSI section IV)."""
+
+    epochs: Positive = 1
+    lr: Annotated[float, Field(gt=0)] = 8e-4
+    min_lr: Annotated[float, Field(ge=0)] = 0.0
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    betas: tuple[float, float] = (0.9, 0.95)
+    clip_norm: Annotated[float, Field(ge=0)] = 1.0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    zero_stage: Annotated[int, Field(ge=0, le=3)] = 2
+    max_failures: Annotated[int, Field(ge=0)] = 3
+    """Worker failures after which the run gives up."""
+    loader_threads: Positive = 1
+    prefetch: Positive = 4
+    """Steps that are prepared ahead of the one being trained."""
+
+
+class ScaleSection(Section):
+    """How many ranks."""
+
+    workers: Positive = 1
+
+
+class CheckpointSection(Section):
+    """When training state is saved."""
+
+    every_steps: Positive = 100
+    keep: Positive = 2
+
+
+class EvaluationSection(Section):
+    """The zero-shot table."""
+
+    split: Literal["train", "val", "test"] = "test"
+    samples: Positive | None = None
+    """At most so many samples of every set; null: all."""
+    batch: Positive = 64
+    seed: int = 0
+    references: bool = True
+    """Also score zero, repeat-last and linear interpolation."""
+
+
+class TrackingSection(Section):
+    """Where MLflow keeps the run."""
+
+    uri: str | None = None
+    """null: a sqlite file in the folder of the runs."""
+    experiment: str = "wavetrain"
+    every_steps: Positive = 1
+    """Steps between two lines of metrics."""
+
+
+class JobSpec(Section):
+    """Everything that decides a run's numbers; where it runs is the cluster's profile."""
+
+    name: Annotated[str, Field(pattern=NAME_PATTERN)]
+    description: str = ""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 42
+    data: DataSection
+    model: ModelSection = ModelSection()
+    batching: BatchingSection = BatchingSection()
+    train: TrainSection = TrainSection()
+    scale: ScaleSection = ScaleSection()
+    checkpoint: CheckpointSection = CheckpointSection()
+    evaluation: EvaluationSection = EvaluationSection()
+    tracking: TrackingSection = TrackingSection()
+
+    @field_validator("data")
+    @classmethod
+    def _plain_store(cls, data: DataSection) -> DataSection:
+        if not str(data.store).strip():
+            raise ValueError("store is empty")
+        return data
+
+    @property
+    def training_identity(self) -> dict[str, Any]:
+        """The fields that decide which numbers training computes: what a resumed run must share."""
+        resolved = self.model_dump(mode="json")
+        kept = ("name", "seed", "data", "model", "batching", "train", "scale")
+        identity = {key: resolved[key] for key in kept}
+        for harmless in ("max_failures", "loader_threads", "prefetch"):
+            identity["train"].pop(harmless)
+        identity["data"].pop("zeroshot_sets")
+        return identity
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of the training identity."""
+        return hashlib.sha256(json.dumps(self.training_identity, sort_keys=True).encode()).hexdigest()
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def load_job(path: Path, overrides: Sequence[str] = ()) -> JobSpec:
+    """Read a job spec and apply ``a.b=c`` overrides.
+
+    Raises:
+        UserError: missing or broken file, unknown key (the nearest known one is named), wrong type or value.
+    """
+    mapping = read_mapping(path)
+    for override in overrides:
+        apply_override(mapping, override)
+    return validate(JobSpec, mapping, str(path))
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """A YAML file whose top is a mapping; errors name the line."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError("no such file", where=str(path), mend="give the path of a YAML spec, e.g. jobs/demo.yaml") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot be read ({error})", where=str(path), mend="give a readable text file") from None
+    try:
+        mapping = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" at line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "broken"
+        raise UserError(f"not YAML{line}: {problem}", where=str(path), mend="correct the syntax") from None
+    if not isinstance(mapping, dict) or not all(isinstance(key, str) for key in mapping):
+        raise UserError("the top level is not a mapping of names", where=str(path), mend="write `name: ...` lines")
+    return mapping
+
+
+def apply_override(mapping: dict[str, Any], override: str) -> None:
+    """Put ``a.b=c`` into a nested mapping; c is read as YAML."""
+    key, separator, text = override.partition("=")
+    parts = key.split(".")
+    if not separator or not all(parts):
+        raise UserError(f"override {override!r} is not of the form a.b=c", where="--set", mend="e.g. --set train.lr=4e-4")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UserError(f"value of {override!r} is not YAML", where="--set", mend="quote it") from None
+    node = mapping
+    for part in parts[:-1]:
+        child = node.setdefault(part, {})
+        if not isinstance(child, dict):
+            raise UserError(f"{part!r} of {key!r} is not a section", where="--set", mend="check the name")
+        node = child
+    node[parts[-1]] = value
+
+
+def validate(model: type[Model], mapping: Mapping[str, Any], where: str) -> Model:
+    """A pydantic model of a mapping, its first error as one line."""
+    try:
+        return model.model_validate(mapping)
+    except ValidationError as error:
+        raise _first_error(model, mapping, where, error) from None
+
+
+def _first_error(model: type[BaseModel], mapping: Mapping[str, Any], where: str, error: ValidationError) -> UserError:
+    detail = error.errors(include_url=False)[0]
+    path = [str(part) for part in detail["loc"]]
+    field = ".".join(path)
+    if detail["type"] == "extra_forbidden":
+        known = _known_keys(model, path[:-1])
+        nearest = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
+        mend = f"did you mean {nearest[0]!r}?" if nearest else f"known here: {', '.join(sorted(known))}"
+        return UserError(f"unknown key {field!r}", where=where, mend=mend)
+    if detail["type"] == "missing":
+        return UserError(f"{field!r} is missing", where=where, mend="add it")
+    message = detail["msg"].removeprefix("Value error, ")
+    value = "" if isinstance(detail["input"], dict | BaseModel) else f" = {detail['input']!r}"
+    return UserError(f"{field or 'spec'}{value}: {message}", where=where, mend="correct the value")
+
+
+def _known_keys(model: type[BaseModel], path: Sequence[str]) -> list[str]:
+    """Field names of the section that a path leads to."""
+    current = model
+    for part in path:
+        field = current.model_fields.get(part)
+        annotation = field.annotation if field else None
+        arguments = [annotation, *getattr(annotation, "__args__", ())]
+        nested = [kind for kind in arguments if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        if nested:
+            current = nested[0]
+    return list(current.model_fields)
+
+
+def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in mapping.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{name}."))
+        else:
+            flat[name] = value
+    return flat
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Dotted keys whose values differ, as ``key: old -> new``."""
+    left, right = flatten(old), flatten(new)
+    names = sorted(set(left) | set(right))
+    return [f"{name}: {left.get(name)!r} -> {right.get(name)!r}" for name in names if left.get(name) != right.get(name)]

@@ -1,0 +1,305 @@
+"""A run from spec to report: check, plan, train under Ray Train, evaluate, track, end honestly."""
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any, Literal
+
+from channels.errors import UserError
+from channels.store import ChannelStore
+from models.interface import ModelSpec
+from models.registry import make_spec
+from orchestrator import preflight, provenance
+from orchestrator.cluster import Profile
+from orchestrator.config import JobSpec
+from orchestrator.data import open_training_data
+from orchestrator.evaluation import Score, check_zeroshot_sets, evaluate_set
+from orchestrator.failures import is_fatal, root_cause
+from orchestrator.files import write_json
+from orchestrator.live import LiveView
+from orchestrator.plan_report import describe_plan
+from orchestrator.planning import make_schedule
+from orchestrator.ray_session import ray_session
+from orchestrator.results import to_metrics, write_results
+from orchestrator.rundir import RunDirectory, check_resumable, hold
+from orchestrator.tracking import EventDrain, Tracker, check_uri, default_uri
+from orchestrator.trainer import make_trainer
+from samplers.catalogue import Catalogue
+from samplers.schedule import Schedule
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+POLL_S = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A job that passed every check; nothing has been written yet."""
+
+    job: JobSpec
+    profile: Profile
+    spec: ModelSpec
+    store: ChannelStore
+    catalogue: Catalogue
+    schedule: Schedule
+    zeroshot: tuple[str, ...]
+    directory: RunDirectory
+    resumes: bool
+    tracking_uri: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunOutcome:
+    """How a run ended."""
+
+    status: Status
+    directory: RunDirectory
+    tracking_uri: str
+    cause: str | None = None
+    scores: list[Score] = field(default_factory=list)
+    signal: int | None = None
+
+
+class StopRequest:
+    """Turns SIGINT and SIGTERM into a request; the second signal interrupts at once."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is not None:
+            raise KeyboardInterrupt
+        self.signal = number
+
+    @contextmanager
+    def installed(self) -> Iterator["StopRequest"]:
+        """Handle the signals for the time of a ``with``."""
+        before = {number: signal.signal(number, self) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def prepare(job: JobSpec, profile: Profile) -> Prepared:
+    """Everything that can be checked before a run is started.
+
+    Raises:
+        UserError: anything that would make the run fail.
+    """
+    spec = make_spec(job.model.name, job.model.options)
+    preflight.check_resources(job, profile)
+    catalogue, data = open_training_data(job.data, spec, job.seed)
+    preflight.check_store(data.store)
+    preflight.check_batches(job, catalogue)
+    runs = profile.storage.runs
+    preflight.check_run_folder(runs)
+    directory = RunDirectory(runs / job.name)
+    uri = job.tracking.uri or default_uri(runs)
+    check_uri(uri)
+    return Prepared(
+        job=job,
+        profile=profile,
+        spec=spec,
+        store=data.store,
+        catalogue=catalogue,
+        schedule=make_schedule(job, catalogue, data.flops),
+        zeroshot=check_zeroshot_sets(data.store, job),
+        directory=directory,
+        resumes=check_resumable(directory, job),
+        tracking_uri=uri,
+    )
+
+
+def run_job(job: JobSpec, profile: Profile, view: LiveView) -> RunOutcome:
+    """Start or resume a run and see it to its end.
+
+    Raises:
+        UserError: bad input; nothing was started.
+    """
+    prepared = prepare(job, profile)
+    with StopRequest().installed() as stop:
+        if not prepared.resumes:
+            prepared.directory.path.mkdir(parents=True, exist_ok=True)
+        with hold(prepared.directory):
+            return _Controller(prepared, view, stop).run()
+
+
+class _Controller:
+    def __init__(self, prepared: Prepared, view: LiveView, stop: StopRequest) -> None:
+        self.prepared = prepared
+        self.directory = prepared.directory
+        self.view = view
+        self.stop = stop
+        self.attempts = int(self.directory.read_state().get("attempts", 0))
+
+    def run(self) -> RunOutcome:
+        """The whole run; whatever happens, MLflow and ``state.json`` say how it ended."""
+        self._write_run()
+        tracker = self._start_tracker()
+        self.drain = EventDrain(self.directory, tracker)
+        try:
+            outcome = self._train_and_evaluate(tracker)
+        except KeyboardInterrupt:
+            outcome = self._outcome("KILLED", cause="interrupted")
+        except BaseException as error:
+            cause = root_cause(error)
+            self._end(tracker, self._outcome("FAILED", cause=_one_line(cause)))
+            if isinstance(cause, UserError):
+                raise cause from None
+            if is_fatal(error) or type(error).__module__.startswith("ray."):
+                return self._outcome("FAILED", cause=_one_line(cause))
+            raise
+        self._end(tracker, outcome)
+        return outcome
+
+    def _train_and_evaluate(self, tracker: Tracker) -> RunOutcome:
+        job, profile = self.prepared.job, self.prepared.profile
+        gpus = job.scale.workers if profile.device == "cuda" else 0
+        with ray_session(profile, cpus=job.scale.workers * profile.cpus_per_worker, gpus=gpus):
+            ended = self._train()
+            if ended != "finished":
+                return self._outcome("KILLED", cause="stopped by signal; the same command resumes it")
+            scores = self._evaluate(tracker)
+        if scores is None:
+            return self._outcome("KILLED", cause="stopped during evaluation; the same command goes on")
+        for path in write_results(scores, self.directory.results):
+            tracker.artifact(path, "results")
+        return self._outcome("FINISHED", scores=scores)
+
+    def _write_run(self) -> None:
+        self.directory.stop_request.unlink(missing_ok=True)
+        write_json(self.directory.spec, self.prepared.job.model_dump(mode="json"))
+        description = describe_plan(self.prepared.catalogue, self.prepared.schedule.plan, self.prepared.schedule)
+        write_json(self.directory.plan, description)
+        self.directory.update_state(status="RUNNING", cause=None)
+
+    def _start_tracker(self) -> Tracker:
+        prepared, job = self.prepared, self.prepared.job
+        self.view.say(f"run {job.name} in {self.directory.path}; tracking in {prepared.tracking_uri}")
+        artifacts = prepared.profile.storage.runs / "mlartifacts" / job.tracking.experiment
+        run_id = self.directory.read_state().get("mlflow_run_id")
+        tracker = Tracker(prepared.tracking_uri, job.tracking.experiment, artifacts, job.name, run_id)
+        self.directory.update_state(mlflow_run_id=tracker.run_id, mlflow_experiment_id=tracker.experiment_id)
+        tracker.parameters(job.model_dump(mode="json"))
+        tracker.tags(provenance.tags(job, prepared.profile, prepared.schedule.plan.fingerprint))
+        if not prepared.resumes:
+            provenance.log_inputs(tracker, job, prepared.store)
+        plan = prepared.schedule.plan
+        tracker.metrics({"data/plan_padding_ratio": plan.padding}, step=0, time_s=time.time())
+        for path in (self.directory.spec, self.directory.plan, *provenance.write_artifacts(prepared, self.directory)):
+            tracker.artifact(path)
+        return tracker
+
+    def _train(self) -> str:
+        """Run the worker group to its end; ``finished`` or ``stopped``."""
+        trainer = make_trainer(
+            self.prepared.job, self.prepared.profile, self.directory, dashboard=self.prepared.profile.launcher == "ray"
+        )
+        self.ended = "stopped"
+        fit = _Background(trainer.fit)
+        fit.start()
+        while fit.is_alive():
+            fit.join(POLL_S)
+            self._follow()
+            if self.stop.signal is not None and not self.directory.stop_request.exists():
+                self.directory.stop_request.touch()
+                self.view.say("stopping: a checkpoint is written after the current step (again to interrupt at once)")
+        self._follow()
+        self.view.close()
+        fit.reraise()
+        return self.ended
+
+    def _follow(self) -> None:
+        events = self.drain()
+        for event in events:
+            if event["kind"] == "attempt":
+                self.attempts += 1
+                self.directory.update_state(attempts=self.attempts)
+            elif event["kind"] == "end":
+                self.ended = event["outcome"]
+        self.view.update(events)
+
+    def _evaluate(self, tracker: Tracker) -> list[Score] | None:
+        """Score every held-out set, one Ray task each; None when asked to stop."""
+        import ray
+
+        prepared = self.prepared
+        if not prepared.zeroshot:
+            return []
+        self.view.say(f"evaluating {len(prepared.zeroshot)} zero-shot sets")
+        started = time.monotonic()
+        gpus = 1 if prepared.profile.device == "cuda" else 0
+        remote = ray.remote(num_cpus=prepared.profile.cpus_per_worker, num_gpus=gpus)(_evaluate_remotely)
+        paths = (self.directory.export.resolve(), prepared.store.path.resolve())
+        waiting = [remote.remote(*paths, name, prepared.job, prepared.profile) for name in prepared.zeroshot]
+        order = {reference: number for number, reference in enumerate(waiting)}
+        done: dict[int, list[Score]] = {}
+        while waiting:
+            ready, waiting = ray.wait(waiting, timeout=POLL_S)
+            done |= {order[reference]: ray.get(reference) for reference in ready}
+            if self.stop.signal is not None:
+                return None
+        scores = [score for _, part in sorted(done.items()) for score in part]
+        step = self.prepared.schedule.total_steps
+        seconds = {"time/evaluation_s": time.monotonic() - started}
+        tracker.metrics(to_metrics(scores) | seconds, step=step, time_s=time.time())
+        return scores
+
+    def _outcome(self, status: Status, cause: str | None = None, scores: list[Score] | None = None) -> RunOutcome:
+        return RunOutcome(
+            status=status,
+            directory=self.directory,
+            tracking_uri=self.prepared.tracking_uri,
+            cause=cause,
+            scores=scores or [],
+            signal=self.stop.signal,
+        )
+
+    def _end(self, tracker: Tracker, outcome: RunOutcome) -> None:
+        self._follow()
+        self.view.close()
+        tracker.tags({"attempt": str(self.attempts), "wavetrain.cause": outcome.cause or "none"})
+        tracker.end(outcome.status)
+        self.directory.update_state(status=outcome.status, cause=outcome.cause)
+        self.directory.stop_request.unlink(missing_ok=True)
+
+
+class _Background(threading.Thread):
+    """Calls a function and keeps what it raised."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__(name="ray-train", daemon=True)
+        self._function = function
+        self._error: BaseException | None = None
+
+    def run(self) -> None:
+        """Called by the thread."""
+        try:
+            self._function()
+        except BaseException as error:
+            self._error = error
+
+    def reraise(self) -> None:
+        """Raise here what the function raised there: the first worker's own error where there is one."""
+        if self._error is None:
+            return
+        failures = getattr(self._error, "worker_failures", None) or {}
+        fatal = [failure for failure in failures.values() if is_fatal(failure)]
+        raise root_cause(fatal[0]) if fatal else self._error
+
+
+def _evaluate_remotely(export: Any, store: Any, name: str, job: JobSpec, profile: Profile) -> list[Score]:
+    import torch
+
+    torch.set_num_threads(profile.cpus_per_worker)
+    return evaluate_set(export, store, name, job, profile.device)
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"[:2000]

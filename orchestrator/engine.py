@@ -1,0 +1,148 @@
+"""One optimizer step under DeepSpeed ZeRO: exact normalisation over ranks, micro-batches and fillers."""
+
+import importlib
+import os
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from models.interface import MaskDraw, PretrainingModel
+from models.parameters import optimizer_groups
+from orchestrator.config import TrainSection
+from orchestrator.failures import TrainingDivergedError
+from orchestrator.loader import StepBatch
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What all ranks agree on after a step."""
+
+    losses: tuple[float, ...]
+    """Mean squared error of each task over the masked tokens of the global batch."""
+    grad_norm: float
+    padded_tokens: int
+    """Tokens computed by all ranks, padding included."""
+    stop: bool
+    """Some rank was asked to stop after this step."""
+
+
+def set_up_deepspeed(device: str) -> None:
+    """Choose DeepSpeed's accelerator before it is imported, and spare the CPU its two-minute shared-memory build."""
+    if device == "cpu":
+        os.environ["DS_ACCELERATOR"] = "cpu"
+        torch_backend = importlib.import_module("deepspeed.comm.torch")
+        torch_backend.build_shm_op = lambda: None
+
+
+def deepspeed_config(train: TrainSection) -> dict[str, Any]:
+    """DeepSpeed's configuration; batch sizes are ours, so it counts one micro-batch a step."""
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": train.clip_norm,
+        "zero_optimization": {"stage": train.zero_stage},
+        "bf16": {"enabled": train.precision == "bf16"},
+        "steps_per_print": 2**62,
+        "wall_clock_breakdown": False,
+        "zero_allow_untested_optimizer": True,
+    }
+
+
+class TrainingEngine:
+    """A model under DeepSpeed, on one rank."""
+
+    def __init__(self, model: PretrainingModel, train: TrainSection, *, device: str, tasks: int) -> None:
+        set_up_deepspeed(device)
+        import deepspeed
+
+        deepspeed.init_distributed(dist_backend="nccl" if device == "cuda" else "gloo", verbose=False)
+        optimizer = torch.optim.AdamW(
+            optimizer_groups(model, train.weight_decay), lr=train.lr, betas=train.betas, fused=device == "cuda"
+        )
+        self.deepspeed, *_ = deepspeed.initialize(
+            model=model, optimizer=optimizer, config=deepspeed_config(train), dist_init_required=False
+        )
+        self.device = self.deepspeed.device
+        self.rank = dist.get_rank()
+        self.world = dist.get_world_size()
+        self._tasks = tasks
+
+    def step(self, batch: StepBatch, seed: int, lr: float, stop: bool) -> StepResult:
+        """Train on one global batch.
+
+        The gradient is that of the mean over tasks of (sum of errors / masked tokens of the global batch), whatever
+        the world size, the micro-batches and the fillers: DeepSpeed divides by the world size, so it is put back here.
+
+        Raises:
+            TrainingDivergedError: on all ranks, if any rank saw a loss that is not finite; no weight has changed then.
+        """
+        engine = self.deepspeed
+        for group in engine.optimizer.param_groups:
+            group["lr"] = lr
+        scale = torch.from_numpy(task_scale(batch.denominators)).to(self.device)
+        sums = torch.zeros(self._tasks, dtype=torch.float32, device=self.device)
+        last = len(batch.micro_batches) - 1
+        for number, (micro, epoch) in enumerate(zip(batch.micro_batches, batch.draws, strict=True)):
+            engine.set_gradient_accumulation_boundary(number == last)
+            part = engine(micro.to(self.device, non_blocking=True), MaskDraw(seed=seed, epoch=epoch))
+            sums += part.detach()
+            if number == last:
+                losses, padded, stop = self._agree(sums * scale, batch, stop)
+            engine.backward((part * scale).sum() * self.world)
+            if number != last:
+                engine.step()
+        engine.step()
+        norm = engine.get_global_grad_norm()
+        return StepResult(tuple(losses * active_tasks(batch)), float(norm or 0.0), padded, stop)
+
+    def _agree(self, share: Tensor, batch: StepBatch, stop: bool) -> tuple[np.ndarray, int, bool]:
+        """Sum losses, padding and flags over the ranks; raise everywhere if one rank's loss is not finite."""
+        finite = bool(torch.isfinite(share).all())
+        report = torch.zeros(self._tasks + 2 + self.world, dtype=torch.float64, device=self.device)
+        report[: self._tasks] = share if finite else torch.zeros_like(share)
+        report[self._tasks] = batch.padded_tokens
+        report[self._tasks + 1] = float(stop)
+        report[self._tasks + 2 + self.rank] = float(not finite)
+        dist.all_reduce(report)
+        values = report.cpu().numpy()
+        bad = np.flatnonzero(values[self._tasks + 2 :])
+        if len(bad):
+            raise TrainingDivergedError(
+                f"loss is NaN or infinite at epoch {batch.epoch}, step {batch.step} of the epoch, "
+                f"rank {', '.join(map(str, bad))}, bucket {batch.bucket}"
+            )
+        return values[: self._tasks], int(values[self._tasks]), bool(values[self._tasks + 1])
+
+    def full_weights(self) -> dict[str, Tensor]:
+        """All parameters and buffers in fp32 on the CPU (collective: every rank calls it, rank 0 gets the result)."""
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        module = self.deepspeed.module
+        weights: dict[str, Tensor] = {}
+        for name, parameter in module.named_parameters():
+            full = safe_get_full_fp32_param(parameter) if parameter.requires_grad else None
+            if self.rank == 0:
+                weights[name] = (parameter.data if full is None else full).detach().float().cpu().contiguous()
+        if self.rank == 0:
+            persistent = module.state_dict().keys()
+            weights |= {name: buffer.cpu() for name, buffer in module.named_buffers() if name in persistent}
+        return weights
+
+
+def task_scale(denominators: np.ndarray) -> np.ndarray:
+    """What the sum of each task is multiplied by: 1 / (masked tokens x tasks that have any), float32 [tasks]."""
+    present = denominators > 0
+    count = max(int(present.sum()), 1)
+    return np.where(present, 1.0 / np.maximum(denominators, 1.0) / count, 0.0).astype(np.float32)
+
+
+def active_tasks(batch: StepBatch) -> int:
+    """Tasks with at least one masked token in the global batch."""
+    return max(int((batch.denominators > 0).sum()), 1)
+
+

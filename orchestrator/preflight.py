@@ -1,0 +1,90 @@
+"""What can be known to fail before anything is started or written."""
+
+import os
+from pathlib import Path
+
+from channels.errors import UserError
+from channels.store import ChannelStore
+from orchestrator.cluster import Profile
+from orchestrator.config import JobSpec
+from samplers.catalogue import Catalogue
+
+
+def check_resources(job: JobSpec, profile: Profile) -> None:
+    """Enough CPUs (and a GPU where asked for) on this machine for an embedded Ray.
+
+    Raises:
+        UserError: too many workers, or no GPU.
+    """
+    if profile.launcher != "local":
+        return
+    cpus = len(os.sched_getaffinity(0))
+    needed = job.scale.workers * profile.cpus_per_worker
+    if needed > cpus:
+        raise UserError(
+            f"{job.scale.workers} workers x {profile.cpus_per_worker} CPUs need {needed} CPUs, here are {cpus}",
+            where="scale.workers",
+            mend="ask for fewer workers, or fewer cpus_per_worker in cluster.yaml",
+        )
+    if profile.device == "cuda":
+        import torch
+
+        found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if found < job.scale.workers:
+            raise UserError(
+                f"the profile asks for {job.scale.workers} GPUs, here are {found}",
+                where="cluster.yaml: device",
+                mend="use a profile with device: cpu (--cluster laptop)",
+            )
+
+
+def check_batches(job: JobSpec, catalogue: Catalogue) -> None:
+    """The world size divides the partitions, and there is at least one global batch of samples.
+
+    Raises:
+        UserError: otherwise.
+    """
+    batching = job.batching
+    if batching.partitions % job.scale.workers:
+        near = [n for n in range(1, batching.partitions + 1) if batching.partitions % n == 0]
+        raise UserError(
+            f"{job.scale.workers} workers do not divide {batching.partitions} partitions",
+            where="scale.workers",
+            mend=f"take one of {', '.join(map(str, near))}, or change batching.partitions",
+        )
+    samples = sum(source.count for source in catalogue.sources)
+    if samples < batching.global_batch:
+        raise UserError(
+            f"global batch {batching.global_batch} is larger than the {samples} training samples",
+            where="batching.global_batch",
+            mend="make it smaller or add samples",
+        )
+
+
+def check_store(store: ChannelStore) -> None:
+    """Every shard of the store is there and has its size (checksums: ``wavetrain channels verify``).
+
+    Raises:
+        UserError: a missing or truncated shard, named.
+    """
+    for entry in store.sets.values():
+        for split in entry.splits.values():
+            for shard in split.shards:
+                path = Path(store.path) / shard.file
+                if not path.exists() or path.stat().st_size != shard.bytes:
+                    found = "is missing" if not path.exists() else f"has {path.stat().st_size} bytes, not {shard.bytes}"
+                    raise UserError(f"shard {found}", where=str(path), mend="make or import the set again")
+
+
+def check_run_folder(runs: Path) -> None:
+    """The folder of the runs can be made and written.
+
+    Raises:
+        UserError: it cannot.
+    """
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot be made ({error.strerror})", where=str(runs), mend="change storage.runs") from None
+    if not os.access(runs, os.W_OK):
+        raise UserError("cannot be written", where=str(runs), mend="change storage.runs in cluster.yaml")

@@ -1,0 +1,102 @@
+"""An embedded Ray for one command: own temporary folder, token authentication, loopback, nothing left behind."""
+
+import logging
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from channels.errors import UserError
+from orchestrator.cluster import Profile
+from orchestrator.files import write_atomically
+
+OBJECT_STORE_BYTES = 128 * 2**20
+
+
+@contextmanager
+def ray_session(profile: Profile, *, cpus: int, gpus: int = 0) -> Iterator[None]:
+    """Ray for the time of a ``with``: started here, or the standing cluster of the profile.
+
+    Raises:
+        UserError: the profile's cluster does not answer.
+    """
+    if profile.launcher == "ray":
+        with _standing(profile):
+            yield
+        return
+    with _embedded(cpus, gpus):
+        yield
+
+
+@contextmanager
+def _embedded(cpus: int, gpus: int) -> Iterator[None]:
+    # Socket names inside must stay under 108 bytes, so the folder is as short as it can be.
+    folder = Path(tempfile.mkdtemp(prefix="wt-", dir="/tmp" if Path("/tmp").is_dir() else None))
+    write_atomically(folder / "token", secrets.token_hex(32), mode=0o600)
+    with _environment(_ray_environment() | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / "token")}):
+        import ray
+
+        try:
+            ray.init(
+                address="local",
+                num_cpus=cpus,
+                num_gpus=gpus,
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                _temp_dir=str(folder),
+                _node_ip_address="127.0.0.1",
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+            yield
+        finally:
+            ray.shutdown()
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _standing(profile: Profile) -> Iterator[None]:
+    with _environment(_ray_environment()):
+        import ray
+
+        try:
+            ray.init(address=profile.ray_address, log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise UserError(
+                f"Ray at {profile.ray_address} does not answer ({str(error).splitlines()[0]})",
+                where="cluster.yaml: ray_address",
+                mend="check the address and RAY_AUTH_TOKEN_PATH",
+            ) from None
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def _ray_environment() -> dict[str, str]:
+    """Settings that Ray reads from the environment of the driver."""
+    return {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+        "RAY_TRAIN_METRICS_ENABLED": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "PYTHONWARNINGS": "ignore::FutureWarning",
+    }
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    """Environment variables for the time of a ``with``."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -1,0 +1,118 @@
+"""The folder of a run: what lies where, who holds it, and whether a start may go on with it."""
+
+import fcntl
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from channels.errors import UserError
+from orchestrator.config import JobSpec, differences, validate
+from orchestrator.files import write_json
+
+
+@dataclass(frozen=True, slots=True)
+class RunDirectory:
+    """Names inside a run's folder."""
+
+    path: Path
+
+    @property
+    def spec(self) -> Path:
+        """The resolved job spec."""
+        return self.path / "spec.json"
+
+    @property
+    def state(self) -> Path:
+        """Status, attempts and MLflow run id."""
+        return self.path / "state.json"
+
+    @property
+    def plan(self) -> Path:
+        """Buckets and what follows from them."""
+        return self.path / "plan.json"
+
+    @property
+    def events(self) -> Path:
+        """One JSON line a step, written by rank 0."""
+        return self.path / "events.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Training states."""
+        return self.path / "checkpoints"
+
+    @property
+    def export(self) -> Path:
+        """Final weights and model configuration."""
+        return self.path / "model"
+
+    @property
+    def results(self) -> Path:
+        """Tables and pictures."""
+        return self.path / "results"
+
+    @property
+    def stop_request(self) -> Path:
+        """Exists when the run was asked to checkpoint and stop."""
+        return self.path / "stop.request"
+
+    def read_state(self) -> dict[str, Any]:
+        """The content of ``state.json``; empty for a new run."""
+        return json.loads(self.state.read_text()) if self.state.exists() else {}
+
+    def update_state(self, **fields: Any) -> dict[str, Any]:
+        """Change fields of ``state.json`` atomically."""
+        state = {**self.read_state(), **fields}
+        write_json(self.state, state)
+        return state
+
+    def read_spec(self) -> JobSpec:
+        """The spec the run was started with."""
+        return validate(JobSpec, json.loads(self.spec.read_text()), str(self.spec))
+
+
+def find_run(name: str, runs: Path) -> RunDirectory:
+    """The folder of an existing run, by name or by path."""
+    for candidate in (runs / name, Path(name)):
+        if (candidate / "spec.json").exists():
+            return RunDirectory(candidate)
+    known = sorted(path.parent.name for path in runs.glob("*/spec.json")) if runs.exists() else []
+    mend = f"known runs: {', '.join(known[-8:])}" if known else "no run is there yet: wavetrain train SPEC"
+    raise UserError(f"no run {name!r}", where=str(runs), mend=mend)
+
+
+def check_resumable(directory: RunDirectory, spec: JobSpec) -> bool:
+    """Whether the folder holds an unfinished run of this very job.
+
+    Raises:
+        UserError: a finished run, or one of another job, has the name.
+    """
+    if not directory.spec.exists():
+        if directory.path.exists() and any(directory.path.iterdir()):
+            raise UserError("the folder is not empty and holds no run", where=str(directory.path), mend="choose another name")
+        return False
+    found = differences(directory.read_spec().training_identity, spec.training_identity)
+    if found:
+        mend = f"it was started with another spec ({found[0]}); choose another name or the same spec"
+        raise UserError(f"run name {spec.name!r} exists", where=str(directory.path), mend=mend)
+    if directory.read_state().get("status") == "FINISHED":
+        mend = f"choose another name (--set name=...) or look at it: wavetrain evaluate {spec.name}"
+        raise UserError(f"run name {spec.name!r} exists and is finished", where=str(directory.path), mend=mend)
+    return True
+
+
+@contextmanager
+def hold(directory: RunDirectory) -> Iterator[None]:
+    """Keep every other controller out of the run while this one works."""
+    path = directory.path / "controller.lock"
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                "another controller is working on this run", where=str(directory.path), mend="wait for it or stop it"
+            ) from None
+        yield

@@ -1,0 +1,167 @@
+"""MLflow: one writer, the controller; it drains the run's events and can be repeated without harm."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+from channels.errors import UserError
+from orchestrator.config import flatten
+from orchestrator.events import read_events
+from orchestrator.rundir import RunDirectory
+
+METRICS_A_CALL = 1000
+PARAMETERS_A_CALL = 100
+VALUE_LENGTH = 6000
+MEND_URI = "start the server, or set tracking.uri to null for a local database"
+
+
+def default_uri(runs: Path) -> str:
+    """The sqlite database in the folder of the runs."""
+    return f"sqlite:///{(runs / 'mlflow.db').resolve()}"
+
+
+def check_uri(uri: str) -> None:
+    """Fail early, in one line, where MLflow cannot be reached.
+
+    Raises:
+        UserError: unknown scheme, or a server that does not answer within seconds.
+    """
+    parsed = urlparse(uri)
+    if parsed.scheme in ("http", "https"):
+        _ping(uri)
+    elif parsed.scheme not in ("sqlite", "postgresql", "mysql", "mssql"):
+        raise UserError(
+            f"tracking URI {uri!r} is neither http(s) nor a database", where="tracking.uri",
+            mend="e.g. http://127.0.0.1:5000 or sqlite:///mlflow.db",
+        )  # fmt: skip
+
+
+def _ping(uri: str) -> None:
+    import requests
+
+    try:
+        requests.get(f"{uri.rstrip('/')}/health", timeout=5).raise_for_status()
+    except requests.RequestException as error:
+        reason = type(error).__name__
+        raise UserError(f"MLflow at {uri!r} is unreachable ({reason})", where="tracking.uri", mend=MEND_URI) from None
+
+
+class Tracker:
+    """One MLflow run, created or continued."""
+
+    def __init__(self, uri: str, experiment: str, artifacts: Path, name: str, run_id: str | None) -> None:
+        # A worker group inherits the environment, and MLflow's own threads must not follow it there.
+        os.environ.setdefault("MLFLOW_ENABLE_ASYNC_LOGGING", "false")
+        from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client = MlflowClient(tracking_uri=uri)
+            experiment_id = self._experiment(experiment, artifacts, local=not uri.startswith("http"))
+            known = run_id is not None and self._exists(run_id)
+            self.run_id: str = str(run_id) if known else self._client.create_run(experiment_id, run_name=name).info.run_id
+            if known:
+                self._client.update_run(self.run_id, status="RUNNING")
+        except MlflowException as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"MLflow at {uri!r} refuses ({reason})", where="tracking.uri", mend=MEND_URI) from None
+        self.experiment_id = experiment_id
+        self.last_step = -1
+
+    def _experiment(self, name: str, artifacts: Path, local: bool) -> str:
+        found = self._client.get_experiment_by_name(name)
+        if found is not None:
+            return str(found.experiment_id)
+        location = artifacts.resolve().as_uri() if local else None
+        return str(self._client.create_experiment(name, artifact_location=location))
+
+    def _exists(self, run_id: str) -> bool:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.get_run(run_id)
+        except MlflowException:
+            return False
+        return True
+
+    def parameters(self, nested: Mapping[str, Any]) -> None:
+        """Write the resolved spec once; a continued run keeps what it has."""
+        from mlflow.entities import Param
+
+        present = self._client.get_run(self.run_id).data.params
+        flat = {key: str(value)[:VALUE_LENGTH] for key, value in flatten(nested).items() if key not in present}
+        items = [Param(key, value) for key, value in flat.items()]
+        for first in range(0, len(items), PARAMETERS_A_CALL):
+            self._client.log_batch(self.run_id, params=items[first : first + PARAMETERS_A_CALL])
+
+    def tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags (overwriting)."""
+        from mlflow.entities import RunTag
+
+        self._client.log_batch(self.run_id, tags=[RunTag(key, value[:VALUE_LENGTH]) for key, value in tags.items()])
+
+    def metrics(self, values: Mapping[str, float], step: int, time_s: float) -> None:
+        """Write metrics of one step now."""
+        self._send([{"metrics": dict(values), "step": step, "time": time_s}])
+
+    def drain(self, events: Sequence[Mapping[str, Any]]) -> None:
+        """Write the metrics of events; steps that a resumed attempt repeats are written once."""
+        fresh = [event for event in events if "metrics" in event and self._is_new(event)]
+        self._send(fresh)
+
+    def _is_new(self, event: Mapping[str, Any]) -> bool:
+        if event["kind"] != "step":
+            return True
+        if event["step"] <= self.last_step:
+            return False
+        self.last_step = event["step"]
+        return True
+
+    def _send(self, events: Sequence[Mapping[str, Any]]) -> None:
+        from mlflow.entities import Metric
+
+        batch = [
+            Metric(key, float(value), int(event["time"] * 1000), int(event["step"]))
+            for event in events
+            for key, value in event["metrics"].items()
+        ]
+        for first in range(0, len(batch), METRICS_A_CALL):
+            self._client.log_batch(self.run_id, metrics=batch[first : first + METRICS_A_CALL])
+
+    def artifact(self, path: Path, folder: str | None = None) -> None:
+        """Copy a file to the run's artifacts."""
+        self._client.log_artifact(self.run_id, str(path), folder)
+
+    def dataset(self, name: str, digest: str, source: str, profile: str, context: str) -> None:
+        """Say which data the run used."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        entity = Dataset(name=name, digest=digest[:36], source_type="local", source=source, profile=profile)
+        entry = DatasetInput(dataset=entity, tags=[InputTag("mlflow.data.context", context)])
+        self._client.log_inputs(self.run_id, datasets=[entry])
+
+    def end(self, status: str) -> None:
+        """FINISHED, FAILED or KILLED."""
+        self._client.set_terminated(self.run_id, status=status)
+
+
+class EventDrain:
+    """Moves new events of a run to MLflow; remembers how far it came, so a restart goes on there."""
+
+    def __init__(self, directory: RunDirectory, tracker: Tracker) -> None:
+        self._directory = directory
+        self._tracker = tracker
+        state = directory.read_state()
+        self._offset = int(state.get("drained", 0))
+        tracker.last_step = int(state.get("drained_step", -1))
+
+    def __call__(self) -> list[dict[str, Any]]:
+        """Drain what is new and return it."""
+        events, offset = read_events(self._directory.events, self._offset)
+        if events:
+            self._tracker.drain(events)
+            self._offset = offset
+            self._directory.update_state(drained=offset, drained_step=self._tracker.last_step)
+        return events

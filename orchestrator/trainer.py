@@ -1,0 +1,69 @@
+"""Ray Train's controller and worker group, with our failure policy."""
+
+from pathlib import Path
+from typing import Any
+
+from orchestrator.cluster import Profile
+from orchestrator.config import JobSpec
+from orchestrator.failures import is_fatal
+from orchestrator.rundir import RunDirectory
+
+
+def make_trainer(job: JobSpec, profile: Profile, directory: RunDirectory, *, dashboard: bool) -> Any:
+    """A ``TorchTrainer`` over the run's worker group; ``fit()`` blocks until the run ended or failed for good."""
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+    from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
+
+    class HonestFailurePolicy(DefaultFailurePolicy):
+        """Ray Train's budgets, except that bad input and a diverged loss are not tried again."""
+
+        def make_decision(self, training_failed_error: Any) -> Any:
+            failures = getattr(training_failed_error, "worker_failures", {})
+            if any(is_fatal(error) for error in failures.values()):
+                return FailureDecision.RAISE
+            return super().make_decision(training_failed_error)
+
+    class WavetrainTrainer(TorchTrainer):
+        """TorchTrainer with the policy above; the cleaner of placement groups needs a dashboard to ask."""
+
+        def _create_default_callbacks(self) -> list[Any]:
+            callbacks: list[Any] = super()._create_default_callbacks()
+            if dashboard:
+                return callbacks
+            return [callback for callback in callbacks if not isinstance(callback, PlacementGroupCleanerCallback)]
+
+        def _initialize_and_run_controller(self, **arguments: Any) -> Any:
+            policy = HonestFailurePolicy(arguments["failure_policy"].failure_config)
+            return super()._initialize_and_run_controller(**(arguments | {"failure_policy": policy}))
+
+    use_gpu = profile.device == "cuda"
+    resources: dict[str, float] = {"CPU": profile.cpus_per_worker} | ({"GPU": 1} if use_gpu else {})
+    return WavetrainTrainer(
+        train_loop_per_worker=_ray_worker,
+        train_loop_config={
+            "run": str(directory.path.resolve()),
+            "device": profile.device,
+            "threads": str(profile.cpus_per_worker),
+        },
+        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+        scaling_config=ScalingConfig(num_workers=job.scale.workers, use_gpu=use_gpu, resources_per_worker=resources),
+        run_config=RunConfig(
+            name="ray_train",
+            storage_path=str(directory.path.resolve()),
+            failure_config=FailureConfig(max_failures=job.train.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=job.checkpoint.keep),
+        ),
+    )
+
+
+def _ray_worker(config: dict[str, str]) -> None:
+    from orchestrator.worker import ray_worker
+
+    ray_worker(config)
+
+
+def ray_train_folder(directory: RunDirectory) -> Path:
+    """Where Ray Train keeps its own state of a run."""
+    return directory.path / "ray_train"

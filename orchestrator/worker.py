@@ -1,0 +1,253 @@
+"""What every rank runs: build, resume, train step by step, save, stop when asked."""
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from models.export import save_model
+from models.registry import make_spec
+from orchestrator import checkpoints
+from orchestrator.config import JobSpec
+from orchestrator.coverage import EpochCoverage
+from orchestrator.data import open_training_data
+from orchestrator.engine import StepResult, TrainingEngine
+from orchestrator.events import EventWriter, repair
+from orchestrator.failures import TrainingDivergedError
+from orchestrator.learning_rate import learning_rate
+from orchestrator.loader import StepBatch, StepLoader
+from orchestrator.planning import make_schedule
+from orchestrator.rundir import RunDirectory
+from samplers.batches import ScheduledBatches
+from samplers.measures import source_entropy
+from samplers.permutation import root_key
+from samplers.schedule import Schedule
+
+Outcome = Literal["finished", "stopped"]
+STOP_POLL_S = 0.5
+
+
+@dataclass
+class Progress:
+    """What a rank knows of the run so far."""
+
+    step: int = 0
+    """Optimizer steps done."""
+    train_seconds: float = 0.0
+    epoch_seconds: float = 0.0
+    padded: int = 0
+    valid: int = 0
+    wait_seconds: float = 0.0
+    stop_checked: float = field(default_factory=time.monotonic)
+
+
+def ray_worker(config: dict[str, str]) -> None:
+    """Entry of a Ray Train worker."""
+    torch.set_num_threads(int(config["threads"]))
+    Worker(RunDirectory(Path(config["run"])), device=config["device"]).run()
+
+
+class Worker:
+    """One rank of one attempt."""
+
+    def __init__(self, directory: RunDirectory, device: str) -> None:
+        self.directory = directory
+        self.job: JobSpec = directory.read_spec()
+        self.rank, self.world = dist.get_rank(), dist.get_world_size()
+        self.spec = make_spec(self.job.model.name, self.job.model.options)
+        catalogue, self.data = open_training_data(self.job.data, self.spec, self.job.seed)
+        self.schedule: Schedule = make_schedule(self.job, catalogue, self.data.flops)
+        self.batches = ScheduledBatches(self.schedule, self.rank, self.world)
+        self.engine = TrainingEngine(
+            self.spec.build(self.job.seed), self.job.train, device=device, tasks=len(self.spec.tasks)
+        )
+        self.progress = Progress()
+        self.coverage = EpochCoverage(catalogue)
+        self.events: EventWriter | None = None
+
+    def run(self) -> Outcome:
+        """Train from the newest state to the end, or until asked to stop.
+
+        Raises:
+            TrainingDivergedError: a loss was not finite.
+            UserError: the saved state does not fit the job.
+        """
+        with ExitStack() as stack:
+            if self.rank == 0:
+                repair(self.directory.events)
+                self.events = stack.enter_context(EventWriter(self.directory.events))
+            self._resume()
+            self._emit(
+                "attempt", step=self.progress.step, world=self.world, total_steps=self.schedule.total_steps,
+                device=str(self.engine.device),
+            )  # fmt: skip
+            loader = stack.enter_context(self._loader())
+            outcome = self._train(loader)
+            if outcome == "finished":
+                self._export()
+            self._emit("end", step=self.progress.step, outcome=outcome, train_s=self.progress.train_seconds)
+        dist.barrier()
+        return outcome
+
+    def _loader(self) -> StepLoader:
+        return StepLoader(
+            self.data,
+            self.batches,
+            micro_batch=self.job.batching.micro_batch,
+            threads=self.job.train.loader_threads,
+            prefetch=self.job.train.prefetch,
+            pin_memory=self.engine.device.type == "cuda",
+        )
+
+    def _train(self, loader: StepLoader) -> Outcome:
+        started = time.perf_counter()
+        for batch in self._timed(loader):
+            result = self._step(batch)
+            now = time.perf_counter()
+            self._account(batch, result, now - started)
+            started = now
+            finished = self.progress.step == self.schedule.total_steps
+            if finished or result.stop or self.progress.step % self.job.checkpoint.every_steps == 0:
+                self._save()
+                started = time.perf_counter()
+            if result.stop and not finished:
+                return "stopped"
+        return "finished"
+
+    def _timed(self, loader: StepLoader) -> Iterator[StepBatch]:
+        steps = iter(loader)
+        while True:
+            waited = time.perf_counter()
+            batch = next(steps, None)
+            self.progress.wait_seconds = time.perf_counter() - waited
+            if batch is None:
+                return
+            yield batch
+
+    def _step(self, batch: StepBatch) -> StepResult:
+        position = batch.epoch + batch.step / self.schedule.steps(batch.epoch)
+        self.lr = self._rate(position)
+        torch.manual_seed(root_key("step", self.job.seed, self.progress.step, self.rank) & (2**63 - 1))
+        try:
+            return self.engine.step(batch, self.job.seed, self.lr, stop=self._stop_requested())
+        except TrainingDivergedError as error:
+            self._emit("diverged", step=self.progress.step, cause=str(error))
+            raise
+
+    def _rate(self, position: float) -> float:
+        train = self.job.train
+        return learning_rate(
+            position, peak=train.lr, floor=train.min_lr, warmup=train.warmup_epochs, total=float(train.epochs)
+        )
+
+    def _stop_requested(self) -> bool:
+        """Rank 0 looks for the request now and then; the step's reduction tells the others."""
+        if self.rank != 0 or time.monotonic() - self.progress.stop_checked < STOP_POLL_S:
+            return False
+        self.progress.stop_checked = time.monotonic()
+        return self.directory.stop_request.exists()
+
+    def _account(self, batch: StepBatch, result: StepResult, seconds: float) -> None:
+        progress = self.progress
+        self.batches.acknowledge()
+        self.coverage.add(batch.pieces)
+        progress.step += 1
+        progress.train_seconds += seconds
+        progress.epoch_seconds += seconds
+        progress.padded += result.padded_tokens
+        progress.valid += batch.valid_tokens
+        if progress.step % self.job.tracking.every_steps == 0:
+            self._emit("step", step=progress.step, metrics=self._metrics(batch, result, seconds))
+        if batch.step + 1 == self.schedule.steps(batch.epoch):
+            self._end_epoch(batch.epoch)
+
+    def _metrics(self, batch: StepBatch, result: StepResult, seconds: float) -> dict[str, float]:
+        by_task = {f"train/loss_{task}": loss for task, loss in zip(self.spec.tasks, result.losses, strict=True)}
+        return {
+            "train/loss": float(np.mean([loss for loss in result.losses])),
+            **(by_task if len(by_task) > 1 else {}),
+            "train/lr": self.lr,
+            "train/grad_norm": result.grad_norm,
+            "train/epoch": batch.epoch + (batch.step + 1) / self.schedule.steps(batch.epoch),
+            "data/padding_ratio": 1.0 - batch.valid_tokens / max(result.padded_tokens, 1),
+            "data/source_entropy": source_entropy(batch.pieces),
+            "data/bucket": float(batch.bucket),
+            "perf/tokens_per_s": batch.valid_tokens / seconds,
+            "perf/step_ms": 1e3 * seconds,
+            "perf/data_wait_ms": 1e3 * self.progress.wait_seconds,
+            "time/train_s": self.progress.train_seconds,
+        }
+
+    def _end_epoch(self, epoch: int) -> None:
+        progress = self.progress
+        coverage, repeated = self.coverage.finish()
+        self._emit(
+            "epoch",
+            step=progress.step,
+            metrics={
+                "data/coverage": coverage,
+                "data/repeated": repeated,
+                "data/epoch_padding_ratio": 1.0 - progress.valid / max(progress.padded, 1),
+                "time/epoch_min": progress.epoch_seconds / 60,
+                "train/epochs_done": float(epoch + 1),
+            },
+        )
+        progress.epoch_seconds, progress.padded, progress.valid = 0.0, 0, 0
+
+    def _save(self) -> None:
+        started = time.perf_counter()
+        progress = self.progress
+        if self.events:
+            self.events.sync()
+        info = checkpoints.CheckpointInfo(
+            schema=checkpoints.SCHEMA,
+            step=progress.step,
+            world_size=self.world,
+            zero_stage=self.job.train.zero_stage,
+            fingerprint=self.job.fingerprint,
+            sampler=self.batches.state_dict(),
+            train_seconds=progress.train_seconds,
+            epoch_totals=(progress.epoch_seconds, progress.padded, progress.valid),
+            files={},
+        )
+        checkpoints.save(self.engine, self.directory.checkpoints, info, self.job.checkpoint.keep)
+        stall = 1e3 * (time.perf_counter() - started)
+        self._emit("checkpoint", step=progress.step, metrics={"perf/checkpoint_stall_ms": stall})
+
+    def _resume(self) -> None:
+        choice: list[Any] = [None]
+        if self.rank == 0:
+            choice = [checkpoints.newest_complete(self.directory.checkpoints, lambda text: self._emit("warning", text=text))]
+        dist.broadcast_object_list(choice)
+        if choice[0] is None:
+            return
+        path, info = choice[0]
+        checkpoints.load(self.engine, path, info, self.job.fingerprint, self.job.train.zero_stage)
+        self.batches.load_state_dict(info.sampler)
+        self.progress.step, self.progress.train_seconds = info.step, info.train_seconds
+        self.progress.epoch_seconds, self.progress.padded, self.progress.valid = info.epoch_totals
+        self._replay_coverage()
+
+    def _replay_coverage(self) -> None:
+        """What earlier attempts trained on in this epoch: a pure function of the cursor."""
+        epoch, step = self.batches.cursor
+        for done in range(step):
+            self.coverage.add(self.schedule.rank_step(epoch, done, self.rank, self.world))
+
+    def _export(self) -> None:
+        weights = self.engine.full_weights()
+        if self.rank == 0:
+            model = self.spec.build(self.job.seed)
+            model.load_state_dict(weights)
+            save_model(self.directory.export, self.job.model.name, self.job.model.options, model)
+
+    def _emit(self, kind: str, **fields: Any) -> None:
+        if self.events:
+            self.events.write(kind, **fields)
+

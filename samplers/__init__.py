@@ -1,0 +1,1 @@
+"""Who trains on what, and when: buckets, schedules and their measures."""

@@ -1,0 +1,206 @@
+"""Bucket boundaries: how the lengths of one variant are cut into buckets.
+
+Every method returns buckets as tuples of pieces, in ascending order of length. ``equal`` is the cut of the HeterCSI
+paper (arXiv:2601.18200, as its code does it); ``equal_tokens`` is the estimate of Lhotse and NeMo; ``quantile`` puts
+boundaries at quantiles of the sample lengths; ``optimal`` is exact dynamic programming over the distinct lengths.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from channels.errors import UserError
+from samplers.catalogue import Catalogue
+from samplers.segmentation import Constraints, Segments, best_cut
+
+METHODS = ("equal", "equal_tokens", "quantile", "optimal")
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Elements [start, start + count) of a source."""
+
+    source: int
+    start: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Price of one sample padded to a length; it must not fall as the length grows.
+
+    kind: ``tokens`` (L), ``attention`` (linear * L + quadratic * L^2 floating-point operations) or ``table`` (measured
+    seconds a sample by length, interpolated between the lengths that were measured).
+    """
+
+    kind: str = "tokens"
+    linear: float = 1.0
+    quadratic: float = 0.0
+    seconds: tuple[tuple[int, float], ...] = ()
+
+    @classmethod
+    def from_table(cls, seconds: Mapping[int, float]) -> "Cost":
+        """Cost of a measured table {length: seconds a sample}."""
+        return cls("table", seconds=tuple(sorted((int(length), float(value)) for length, value in seconds.items())))
+
+    def of(self, lengths: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Cost float64 [D] of lengths int64 [D]. Raises UserError for an unknown kind or a table that cannot serve."""
+        if self.kind == "tokens":
+            return lengths.astype(np.float64)
+        if self.kind == "attention":
+            return self.linear * lengths + self.quadratic * lengths.astype(np.float64) ** 2
+        if self.kind == "table":
+            return self._interpolated(lengths)
+        raise UserError(f"unknown cost {self.kind!r}", mend="use tokens, attention or table")
+
+    def _interpolated(self, lengths: NDArray[np.int64]) -> NDArray[np.float64]:
+        if not self.seconds:
+            raise UserError("the table of step times is empty", mend="measure at least the shortest and longest length")
+        known, values = (np.asarray(column, np.float64) for column in zip(*self.seconds, strict=True))
+        if (np.diff(values) < 0).any():
+            fall = int(np.flatnonzero(np.diff(values) < 0)[0])
+            raise UserError(
+                f"step time falls from {values[fall]:g} s at length {known[fall]:g} to {values[fall + 1]:g} s at "
+                f"{known[fall + 1]:g}",
+                where="table of step times",
+                mend="measure again with more repetitions",
+            )
+        if lengths.min() < known[0] or lengths.max() > known[-1]:
+            raise UserError(
+                f"lengths {lengths.min()} to {lengths.max()} lie outside the measured {known[0]:g} to {known[-1]:g}",
+                where="table of step times",
+                mend="measure the shortest and the longest length too",
+            )
+        return np.interp(lengths, known, values)
+
+
+def cut(
+    catalogue: Catalogue,
+    variant: int,
+    method: str,
+    buckets: int,
+    cost: Cost | None = None,
+    constraints: Constraints | None = None,
+) -> list[tuple[Piece, ...]]:
+    """Cut the sources of one variant into at most ``buckets`` buckets of ascending length.
+
+    Raises UserError for an unknown method, for constraints that no cut meets (naming what is feasible), and for a cut
+    of another method than ``optimal`` that does not meet them.
+    """
+    if method not in METHODS:
+        raise UserError(f"unknown method {method!r}", where="method", mend=f"use one of {', '.join(METHODS)}")
+    limits = constraints or Constraints()
+    numbers = _by_length(catalogue, variant)
+    if method == "equal":
+        pieces = _equal(catalogue, numbers, buckets)
+    else:
+        segments = segments_of(catalogue, numbers)
+        ends = _ends(method, segments, min(buckets, len(segments.lengths)), cost or Cost(), limits)
+        pieces = _whole_lengths(catalogue, numbers, segments, ends)
+    _check_constraints(catalogue, pieces, limits, method)
+    return pieces
+
+
+def distinct_lengths(catalogue: Catalogue, variant: int) -> int:
+    """Number of different lengths that the sources of a variant have."""
+    return len({source.length for source in catalogue if source.variant == variant})
+
+
+def segments_of(catalogue: Catalogue, numbers: Sequence[int]) -> Segments:
+    """Distinct lengths of the sources, with the sample counts of the sources of each length."""
+    lengths = sorted({catalogue[number].length for number in numbers})
+    counts = [[catalogue[number].count for number in numbers if catalogue[number].length == size] for size in lengths]
+    return Segments.from_counts(lengths, counts)
+
+
+def _by_length(catalogue: Catalogue, variant: int) -> list[int]:
+    """Sources of the variant in stable ascending order of length."""
+    numbers = [number for number, source in enumerate(catalogue) if source.variant == variant]
+    return sorted(numbers, key=lambda number: catalogue[number].length)
+
+
+def _equal(catalogue: Catalogue, numbers: Sequence[int], buckets: int) -> list[tuple[Piece, ...]]:
+    """Buckets of equal sample count (numpy.array_split of the sorted samples); a source may be cut in two."""
+    total = sum(catalogue[number].count for number in numbers)
+    share, rest = divmod(total, buckets)
+    if share < 1:
+        raise UserError(f"{buckets} buckets for {total} samples", where="buckets", mend=f"use at most {total}")
+    pieces: list[tuple[Piece, ...]] = []
+    source, start = 0, 0
+    for bucket in range(buckets):
+        room = share + (bucket < rest)
+        held: list[Piece] = []
+        while room:
+            taken = min(room, catalogue[numbers[source]].count - start)
+            held.append(Piece(numbers[source], start, taken))
+            room, start = room - taken, start + taken
+            if start == catalogue[numbers[source]].count:
+                source, start = source + 1, 0
+        pieces.append(tuple(held))
+    return pieces
+
+
+def _ends(method: str, segments: Segments, buckets: int, cost: Cost, limits: Constraints) -> list[int]:
+    """Ends, in distinct lengths, of every bucket: bucket k holds the lengths [ends[k - 1], ends[k])."""
+    if method == "optimal":
+        return best_cut(segments, cost.of(segments.lengths), buckets, limits)
+    rule: Callable[[Segments, int], list[int]] = _equal_tokens if method == "equal_tokens" else _quantile
+    starts = sorted(set(rule(segments, buckets)) - {0})
+    return [*starts, len(segments.lengths)]
+
+
+def _quantile(segments: Segments, buckets: int) -> list[int]:
+    """First length after each of the B - 1 inner quantiles of the sample lengths; equal lengths stay together."""
+    cumulative = np.cumsum(segments.counts)
+    ranks = [-(-cumulative[-1] * part // buckets) for part in range(1, buckets)]
+    starts = [int(np.searchsorted(cumulative, rank)) + 1 for rank in ranks]
+    return [start for start in starts if start < len(cumulative)]
+
+
+def _equal_tokens(segments: Segments, buckets: int) -> list[int]:
+    """Lengths at which Lhotse's walk over the sorted samples has gathered more than 1/B of all tokens.
+
+    Facts of lhotse.dataset.sampling.dynamic_bucketing.estimate_duration_buckets: the gathered sum restarts at each
+    boundary, and a sample goes to the bucket whose boundaries enclose its length, so equal lengths stay together.
+    """
+    target = float(segments.lengths @ segments.counts) / buckets
+    starts: list[int] = []
+    gathered = 0.0
+    for place, (length, count) in enumerate(zip(segments.lengths.tolist(), segments.counts.tolist(), strict=True)):
+        until_full = 0 if gathered > target else int((target - gathered) // length) + 1
+        if until_full >= count:
+            gathered += length * count
+            continue
+        starts.append(place)
+        a_bucket = int(target // length) + 1
+        gathered = float(length * ((count - until_full - 1) % a_bucket + 1))
+    return starts
+
+
+def _whole_lengths(
+    catalogue: Catalogue, numbers: Sequence[int], segments: Segments, ends: Sequence[int]
+) -> list[tuple[Piece, ...]]:
+    bucket_of = {
+        int(length): int(np.searchsorted(ends, place, side="right")) for place, length in enumerate(segments.lengths)
+    }
+    pieces: list[list[Piece]] = [[] for _ in ends]
+    for number in numbers:
+        source = catalogue[number]
+        pieces[bucket_of[source.length]].append(Piece(number, 0, source.count))
+    return [tuple(held) for held in pieces]
+
+
+def _check_constraints(
+    catalogue: Catalogue, pieces: list[tuple[Piece, ...]], limits: Constraints, method: str
+) -> None:
+    for number, held in enumerate(pieces):
+        complaint = limits.complaint(np.asarray([piece.count for piece in held], np.float64))
+        if complaint:
+            longest = max(catalogue[piece.source].length for piece in held)
+            raise UserError(
+                complaint,
+                where=f"bucket {number} (length up to {longest}) of method {method}",
+                mend="use fewer buckets or method optimal",
+            )

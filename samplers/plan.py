@@ -1,0 +1,225 @@
+"""Plans: which samples train together, and how many at a time. A pure function of the catalogue and a few choices."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from channels.errors import UserError
+from samplers.catalogue import Catalogue, digest
+from samplers.padding import expected_padded_tokens, padding_ratio
+from samplers.partition import METHODS, Constraints, Cost, Piece, cut, distinct_lengths
+
+STRATEGIES = ("bucket", "global", "alternating", "alternating_sets", "sequential")
+SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """Samples that train together.
+
+    length: longest sample in tokens. variant: the granularity of all its samples. pieces: elements of sources.
+    batch_size: samples of one slice, over all ranks.
+    """
+
+    length: int
+    variant: int
+    pieces: tuple[Piece, ...]
+    batch_size: int
+
+    @property
+    def samples(self) -> int:
+        """Samples of an epoch."""
+        return sum(piece.count for piece in self.pieces)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Buckets of one strategy. ``method`` is None where the strategy alone decides the buckets.
+
+    ``padding`` is the expected share of padding of an epoch whose slices are each padded to their longest sample.
+    """
+
+    strategy: str
+    method: str | None
+    buckets: tuple[Bucket, ...]
+    padding: float
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of strategy and buckets: equal fingerprints give equal schedules."""
+        content = self.to_json()
+        return digest({"strategy": content["strategy"], "buckets": content["buckets"]})
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for json.dumps."""
+        return {"schema": SCHEMA, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> "Plan":
+        """Inverse of :meth:`to_json`. Raises UserError for data of another shape or schema."""
+        if content.get("schema") != SCHEMA:
+            raise UserError(f"schema {content.get('schema')!r}, expected {SCHEMA}", where="plan", mend="plan again")
+        try:
+            buckets = tuple(_bucket_from_json(bucket) for bucket in content["buckets"])
+            return cls(content["strategy"], content["method"], buckets, content["padding"])
+        except (KeyError, TypeError) as error:
+            raise UserError(f"field {error} is missing or unknown", where="plan", mend="plan again") from error
+
+    def dumps(self) -> str:
+        """The plan as one line of JSON."""
+        return json.dumps(self.to_json(), sort_keys=True)
+
+    def describe_difference(self, other: "Plan") -> str:
+        """What differs in the other plan, in a few words; empty if it makes the same schedule."""
+        if self.strategy != other.strategy:
+            return f"strategy was {self.strategy}, is {other.strategy}"
+        if len(self.buckets) != len(other.buckets):
+            return f"there were {len(self.buckets)} buckets, now {len(other.buckets)}"
+        for number, (before, after) in enumerate(zip(self.buckets, other.buckets, strict=True)):
+            for field in ("length", "variant", "batch_size", "pieces"):
+                old, new = getattr(before, field), getattr(after, field)
+                if old != new:
+                    detail = "holds other samples" if field == "pieces" else f"{field} was {old}, is {new}"
+                    return f"bucket {number}: {detail}"
+        return ""
+
+    def with_batch_sizes(self, catalogue: Catalogue, sizes: Sequence[int], partitions: int = 1) -> "Plan":
+        """The same buckets with other batch sizes, e.g. those that a memory probe found. Raises UserError."""
+        if len(sizes) != len(self.buckets):
+            raise UserError(f"{len(sizes)} batch sizes for {len(self.buckets)} buckets", where="batch sizes")
+        buckets = tuple(
+            replace(bucket, batch_size=_fixed_batch(catalogue, number, bucket, size, partitions))
+            for number, (bucket, size) in enumerate(zip(self.buckets, sizes, strict=True))
+        )
+        return replace(self, buckets=buckets, padding=expected_padding(catalogue, buckets))
+
+
+def make_plan(
+    catalogue: Catalogue,
+    *,
+    strategy: str = "bucket",
+    method: str = "equal",
+    buckets: int = 4,
+    batch: int | None = None,
+    batch_tokens: int | None = None,
+    partitions: int = 1,
+    cost: Cost | None = None,
+    constraints: Constraints | None = None,
+) -> Plan:
+    """Plan the batches of a catalogue.
+
+    Strategies: ``bucket`` cuts each variant into at most ``buckets`` buckets by ``method`` (variants never share a
+    bucket, so V variants have up to V x ``buckets``); ``global`` has one bucket a variant; ``alternating``,
+    ``alternating_sets`` and ``sequential`` have one bucket a source, and differ in the order of the schedule.
+    Batches: ``batch`` samples a slice over all ranks, or as many as fit ``batch_tokens`` padded tokens; always a
+    multiple of ``partitions``. A bucket with fewer samples than a slice is refused, except that a token budget is
+    lowered to the samples there are.
+    Raises UserError for every choice that cannot be met.
+    """
+    if strategy not in STRATEGIES:
+        raise UserError(f"unknown strategy {strategy!r}", where="strategy", mend=f"use one of {', '.join(STRATEGIES)}")
+    if (batch is None) == (batch_tokens is None):
+        raise UserError("give either batch or batch_tokens", where="batch")
+    if partitions < 1:
+        raise UserError(f"partitions is {partitions}", where="partitions", mend="use at least 1")
+    held = _cut_all(catalogue, strategy, method, buckets, cost, constraints)
+    sized = []
+    for number, (variant, pieces) in enumerate(held):
+        length = max(catalogue[piece.source].length for piece in pieces)
+        bucket = Bucket(length, variant, pieces, batch_size=partitions)
+        if batch is not None:
+            size = _fixed_batch(catalogue, number, bucket, batch, partitions)
+        else:
+            size = _budgeted_batch(catalogue, number, bucket, batch_tokens or 0, partitions)
+        sized.append(replace(bucket, batch_size=size))
+    used_method = method if strategy == "bucket" else None
+    return Plan(strategy, used_method, tuple(sized), expected_padding(catalogue, sized))
+
+
+def expected_padding(catalogue: Catalogue, buckets: Sequence[Bucket]) -> float:
+    """Expected padding ratio of an epoch: each slice filled at random from its bucket and padded to its longest."""
+    padded = sum(bucket_padded_tokens(catalogue, bucket) for bucket in buckets)
+    return padding_ratio(catalogue.total_tokens, padded)
+
+
+def bucket_padded_tokens(catalogue: Catalogue, bucket: Bucket) -> float:
+    """Expected tokens an epoch computes for a bucket, padding included, fillers not."""
+    lengths = np.asarray([catalogue[piece.source].length for piece in bucket.pieces], np.int64)
+    counts = np.asarray([piece.count for piece in bucket.pieces], np.int64)
+    return expected_padded_tokens(lengths, counts, bucket.batch_size)
+
+
+def _cut_all(
+    catalogue: Catalogue,
+    strategy: str,
+    method: str,
+    buckets: int,
+    cost: Cost | None,
+    constraints: Constraints | None,
+) -> list[tuple[int, tuple[Piece, ...]]]:
+    """Variant and pieces of every bucket, variants in ascending order."""
+    variants = sorted({source.variant for source in catalogue})
+    if strategy == "bucket":
+        _check_bucket_count(catalogue, variants, method, buckets)
+        return [
+            (variant, pieces)
+            for variant in variants
+            for pieces in cut(catalogue, variant, method, buckets, cost, constraints)
+        ]
+    if strategy == "global":
+        return [
+            (variant, pieces) for variant in variants for pieces in cut(catalogue, variant, "equal", 1, None, constraints)
+        ]
+    return [(source.variant, (Piece(number, 0, source.count),)) for number, source in enumerate(catalogue)]
+
+
+def _check_bucket_count(catalogue: Catalogue, variants: Sequence[int], method: str, buckets: int) -> None:
+    if buckets < 1:
+        raise UserError(f"buckets is {buckets}", where="buckets", mend="use at least 1")
+    most = max(distinct_lengths(catalogue, variant) for variant in variants)
+    if method != "equal" and method in METHODS and buckets > most:
+        raise UserError(
+            f"{buckets} buckets for {most} distinct lengths",
+            where="buckets",
+            mend=f"use at most {most}, or method equal, which cuts within a length",
+        )
+
+
+def _fixed_batch(catalogue: Catalogue, number: int, bucket: Bucket, batch: int, partitions: int) -> int:
+    if batch < 1 or batch % partitions:
+        lower = max(batch // partitions, 1) * partitions
+        upper = lower if batch < partitions else lower + partitions
+        nearest = f"{lower}" if lower == upper else f"{lower} or {upper}"
+        raise UserError(
+            f"{batch} samples are not a positive multiple of the {partitions} partitions",
+            where="batch",
+            mend=f"use {nearest}",
+        )
+    if bucket.samples < batch:
+        names = ", ".join(dict.fromkeys(catalogue[piece.source].name for piece in bucket.pieces[:4]))
+        raise UserError(
+            f"holds {bucket.samples} samples, fewer than the batch of {batch}",
+            where=f"bucket {number} (length up to {bucket.length}; {names})",
+            mend="use a smaller batch, fewer buckets or larger sets",
+        )
+    return batch
+
+
+def _budgeted_batch(catalogue: Catalogue, number: int, bucket: Bucket, tokens: int, partitions: int) -> int:
+    needed = partitions * bucket.length
+    if tokens < needed:
+        raise UserError(
+            f"{tokens} tokens do not hold one sample of length {bucket.length} for each of {partitions} partitions",
+            where="batch_tokens",
+            mend=f"use at least {needed}",
+        )
+    most = min(tokens // bucket.length, max(bucket.samples, partitions))
+    return _fixed_batch(catalogue, number, bucket, most // partitions * partitions, partitions)
+
+
+def _bucket_from_json(content: dict[str, Any]) -> Bucket:
+    return Bucket(**{**content, "pieces": tuple(Piece(**piece) for piece in content["pieces"])})

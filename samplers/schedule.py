@@ -1,0 +1,170 @@
+"""Schedules: which samples at which step on which rank, a pure function with random access to every step.
+
+A step is ``slices`` slices; a slice is one bucket's batch over all ranks, so every rank holds the same bucket in the
+same micro-step. A slice consists of P parts, one for each canonical partition; rank r of W serves the partitions p with
+p mod W = r. The global batch therefore does not depend on W, and a run resumes on any W that divides P.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from channels.errors import UserError
+from samplers.catalogue import Catalogue
+from samplers.dealing import Dealing
+from samplers.order import Order, Phase, Unit
+from samplers.permutation import Integers, Keys, root_key
+from samplers.plan import Plan
+
+BLOCK_SAMPLES = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Samples of one micro-step on one rank (or of all ranks, ordered by partition).
+
+    bucket: number in the plan; for a mixed tail the longest bucket it draws from, so that it is never longer than that
+    bucket. variant: granularity of all samples. source: int32 [n] numbers in the catalogue. index: int64 [n] samples of
+    the set or pool. weight: float32 [n], 1, or 0 for fillers. epoch: how often the sample was scheduled before; it is
+    the epoch of the run except for strategy ``sequential``.
+    """
+
+    bucket: int
+    variant: int
+    source: NDArray[np.int32]
+    index: NDArray[np.int64]
+    weight: NDArray[np.float32]
+    epoch: int
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The schedule of a run.
+
+    catalogue, plan: what to train on. seed: of every draw. partitions: P. epochs: of the run. slices: slices of an
+    optimizer step (gradient accumulation). mix: ``step`` lets the slices of a step come from different buckets, ``none``
+    does not. tails: ``fill`` completes the last slice of every bucket with weight-0 fillers; ``mixed`` carries the
+    remainders of all buckets of a variant into common slices first (strategies bucket and global).
+
+    Every sample occurs with weight 1 exactly once an epoch (``sequential``: ``epochs`` times a run). Time and memory of
+    a step do not grow with the number of samples. Raises UserError for choices that do not fit the plan.
+    """
+
+    catalogue: Catalogue
+    plan: Plan
+    seed: int
+    partitions: int
+    epochs: int
+    slices: int = 1
+    mix: str = "step"
+    tails: str = "fill"
+
+    def __post_init__(self) -> None:
+        for field, least in (("partitions", 1), ("epochs", 1), ("slices", 1)):
+            value = getattr(self, field)
+            if value < least:
+                raise UserError(f"{field} is {value}", where="schedule", mend=f"use at least {least}")
+        _check_choice("mix", self.mix, ("step", "none"))
+        _check_choice("tails", self.tails, ("fill", "mixed"))
+        if self.tails == "mixed" and self.plan.strategy not in ("bucket", "global"):
+            raise UserError(
+                f"strategy {self.plan.strategy} keeps sets apart", where="tails mixed", mend="use tails fill"
+            )
+        for number, bucket in enumerate(self.plan.buckets):
+            if bucket.batch_size % self.partitions:
+                raise UserError(
+                    f"batch of {bucket.batch_size} is no multiple of the {self.partitions} partitions",
+                    where=f"bucket {number}",
+                    mend="plan with the same number of partitions",
+                )
+
+    def steps(self, epoch: int) -> int:
+        """Optimizer steps of an epoch."""
+        self.check_cursor(epoch, 0)
+        return self._order.steps(epoch)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the run."""
+        return self._order.total_steps()
+
+    def global_step(self, epoch: int, step: int) -> tuple[Slice, ...]:
+        """All samples of a step, ordered by partition."""
+        return self.rank_step(epoch, step, 0, 1)
+
+    def rank_step(self, epoch: int, step: int, rank: int, world: int) -> tuple[Slice, ...]:
+        """Samples of one rank in a step: the partitions p with p mod world = rank, in ascending order."""
+        return self.rank_steps(epoch, step, step + 1, rank, world)[0]
+
+    def rank_steps(self, epoch: int, first: int, stop: int, rank: int, world: int) -> list[tuple[Slice, ...]]:
+        """The steps [first, stop) of an epoch for one rank; a few thousand samples at once cost least."""
+        self.check_world(world, rank)
+        self.check_cursor(epoch, first)
+        self.check_cursor(epoch, stop - 1)
+        units = self._order.units(epoch, first, stop)
+        slices = self._slices(units, np.arange(rank, self.partitions, world))
+        return [tuple(slices[at : at + self.slices]) for at in range(0, len(slices), self.slices)]
+
+    def iterate(self, epoch: int, step: int, rank: int, world: int) -> Iterator[tuple[int, int, tuple[Slice, ...]]]:
+        """(epoch, step, slices) of one rank from a cursor to the end of the run, computed in blocks."""
+        while epoch < self.epochs:
+            steps = self.steps(epoch)
+            block = 1
+            while step < steps:
+                stop = min(step + block, steps)
+                for slices in self.rank_steps(epoch, step, stop, rank, world):
+                    yield epoch, step, slices
+                    step += 1
+                block = self._next_block(block, world)
+            epoch, step = epoch + 1, 0
+
+    def shards_of(self, epoch: int, partition: int) -> NDArray[np.int64]:
+        """Shards that a partition reads in an epoch: int64 [n, 2] of (source, shard of the set or pool), sorted.
+
+        Shard s holds the samples [s * shard_samples, (s + 1) * shard_samples). Of a pool whose number of variants does
+        not divide shard_samples, a neighbour that is not read may be named.
+        """
+        self.check_cursor(epoch, 0)
+        found: set[tuple[int, int]] = set()
+        for phase, number in self._order.passes(epoch):
+            key = np.asarray([self._order.pass_key(number)], np.uint64)
+            for bucket in self._lanes.buckets_of(phase.lanes):
+                found |= self._dealing.shards(key, bucket, partition)
+        return np.asarray(sorted(found), np.int64).reshape(-1, 2)
+
+    def check_world(self, world: int, rank: int = 0) -> None:
+        """Raises UserError unless the world size divides the partitions (naming the nearest that do)."""
+        if world < 1 or self.partitions % world:
+            raise UserError(
+                f"{world} ranks do not divide the {self.partitions} partitions",
+                where="world size",
+                mend=f"use {_nearest_divisors(self.partitions, world)}, or other partitions for a new run",
+            )
+        assert 0 <= rank < world, f"rank {rank} of {world}"
+
+    def check_cursor(self, epoch: int, step: int) -> None:
+        """Raises UserError for a cursor outside the run."""
+        if not 0 <= epoch < self.epochs:
+            raise UserError(f"epoch {epoch} of {self.epochs} epochs", where="cursor", mend="raise epochs to go on")
+        steps = self._order.steps(epoch)
+        if not 0 <= step < steps:
+            raise UserError(f"step {step} is beyond the {steps} steps of epoch {epoch}", where="cursor")
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that decides the schedule, as plain data: equal settings give equal steps."""
+        settings: dict[str, Any] = {
+            "catalogue": self.catalogue.fingerprint,
+            "plan": self.plan.fingerprint,
+            "seed": self.seed,
+            "partitions": self.partitions,
+            "slices": self.slices,
+            "mix": self.mix,
+            "tails": self.tails,
+        }
+        if self.plan.strategy == "sequential":
+            settings["epochs"] = self.epochs
+        return settings

@@ -1,0 +1,57 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from channels.errors import UserError
+from channels.presets import load_preset, preset_names
+from channels.spec import SCENARIOS, ChannelSpec
+
+
+def tokens(spec: ChannelSpec) -> int:
+    assert all(edge % 4 == 0 for edge in spec.shape)
+    return int(np.prod(spec.shape)) // 64
+
+
+def test_names():
+    assert preset_names() == ("demo", "hetercsi")
+    with pytest.raises(UserError, match="'hetercsi'"):
+        load_preset("heterCSI")
+
+
+def test_published_token_lengths():
+    preset = load_preset("hetercsi")
+    lengths = [tokens(spec) for spec in preset.pretrain]
+    assert Counter(lengths) == {96: 1, 128: 2, 192: 3, 256: 18, 384: 12, 512: 3, 768: 1}
+    assert np.mean(lengths) == pytest.approx(311.2)
+    zeroshot = [tokens(spec) for spec in preset.zeroshot]
+    assert zeroshot == [256, 256, 96, 384, 384, 384, 256, 768, 256, 384, 384, 768]
+
+
+def test_published_names_and_doppler():
+    preset = load_preset("hetercsi")
+    assert [spec.name for spec in preset.pretrain] == [f"P{number:02d}" for number in range(1, 41)]
+    assert [spec.name for spec in preset.zeroshot] == [f"D{number}" for number in range(1, 13)]
+    doppler = [
+        spec.speed_kmh[1] / 3.6 * spec.fc_ghz * 1e9 / 299_792_458 * spec.slot_ms / 1e3 for spec in preset.zeroshot
+    ]
+    published = [0.011, 0.023, 0.049, 0.241, 0.067, 0.434, 0.117, 0.491, 0.486, 0.097, 0.230, 0.269]
+    assert doppler == pytest.approx(published, abs=6e-4)
+
+
+def test_demo_scales():
+    preset = load_preset("demo")
+    specs = (*preset.pretrain, *preset.zeroshot)
+    assert len(preset.pretrain) >= 6 and len(preset.zeroshot) >= 3
+    assert len({tokens(spec) for spec in preset.pretrain}) >= 5
+    for spec in specs:
+        slots, subcarriers, antennas = spec.shape
+        assert 8 <= slots <= 16 and 16 <= subcarriers <= 32 and 4 <= antennas <= 8 and 8 <= tokens(spec) <= 64
+    assert not {spec.fc_ghz for spec in preset.pretrain} & {spec.fc_ghz for spec in preset.zeroshot}
+
+
+def test_preset_sets_can_be_made_and_are_named_once():
+    for name in preset_names():
+        specs = (*load_preset(name).pretrain, *load_preset(name).zeroshot)
+        assert all(spec.scenario in SCENARIOS and spec.los is not None for spec in specs)
+        assert len({spec.name for spec in specs}) == len(specs)

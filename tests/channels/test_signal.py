@@ -1,0 +1,91 @@
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from channels.errors import UserError
+from channels.signal import add_noise, sample_keys, unit_power
+
+Draw = Callable[..., np.ndarray]
+KEYS = sample_keys("S1", "train", np.arange(64))
+
+
+def power(channel: np.ndarray) -> np.ndarray:
+    return np.mean(np.abs(channel.astype(np.complex128)) ** 2, axis=(1, 2, 3))
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1.0, 1e6])
+def test_unit_power_at_any_scale(noise: Draw, scale: float):
+    channel = noise(5, 4, 8, 2) * np.float32(scale) * np.arange(1, 6, dtype=np.float32)[:, None, None, None]
+    normal = unit_power(channel)
+    assert normal.dtype == np.complex64
+    np.testing.assert_allclose(power(normal), 1, rtol=1e-5)
+    np.testing.assert_allclose(np.angle(normal), np.angle(channel), atol=1e-5)
+
+
+@pytest.mark.parametrize("value", [0, np.nan, np.inf])
+def test_unit_power_names_the_bad_sample(noise: Draw, value: float):
+    channel = noise(5, 4, 8, 2)
+    channel[3] = value
+    with pytest.raises(UserError, match="sample 3"):
+        unit_power(channel)
+
+
+def test_keys_are_distinct_and_stable():
+    named = [sample_keys(name, split, np.arange(20_000)) for name in ("S1", "S2") for split in ("train", "test")]
+    keys = np.concatenate(named)
+    assert keys.dtype == np.int64 and keys.min() >= 0 and len(np.unique(keys)) == len(keys)
+    assert sample_keys("P01", "train", np.array([0, 8999])).tolist() == [3061402312650364263, 0]
+
+
+@given(st.lists(st.integers(0, 10**9), max_size=20))
+def test_a_key_depends_on_its_index_alone(indices: list[int]):
+    together = sample_keys("S1", "train", np.array(indices, np.int64))
+    alone = [int(sample_keys("S1", "train", np.array([index]))[0]) for index in indices]
+    assert together.tolist() == alone
+
+
+def test_key_bits_are_balanced():
+    bits = (KEYS[:, None] >> np.arange(63)) & 1
+    assert abs(bits.mean() - 0.5) < 0.03 and np.ptp(bits.mean(axis=0)) < 0.5
+
+
+@pytest.mark.parametrize("snr_db", [20.0, 5.0])
+def test_noise_power_and_shape(noise: Draw, snr_db: float):
+    channel = noise(64, 8, 32, 4) * np.linspace(1, 50, 64, dtype=np.float32)[:, None, None, None]
+    added = add_noise(channel, snr_db, 3, KEYS, 0) - channel
+    ratio = power(added) / power(channel)
+    np.testing.assert_allclose(ratio, 10 ** (-snr_db / 10), rtol=0.15)
+    assert ratio.mean() == pytest.approx(10 ** (-snr_db / 10), rel=0.01)
+    parts = added / np.sqrt(power(added))[:, None, None, None]
+    assert np.mean(parts.real**2) == pytest.approx(0.5, rel=0.02)
+    assert abs(np.mean(parts.real * parts.imag)) < 0.01
+    for axis in (1, 2, 3):
+        assert abs(np.mean(parts * np.conj(np.roll(parts, 1, axis)))) < 0.01
+
+
+def test_floor_of_the_published_metric(noise: Draw):
+    """NMSE of a perfect prediction against the noisy target: 0.01 / 1.01, -20.04 dB."""
+    channel = unit_power(noise(64, 8, 32, 8))
+    target = add_noise(channel, 20.0, 0, KEYS, 0)
+    nmse = power(target - channel) / power(target)
+    assert 10 * np.log10(nmse.mean()) == pytest.approx(-20.04, abs=0.03)
+
+
+@given(st.permutations(range(6)), st.integers(1, 6))
+def test_noise_does_not_depend_on_the_batch(noise: Draw, order: list[int], size: int):
+    channel = noise(6, 2, 4, 2)
+    whole = add_noise(channel, 20.0, 1, KEYS[:6], 2)
+    part = np.array(order[:size])
+    np.testing.assert_array_equal(add_noise(channel[part], 20.0, 1, KEYS[part], 2), whole[part])
+
+
+def test_noise_is_fresh_for_seed_key_and_epoch(noise: Draw):
+    channel = np.repeat(noise(1, 4, 8, 2), 2, axis=0)
+    draws = [add_noise(channel, 20.0, seed, KEYS[:2], epoch) - channel for seed, epoch in ((0, 0), (1, 0), (0, 1))]
+    flat = np.stack([sample.ravel() for draw in draws for sample in draw])
+    correlation = np.abs(np.corrcoef(flat))
+    assert correlation[~np.eye(len(flat), dtype=bool)].max() < 0.5
+    np.testing.assert_array_equal(add_noise(channel, 20.0, 0, KEYS[:2], 0) - channel, draws[0])

@@ -1,0 +1,56 @@
+from dataclasses import FrozenInstanceError, replace
+
+import pytest
+
+from channels.errors import UserError
+from channels.spec import ChannelSpec
+
+
+def test_derived_quantities(spec: ChannelSpec):
+    assert replace(spec, rows=2, cols=4).antennas == 8
+    assert replace(spec, rows=2, cols=4).shape == (3, 6, 8)
+    assert spec.bandwidth == 6 * 60e3
+
+
+def test_mapping_round_trip(spec: ChannelSpec):
+    assert ChannelSpec.from_mapping(spec.to_mapping(), "here") == spec
+    assert ChannelSpec.from_mapping(spec.to_mapping() | {"los": None, "scenario": "O1"}, "here").los is None
+
+
+def test_is_frozen(spec: ChannelSpec):
+    with pytest.raises(FrozenInstanceError):
+        spec.slots = 4  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"fc_gh": 2.5}, ["'fc_gh'", "'fc_ghz'"]),
+        ({"slots": 0}, ["slots", "0"]),
+        ({"slots": 1.5}, ["slots", "1.5"]),
+        ({"rows": True}, ["rows", "True"]),
+        ({"fc_ghz": -2.5}, ["fc_ghz", "-2.5"]),
+        ({"fc_ghz": "2.5"}, ["fc_ghz", "'2.5'"]),
+        ({"slot_ms": float("nan")}, ["slot_ms", "nan"]),
+        ({"los": "yes"}, ["los", "'yes'"]),
+        ({"speed_kmh": [30, 3]}, ["speed_kmh", "[30, 3]"]),
+        ({"speed_kmh": 30}, ["speed_kmh", "30"]),
+        ({"scenario": ""}, ["scenario"]),
+        ({"name": "../S1"}, ["name", "../S1"]),
+    ],
+)
+def test_bad_field_is_named(spec: ChannelSpec, change: dict, words: list[str]):
+    with pytest.raises(UserError) as caught:
+        ChannelSpec.from_mapping(spec.to_mapping() | change, "sets.yaml")
+    assert "sets.yaml" in str(caught.value) and "\n" not in str(caught.value)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_missing_key_and_wrong_kind(spec: ChannelSpec):
+    rest = spec.to_mapping()
+    del rest["slot_ms"]
+    with pytest.raises(UserError, match="slot_ms"):
+        ChannelSpec.from_mapping(rest, "sets.yaml")
+    with pytest.raises(UserError, match="mapping"):
+        ChannelSpec.from_mapping(["S1"], "sets.yaml")
