@@ -97,7 +97,7 @@ def _scores(task: str, grid: Tensor, keys: Tensor, index: Tensor, draw: MaskDraw
     if task == "time":
         return index.expand(len(grid), -1)
     assert task == "frequency", task
-    _, first_subcarriers, _ = kept_blocks(grid, ratios)
+    _, _, first_subcarriers = kept_blocks(grid, ratios)
     subcarrier = index // grid[:, 2:] % grid[:, 1:2]
     return torch.where(subcarrier < first_subcarriers[:, None], index, index + len(index))
 

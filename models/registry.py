@@ -14,7 +14,7 @@ SPECS: Mapping[str, str] = MappingProxyType(
         "hetercsi": "models.hetercsi:HeterCsiSpec",
         "wimamba": "models.wimamba:WiMambaSpec",
         "lwm": "models.lwm:LwmSpec",
-        "raw": "models.lwm:RawSpec",
+        "raw": "models.raw:RawSpec",
     }
 )
 """Name to ``module:class`` of the specification, a frozen dataclass whose fields are the model's options."""

@@ -96,9 +96,17 @@ class TrainingEngine:
             engine.backward((part * scale).sum() * self.world)
             if number != last:
                 engine.step()
+        plain = self._plain_norm()
         engine.step()
-        norm = engine.get_global_grad_norm()
-        return StepResult(tuple(losses * active_tasks(batch)), float(norm or 0.0), padded, stop)
+        norm = engine.get_global_grad_norm() if plain is None else plain
+        return StepResult(tuple(losses * active_tasks(batch)), float(norm), padded, stop)
+
+    def _plain_norm(self) -> float | None:
+        """Norm before clipping where DeepSpeed leaves clipping to torch and forgets the norm (stage 0 in fp32)."""
+        if not isinstance(self.deepspeed.optimizer, torch.optim.AdamW):
+            return None
+        gradients = [parameter.grad for parameter in self.deepspeed.module.parameters() if parameter.grad is not None]
+        return float(torch.nn.utils.get_total_norm(gradients))
 
     def _agree(self, share: Tensor, batch: StepBatch, stop: bool) -> tuple[np.ndarray, int, bool]:
         """Sum losses, padding and flags over the ranks; raise everywhere if one rank's loss is not finite."""

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from models.interface import TokenBatch
 from orchestrator.data import TrainingData
 from samplers.batches import ScheduledBatches
+from samplers.measures import source_entropy
 from samplers.schedule import Slice
 
 
@@ -32,6 +33,8 @@ class StepBatch:
     """Tokens of the true samples of the whole global batch."""
     padded_tokens: int
     """Tokens this rank computes, padding and fillers included."""
+    source_entropy: float
+    """Bits; of the sets that the global batch draws from."""
     bucket: int
     pieces: tuple[Slice, ...]
     """This rank's slices, as scheduled."""
@@ -92,6 +95,11 @@ class StepLoader:
             denominators=self._data.denominators(everything),
             valid_tokens=self._data.valid_tokens(everything),
             padded_tokens=sum(batch.tokens.shape[0] * batch.tokens.shape[1] for batch in micro_batches),
+            source_entropy=source_entropy(
+                self._batches.schedule.catalogue,
+                np.concatenate([piece.source for piece in everything]),
+                np.concatenate([piece.weight for piece in everything]),
+            ).bits,
             bucket=pieces[0].bucket,
             pieces=pieces,
         )

@@ -25,7 +25,6 @@ from orchestrator.loader import StepBatch, StepLoader
 from orchestrator.planning import make_schedule
 from orchestrator.rundir import RunDirectory
 from samplers.batches import ScheduledBatches
-from samplers.measures import source_entropy
 from samplers.permutation import root_key
 from samplers.schedule import Schedule
 
@@ -155,7 +154,7 @@ class Worker:
 
     def _account(self, batch: StepBatch, result: StepResult, seconds: float) -> None:
         progress = self.progress
-        self.batches.acknowledge()
+        self.batches.consumed(batch.epoch, batch.step)
         self.coverage.add(batch.pieces)
         progress.step += 1
         progress.train_seconds += seconds
@@ -176,7 +175,7 @@ class Worker:
             "train/grad_norm": result.grad_norm,
             "train/epoch": batch.epoch + (batch.step + 1) / self.schedule.steps(batch.epoch),
             "data/padding_ratio": 1.0 - batch.valid_tokens / max(result.padded_tokens, 1),
-            "data/source_entropy": source_entropy(batch.pieces),
+            "data/source_entropy": batch.source_entropy,
             "data/bucket": float(batch.bucket),
             "perf/tokens_per_s": batch.valid_tokens / seconds,
             "perf/step_ms": 1e3 * seconds,

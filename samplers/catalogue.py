@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from typing import Any
 
 from channels.errors import UserError
 
@@ -26,6 +27,7 @@ class Source:
     shard_samples: int = 128
 
     def __post_init__(self) -> None:
+        """Refuse values that cannot be scheduled."""
         label = f"source {self.name} (variant {self.variant})"
         if self.count < 1:
             raise UserError("has no samples", where=label, mend="remove the set or make its samples")
@@ -53,18 +55,23 @@ class Catalogue:
             _check_pool(pool, [self.sources[member] for member in members])
 
     def __len__(self) -> int:
+        """Number of sources."""
         return len(self.sources)
 
     def __iter__(self) -> Iterator[Source]:
+        """Sources in order."""
         return iter(self.sources)
 
     def __getitem__(self, number: int) -> Source:
+        """Source by number."""
         return self.sources[number]
 
     def __eq__(self, other: object) -> bool:
+        """Equal if all sources are, in the same order."""
         return isinstance(other, Catalogue) and self.sources == other.sources
 
     def __hash__(self) -> int:
+        """Consistent with equality."""
         return hash(self.sources)
 
     @cached_property
@@ -94,7 +101,16 @@ class Catalogue:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the canonical JSON of all sources."""
-        return digest([asdict(source) for source in self.sources])
+        return digest(self.to_json())
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Plain data for json.dumps."""
+        return [asdict(source) for source in self.sources]
+
+    @classmethod
+    def from_json(cls, content: list[dict[str, Any]]) -> "Catalogue":
+        """Inverse of :meth:`to_json`."""
+        return cls([Source(**source) for source in content])
 
     def describe_difference(self, other: "Catalogue") -> str:
         """What the other catalogue has that this one has not, in a few words; empty if they are equal."""
@@ -109,9 +125,7 @@ class Catalogue:
         return _abridged(sorted(changes))
 
 
-def pooled_sources(
-    name: str, lengths: Mapping[int, int], count: int, shard_samples: int = 128
-) -> tuple[Source, ...]:
+def pooled_sources(name: str, lengths: Mapping[int, int], count: int, shard_samples: int = 128) -> tuple[Source, ...]:
     """Sources of one set whose samples are shared by several variants.
 
     lengths: tokens of a sample by variant. count: samples of the set. Of every V consecutive samples each variant gets

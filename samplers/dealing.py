@@ -1,13 +1,14 @@
 """How the samples of every bucket are dealt to the P partitions, anew each epoch, without a list of samples.
 
-A piece of a source consists of whole runs of S consecutive elements, aligned with the shards on disk, and of a head and
-a tail that fill no run. A keyed permutation orders the runs of a piece; partition p gets the runs at places p, P + p,
-2 P + p, ... as long as every partition gets one. What is left (fewer than P runs a piece, heads and tails) is laid end
-to end and cut into P equal stretches, so that partitions differ by at most one sample and touch few shards. Inside a
-(bucket, partition) a second keyed permutation orders the samples. All state is O(pieces).
+A piece of a source is *arranged*: its whole runs of S consecutive elements, which are the shards on disk, in the order
+of a keyed permutation, then its head and tail that fill no run. Each partition gets an equal share of every piece: runs
+in turn as long as there is one for each (whole rounds), then an equal stretch of what is left. The fewer than P samples
+a piece that no equal share holds are laid end to end over the bucket and cut into P stretches. So partitions differ by
+at most one sample, all hold the same mixture of sources, and a partition touches few shards. Inside a (bucket,
+partition) a second keyed permutation orders the samples. All state is O(pieces).
 
-A *coordinate* numbers the elements of a bucket as (what whole rounds give to one partition) followed by the leftovers
-of the bucket; segments of consecutive coordinates map to elements by one linear rule.
+*Coordinates* number what one partition holds of a bucket, followed by the rest of the bucket; *segments* of consecutive
+coordinates lie in one piece and map to its arrangement by one linear rule.
 """
 
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from samplers.catalogue import Catalogue
 from samplers.partition import Piece
-from samplers.permutation import Integers, Keys, child_keys, permute
+from samplers.permutation import Integers, Keys, child_keys, permute, quotient
 from samplers.plan import Bucket
 
 ORDER_STREAM, RUN_STREAM, POOL_STREAM, ROTATION_STREAM = range(4)
@@ -26,17 +27,63 @@ ORDER_STREAM, RUN_STREAM, POOL_STREAM, ROTATION_STREAM = range(4)
 
 @dataclass(frozen=True, slots=True)
 class _Segment:
-    """Coordinates of one kind within a piece: coordinate z is element origin + run * width + z mod width, where run is
-    the image of place first + (z // width) * stride (+ partition if shared) among ``runs`` runs."""
+    """Coordinate z of a segment is place ``first + z + z // period * jump + turn * stride`` of its piece's arrangement,
+    where turn numbers the partitions."""
 
     size: int
     piece: int
+    first: int
+    period: int
+    jump: int
+    stride: int
+    whole_runs: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Arrangement:
+    """A piece: ``runs`` runs of ``width`` elements from ``origin`` on, ``head`` elements before them, others after."""
+
+    source: int
     origin: int
     width: int
     runs: int
-    first: int
-    stride: int
-    shared: bool
+    head: int
+    count: int
+
+    def segments(self, number: int, partitions: int) -> tuple[_Segment, _Segment, _Segment]:
+        """Whole rounds of runs, equal stretches of what they leave, and the rest."""
+        round_size = partitions * self.width
+        left = self.runs // partitions * round_size
+        stretch, rest = divmod(self.count - left, partitions)
+        return (
+            _Segment(left // partitions, number, 0, self.width, round_size - self.width, self.width, True),
+            _Segment(stretch, number, left, max(stretch, 1), 0, stretch),
+            _Segment(rest, number, left + stretch * partitions, max(rest, 1), 0, 0),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Samples as positions in the order of a (bucket, partition) of an epoch.
+
+    keys, bucket, partition, held: arrays [cells], the epoch's key and the samples that the (bucket, partition) holds.
+    cell, position, valid: arrays [n], the cell of each sample, its position there, False for fillers.
+    """
+
+    keys: Keys
+    bucket: Integers
+    partition: Integers
+    held: Integers
+    cell: Integers
+    position: Integers
+    valid: NDArray[np.bool_]
+
+    def wrapped(self) -> Integers:
+        """Positions, those of fillers taken modulo what is held."""
+        if self.valid.all():
+            return self.position
+        wrapped: Integers = self.position % np.maximum(self.held, 1)[self.cell]
+        return wrapped
 
 
 class Dealing:
@@ -45,132 +92,113 @@ class Dealing:
     def __init__(self, catalogue: Catalogue, buckets: Sequence[Bucket], partitions: int) -> None:
         self.partitions = partitions
         self._sources = _SourceTable(catalogue)
-        pieces = [piece for bucket in buckets for piece in bucket.pieces]
-        self._piece_source = np.asarray([piece.source for piece in pieces], np.int64)
-        segments: list[_Segment] = []
-        base, rounds, leftover = [], [], []
-        number = coordinate = 0
-        for bucket in buckets:
-            whole, rest = self._segments_of(catalogue, bucket, number)
-            segments += whole + rest
-            base.append(coordinate)
-            rounds.append(sum(segment.size for segment in whole))
-            leftover.append(sum(segment.size for segment in rest))
-            coordinate += rounds[-1] + leftover[-1]
+        pieces = [self._arranged(piece) for bucket in buckets for piece in bucket.pieces]
+        self._arrangements = pieces
+        self._segments: list[_Segment] = []
+        shared, rest = np.zeros(len(buckets), np.int64), np.zeros(len(buckets), np.int64)
+        number = 0
+        for place, bucket in enumerate(buckets):
+            parts = [pieces[other].segments(other, partitions) for other in range(number, number + len(bucket.pieces))]
+            self._segments += [part for column in zip(*parts, strict=True) for part in column if part.size]
+            shared[place] = sum(whole.size + stretch.size for whole, stretch, _ in parts)
+            rest[place] = sum(last.size for _, _, last in parts)
             number += len(bucket.pieces)
-        self._segments = segments
-        self._starts = np.cumsum([0] + [segment.size for segment in segments])[:-1]
-        self._columns = {
-            field: np.asarray([getattr(segment, field) for segment in segments], np.int64)
-            for field in ("piece", "origin", "width", "runs", "first", "stride", "shared")
-        }
-        self._base, self._rounds, self._leftover = (np.asarray(part, np.int64) for part in (base, rounds, leftover))
-        self.stretch, self._longer = np.divmod(self._leftover, partitions)
-        self._rotation = np.concatenate([[0], np.cumsum(self._longer)[:-1]])
+        self._starts = np.cumsum([0] + [segment.size for segment in self._segments])[:-1]
+        self._segment_columns = _columns(self._segments, ("piece", "first", "period", "jump", "stride"))
+        self._piece_columns = _columns(pieces, ("source", "origin", "width", "runs", "head"))
+        self._base = np.cumsum(shared + rest) - shared - rest
+        self._shared, self._rest = shared, rest
+        self._stretch, self._longer = np.divmod(rest, partitions)
+        self._rotation = np.cumsum(self._longer) - self._longer
 
     def samples(self, keys: Keys, bucket: Integers, partition: Integers) -> Integers:
         """Samples a partition holds of a bucket in the epoch of the key; keys, bucket, partition broadcast."""
         place = self._place(keys, bucket, partition)
-        return self._rounds[bucket] + self.stretch[bucket] + (place < self._longer[bucket])
+        return self._shared[bucket] + self._stretch[bucket] + (place < self._longer[bucket])
 
-    def elements(
-        self, keys: Keys, bucket: Integers, partition: Integers, position: Integers, held: Integers
-    ) -> tuple[Integers, Integers]:
-        """Source numbers and sample indices of positions in the order of their (bucket, partition), all arrays [n].
+    def elements(self, places: Places) -> tuple[Integers, Integers]:
+        """Source numbers and sample indices of places, int64 [n] each.
 
-        held: :meth:`samples` of each; positions at or beyond it wrap around, and where nothing is held the first
-        leftover of the bucket stands in (both serve as fillers only).
+        Positions at or beyond what is held wrap around, and where nothing is held the first leftover of the bucket
+        stands in (both serve as fillers only).
         """
+        keys, bucket, partition, cell = places.keys, places.bucket, places.partition, places.cell
+        held = np.maximum(places.held, 1)
         order = child_keys(child_keys(child_keys(keys, ORDER_STREAM), bucket), partition)
-        holds = held > 0
-        image = permute(np.where(holds, position % np.maximum(held, 1), 0), np.maximum(held, 1), order)
+        image = permute(places.wrapped(), held[cell], order[cell])
         place = self._place(keys, bucket, partition)
-        shift = place * self.stretch[bucket] + np.minimum(place, self._longer[bucket])
-        coordinate = self._base[bucket] + image + np.where(holds & (image >= self._rounds[bucket]), shift, 0)
-        return self._resolve(keys, partition, coordinate)
+        shift = place * self._stretch[bucket] + np.minimum(place, self._longer[bucket])
+        shift[places.held == 0] = 0
+        coordinate = self._base[bucket][cell] + image
+        coordinate += shift[cell] * (image >= self._shared[bucket][cell])
+        return self._resolve(keys[cell], place[cell], coordinate)
 
     def shards(self, key: Keys, bucket: int, partition: int) -> set[tuple[int, int]]:
         """(source, shard) pairs of which a partition reads samples of a bucket in the epoch of the key."""
+        turn = int(self._place(key, np.asarray([bucket]), np.asarray([partition]))[0])
         found: set[tuple[int, int]] = set()
-        for number, places in self._places_of(key, bucket, partition):
-            segment = self._segments[number]
-            runs = permute(places, segment.runs, self._run_keys(key, np.asarray([segment.piece])))
-            source = int(self._piece_source[segment.piece])
-            first = segment.origin + runs * segment.width
-            found |= self._sources.shards(source, first, first + segment.width)
+        for begin, end in self._coordinates(bucket, turn):
+            first = int(np.searchsorted(self._starts, begin, side="right")) - 1
+            last = int(np.searchsorted(self._starts, end, side="left"))
+            for number in range(first, last):
+                found |= self._shards_of_segment(key, number, begin, end, turn)
         return found
 
-    def _segments_of(
-        self, catalogue: Catalogue, bucket: Bucket, number: int
-    ) -> tuple[list[_Segment], list[_Segment]]:
-        whole: list[_Segment] = []
-        rest: list[_Segment] = []
-        for offset, piece in enumerate(bucket.pieces):
-            width = self._sources.run_width(piece.source)
-            own, left = _split_piece(piece, number + offset, width, self.partitions)
-            whole += own
-            rest += left
-        return whole, rest
+    def _arranged(self, piece: Piece) -> _Arrangement:
+        width = self._sources.run_width(piece.source)
+        head = min(-piece.start % width, piece.count)
+        runs = (piece.count - head) // width
+        return _Arrangement(piece.source, piece.start + head, width, runs, head, piece.count)
 
     def _place(self, keys: Keys, bucket: Integers, partition: Integers) -> Integers:
-        """Which stretch of the leftovers a partition gets. Longer stretches go round the partitions over the buckets,
-        so that totals over consecutive buckets differ by at most one."""
+        """The turn of a partition. Longer stretches of the rest go round the partitions over the buckets, so that
+        totals over consecutive buckets differ by at most one."""
         turn = (child_keys(keys, ROTATION_STREAM) % np.uint64(self.partitions)).astype(np.int64)
         place: Integers = (partition - self._rotation[bucket] - turn) % self.partitions
         return place
 
-    def _run_keys(self, keys: Keys, piece: Integers) -> Keys:
-        return child_keys(child_keys(keys, RUN_STREAM), piece)
-
-    def _resolve(self, keys: Keys, partition: Integers, coordinate: Integers) -> tuple[Integers, Integers]:
+    def _resolve(self, keys: Keys, turn: Integers, coordinate: Integers) -> tuple[Integers, Integers]:
         segment = np.searchsorted(self._starts, coordinate, side="right") - 1
-        piece, origin, width, runs, first, stride, shared = (column[segment] for column in self._columns.values())
-        run, within = np.divmod(coordinate - self._starts[segment], width)
-        image = permute(first + run * stride + shared * partition, runs, self._run_keys(keys, piece))
-        source = self._piece_source[piece]
-        return source, self._sources.indices(keys, source, origin + image * width + within)
+        piece, first, period, jump, stride = (column[segment] for column in self._segment_columns)
+        inside = coordinate - self._starts[segment]
+        arranged = first + inside + quotient(inside, period) * jump + turn * stride
+        return self._piece_columns[0][piece], self._unarrange(keys, piece, arranged)
 
-    def _places_of(self, key: Keys, bucket: int, partition: int) -> list[tuple[int, Integers]]:
-        """Numbers of the segments a partition reads of a bucket, each with the places of its runs."""
-        one = np.asarray([bucket])
-        place = int(self._place(key, one, np.asarray([partition]))[0])
-        low = place * int(self.stretch[bucket]) + min(place, int(self._longer[bucket]))
-        high = low + int(self.stretch[bucket]) + (place < self._longer[bucket])
-        if high == low and not self._rounds[bucket]:
+    def _unarrange(self, keys: Keys, piece: Integers, arranged: Integers) -> Integers:
+        """Samples at places of the arrangements of pieces."""
+        source, origin, width, runs, head = (column[piece] for column in self._piece_columns)
+        run = quotient(arranged, width)
+        size = np.maximum(runs, 1)
+        image = permute(np.minimum(run, size - 1), size, child_keys(child_keys(keys, RUN_STREAM), piece))
+        beyond = arranged - runs * width
+        ends = np.where(beyond < head, beyond - head, arranged - head)
+        element = origin + np.where(beyond < 0, arranged + (image - run) * width, ends)
+        return self._sources.indices(keys, source, element)
+
+    def _coordinates(self, bucket: int, turn: int) -> list[tuple[int, int]]:
+        """Ranges of coordinates that the partition of this turn holds, or the one that stands in for nothing."""
+        base, shared = int(self._base[bucket]), int(self._shared[bucket])
+        low = turn * int(self._stretch[bucket]) + min(turn, int(self._longer[bucket]))
+        high = low + int(self._stretch[bucket]) + (turn < self._longer[bucket])
+        if high == low and not shared:
             low, high = 0, 1
-        base, rounds = int(self._base[bucket]), int(self._rounds[bucket])
-        found = []
-        for begin, end in ((base, base + rounds), (base + rounds + low, base + rounds + high)):
-            first = int(np.searchsorted(self._starts, begin, side="right")) - 1
-            last = int(np.searchsorted(self._starts, end, side="left"))
-            for number in range(first, last):
-                places = self._touched(number, begin, end, partition)
-                if places.size:
-                    found.append((number, places))
-        return found
+        ranges = [(base, base + shared), (base + shared + low, base + shared + high)]
+        return [(begin, end) for begin, end in ranges if begin < end]
 
-    def _touched(self, number: int, begin: int, end: int, partition: int) -> Integers:
+    def _shards_of_segment(self, key: Keys, number: int, begin: int, end: int, turn: int) -> set[tuple[int, int]]:
         segment, start = self._segments[number], int(self._starts[number])
-        low, high = max(begin - start, 0), min(end - start, segment.size)
-        if low >= high:
-            return np.empty(0, np.int64)
-        rows = np.arange(low // segment.width, (high - 1) // segment.width + 1)
-        return segment.first + rows * segment.stride + segment.shared * partition
+        inside = np.arange(max(begin - start, 0), min(end - start, segment.size))
+        if segment.whole_runs:
+            # The first and the last element of a run tell its shards: a run is no longer than a shard.
+            inside = np.union1d(inside[:: segment.period], inside[segment.period - 1 :: segment.period])
+        arranged = segment.first + inside + inside // segment.period * segment.jump + turn * segment.stride
+        source = self._arrangements[segment.piece].source
+        piece = np.full(len(arranged), segment.piece)
+        return self._sources.shards(source, self._unarrange(np.broadcast_to(key, len(arranged)), piece, arranged))
 
 
-def _split_piece(piece: Piece, number: int, width: int, partitions: int) -> tuple[list[_Segment], list[_Segment]]:
-    """Segments of whole rounds over the partitions, and segments left over: further runs, head and tail."""
-    head = min(-piece.start % width, piece.count)
-    runs, tail = divmod(piece.count - head, width)
-    rounds, further = divmod(runs, partitions)
-    origin = piece.start + head
-    whole = _Segment(rounds * width, number, origin, width, runs, 0, partitions, True)
-    rest = _Segment(further * width, number, origin, width, runs, rounds * partitions, 1, False)
-    ends = [
-        _Segment(size, number, start, max(size, 1), 1, 0, 0, False)
-        for start, size in ((piece.start, head), (origin + runs * width, tail))
-    ]
-    return [part for part in (whole,) if part.size], [part for part in (rest, *ends) if part.size]
+def _columns(rows: Sequence[_Segment] | Sequence[_Arrangement], fields: tuple[str, ...]) -> list[Integers]:
+    return [np.asarray([getattr(row, field) for row in rows], np.int64) for field in fields]
 
 
 class _SourceTable:
@@ -184,7 +212,6 @@ class _SourceTable:
         self._blocks = np.asarray([source.count for source in catalogue], np.int64)
         self._pool = np.zeros(count, np.int64)
         self._shard_samples = np.asarray([source.shard_samples for source in catalogue], np.int64)
-        self._samples = self._blocks.copy()
         for number, members in enumerate(catalogue.pools.values()):
             self._join(number, np.asarray(members))
         self._pooled = bool(catalogue.pools)
@@ -205,14 +232,9 @@ class _SourceTable:
         index[shared] = block * self._width[who] + permute(self._rank[who], size, child_keys(pool_keys, block))
         return index
 
-    def shards(self, source: int, first: Integers, stop: Integers) -> set[tuple[int, int]]:
-        """(source, shard) pairs that element ranges [first, stop) may read."""
-        width, samples = int(self._width[source]), int(self._shard_samples[source])
-        low = first * width // samples
-        high = (np.minimum(stop * width, self._samples[source]) - 1) // samples
-        spread = np.arange(int((high - low).max()) + 1)
-        numbers = np.minimum(low[:, None] + spread, high[:, None])
-        return {(source, int(number)) for number in np.unique(numbers)}
+    def shards(self, source: int, indices: Integers) -> set[tuple[int, int]]:
+        """(source, shard) pairs of sample indices."""
+        return {(source, int(number)) for number in np.unique(indices // self._shard_samples[source])}
 
     def _join(self, pool: int, members: NDArray[np.int64]) -> None:
         total = int(self._blocks[members].sum())
@@ -221,7 +243,6 @@ class _SourceTable:
         self._rest[members] = total % len(members)
         self._blocks[members] = total // len(members)
         self._pool[members] = pool
-        self._samples[members] = total
 
 
 def _at(keys: Keys, places: NDArray[np.int64]) -> Keys:

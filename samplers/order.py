@@ -1,4 +1,4 @@
-"""The order of an epoch: which slice of which lane comes at which step. Arithmetic over a few counts, no lists of steps.
+"""The order of an epoch: which slice of which lane comes at which step. Arithmetic over a few counts, no lists.
 
 A *lane* is a queue of slices that train together: a bucket, or the mixed tails of a variant. A *phase* is a stretch of
 an epoch over which the slices of some lanes are shuffled together. ``bucket``, ``global`` and ``alternating`` have one
@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
-from samplers.permutation import Integers, child_keys, permute
+from samplers.permutation import Integers, Keys, child_keys, permute
 
 SHUFFLE_STREAM = 4
 
@@ -38,7 +39,7 @@ class Phase:
         """Optimizer steps."""
         return int(self.ends[-1]) if self.apart else -(-int(self.ends[-1]) // self.group)
 
-    def units(self, steps: Integers, key: int) -> tuple[Integers, Integers, Integers]:
+    def units(self, steps: Integers, key: int) -> tuple[Integers, Integers, NDArray[np.bool_]]:
         """Lane, slice number and filler flag of all slices of some steps, each int64 [len(steps) * group].
 
         Slices that complete a group are fillers: they repeat an earlier slice and count for nothing.
@@ -47,14 +48,18 @@ class Phase:
         total = int(self.ends[-1])
         if self.apart:
             unit = np.repeat(permute(steps, total, key), self.group)
-            lane = np.searchsorted(self.ends, unit, side="right")
+            lane = self._column(unit)
             number = self._rank(unit, lane) * self.group + np.tile(within, len(steps))
             filler = number >= self.slices[lane]
             return self.lanes[lane], number % self.slices[lane], filler
         place = (steps[:, None] * self.group + within).ravel()
         unit = permute(place % total, total, key)
-        lane = np.searchsorted(self.ends, unit, side="right")
+        lane = self._column(unit)
         return self.lanes[lane], self._rank(unit, lane), place >= total
+
+    def _column(self, unit: Integers) -> Integers:
+        column: Integers = np.searchsorted(self.ends, unit, side="right").astype(np.int64)
+        return column
 
     def _rank(self, unit: Integers, lane: Integers) -> Integers:
         starts = np.concatenate([[0], self.ends[:-1]])
@@ -68,8 +73,8 @@ class Unit:
 
     lane: Integers
     number: Integers
-    filler: Integers
-    key: "np.ndarray[tuple[int], np.dtype[np.uint64]]"
+    filler: NDArray[np.bool_]
+    key: Keys
     pass_epoch: Integers
 
 

@@ -12,13 +12,11 @@ def expected_padded_tokens(lengths: NDArray[np.int64], counts: NDArray[np.int64]
     lengths, counts: int64 [n], samples of each length. batch: samples of a batch; the last batch may be smaller, and is
     counted with its true samples only.
     """
-    order = np.argsort(lengths)
-    total = int(counts.sum())
-    full, rest = divmod(total, batch)
-    tokens = full * batch * _expected_maximum(lengths[order], counts[order], batch) if full else 0.0
-    if rest:
-        tokens += rest * _expected_maximum(lengths[order], counts[order], rest)
-    return tokens
+    distinct, place = np.unique(lengths, return_inverse=True)
+    below = np.cumsum(np.bincount(place, weights=counts)).astype(np.int64)
+    full, rest = divmod(int(below[-1]), batch)
+    tokens = full * batch * _expected_maximum(distinct, below, batch) if full else 0.0
+    return tokens + rest * _expected_maximum(distinct, below, rest)
 
 
 def padding_ratio(valid: float, padded: float) -> float:
@@ -26,9 +24,8 @@ def padding_ratio(valid: float, padded: float) -> float:
     return (padded - valid) / padded
 
 
-def _expected_maximum(lengths: NDArray[np.int64], counts: NDArray[np.int64], drawn: int) -> float:
+def _expected_maximum(lengths: NDArray[np.int64], below: NDArray[np.int64], drawn: int) -> float:
     """E[longest of ``drawn`` samples]: P(longest <= l) = C(samples up to l, drawn) / C(all samples, drawn)."""
-    below = np.cumsum(counts)
     total = int(below[-1])
     certainty = np.asarray([_share_of_subsets(int(some), total, drawn) for some in below])
     return float(lengths @ np.diff(certainty, prepend=0.0))

@@ -192,9 +192,7 @@ def _whole_lengths(
     return [tuple(held) for held in pieces]
 
 
-def _check_constraints(
-    catalogue: Catalogue, pieces: list[tuple[Piece, ...]], limits: Constraints, method: str
-) -> None:
+def _check_constraints(catalogue: Catalogue, pieces: list[tuple[Piece, ...]], limits: Constraints, method: str) -> None:
     for number, held in enumerate(pieces):
         complaint = limits.complaint(np.asarray([piece.count for piece in held], np.float64))
         if complaint:

@@ -3,7 +3,8 @@
 The bijection is a Feistel network over Z_rows x Z_columns with rows x columns just above n, whose round function is a
 splitmix64 finaliser (Steele, Lea and Flood 2014); a value that leaves [0, n) walks on along its cycle until it is back
 (Black and Rogaway 2002). Up to TINY elements, where few Feistel rounds are visibly uneven, each element draws a number
-and its image is the rank of that number. Sizes and keys may differ from element to element, so that one call serves many shuffles.
+and its image is the rank of that number. Sizes and keys may differ from element to element: one call serves many
+shuffles.
 """
 
 import hashlib
@@ -33,7 +34,13 @@ def child_keys(parent: ArrayLike, child: ArrayLike) -> Keys:
     keys = np.atleast_1d(np.asarray(parent, np.uint64)) + (_unsigned(child) + np.uint64(1)) * GOLDEN
     keys = (keys ^ (keys >> np.uint64(30))) * FIRST_FACTOR
     keys = (keys ^ (keys >> np.uint64(27))) * SECOND_FACTOR
-    return keys ^ (keys >> np.uint64(31))
+    mixed: Keys = keys ^ (keys >> np.uint64(31))
+    return mixed
+
+
+def quotient(dividend: Integers, divisor: Integers) -> Integers:
+    """Floor of dividend / divisor for numbers that are not negative (unsigned division is the faster one)."""
+    return (dividend.view(np.uint64) // divisor.view(np.uint64)).view(np.int64)
 
 
 def permute(positions: ArrayLike, size: ArrayLike, key: ArrayLike) -> Integers:

@@ -11,7 +11,8 @@ import numpy as np
 from channels.errors import UserError
 from samplers.catalogue import Catalogue, digest
 from samplers.padding import expected_padded_tokens, padding_ratio
-from samplers.partition import METHODS, Constraints, Cost, Piece, cut, distinct_lengths
+from samplers.partition import METHODS, Cost, Piece, cut, distinct_lengths
+from samplers.segmentation import Constraints
 
 STRATEGIES = ("bucket", "global", "alternating", "alternating_sets", "sequential")
 SCHEMA = 1
@@ -172,7 +173,9 @@ def _cut_all(
         ]
     if strategy == "global":
         return [
-            (variant, pieces) for variant in variants for pieces in cut(catalogue, variant, "equal", 1, None, constraints)
+            (variant, pieces)
+            for variant in variants
+            for pieces in cut(catalogue, variant, "equal", 1, None, constraints)
         ]
     return [(source.variant, (Piece(number, 0, source.count),)) for number, source in enumerate(catalogue)]
 

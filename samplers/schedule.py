@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from channels.errors import UserError
 from samplers.catalogue import Catalogue
 from samplers.dealing import Dealing
+from samplers.lanes import Lanes
 from samplers.order import Order, Phase, Unit
-from samplers.permutation import Integers, Keys, root_key
+from samplers.permutation import Integers, root_key
 from samplers.plan import Plan
 
 BLOCK_SAMPLES = 8192
@@ -46,9 +47,9 @@ class Schedule:
     """The schedule of a run.
 
     catalogue, plan: what to train on. seed: of every draw. partitions: P. epochs: of the run. slices: slices of an
-    optimizer step (gradient accumulation). mix: ``step`` lets the slices of a step come from different buckets, ``none``
-    does not. tails: ``fill`` completes the last slice of every bucket with weight-0 fillers; ``mixed`` carries the
-    remainders of all buckets of a variant into common slices first (strategies bucket and global).
+    optimizer step (gradient accumulation). mix: ``step`` lets the slices of a step come from different buckets,
+    ``none`` does not. tails: ``fill`` completes the last slice of every bucket with weight-0 fillers; ``mixed`` carries
+    the remainders of all buckets of a variant into common slices first (strategies bucket and global).
 
     Every sample occurs with weight 1 exactly once an epoch (``sequential``: ``epochs`` times a run). Time and memory of
     a step do not grow with the number of samples. Raises UserError for choices that do not fit the plan.
@@ -64,6 +65,7 @@ class Schedule:
     tails: str = "fill"
 
     def __post_init__(self) -> None:
+        """Refuse what does not fit the plan."""
         for field, least in (("partitions", 1), ("epochs", 1), ("slices", 1)):
             value = getattr(self, field)
             if value < least:
@@ -92,6 +94,10 @@ class Schedule:
         """Optimizer steps of the run."""
         return self._order.total_steps()
 
+    def slices_of_buckets(self) -> NDArray[np.int64]:
+        """Slices that each bucket fills in one pass over its samples: int64 [buckets]; mixed tails are not counted."""
+        return self._lanes.slices[: len(self.plan.buckets)]
+
     def global_step(self, epoch: int, step: int) -> tuple[Slice, ...]:
         """All samples of a step, ordered by partition."""
         return self.rank_step(epoch, step, 0, 1)
@@ -113,20 +119,17 @@ class Schedule:
         """(epoch, step, slices) of one rank from a cursor to the end of the run, computed in blocks."""
         while epoch < self.epochs:
             steps = self.steps(epoch)
-            block = 1
             while step < steps:
-                stop = min(step + block, steps)
+                stop = min(step + self._block(world), steps)
                 for slices in self.rank_steps(epoch, step, stop, rank, world):
                     yield epoch, step, slices
                     step += 1
-                block = self._next_block(block, world)
             epoch, step = epoch + 1, 0
 
     def shards_of(self, epoch: int, partition: int) -> NDArray[np.int64]:
         """Shards that a partition reads in an epoch: int64 [n, 2] of (source, shard of the set or pool), sorted.
 
-        Shard s holds the samples [s * shard_samples, (s + 1) * shard_samples). Of a pool whose number of variants does
-        not divide shard_samples, a neighbour that is not read may be named.
+        Shard s holds the samples [s * shard_samples, (s + 1) * shard_samples).
         """
         self.check_cursor(epoch, 0)
         found: set[tuple[int, int]] = set()
@@ -168,3 +171,60 @@ class Schedule:
         if self.plan.strategy == "sequential":
             settings["epochs"] = self.epochs
         return settings
+
+    @cached_property
+    def _dealing(self) -> Dealing:
+        return Dealing(self.catalogue, self.plan.buckets, self.partitions)
+
+    @cached_property
+    def _lanes(self) -> Lanes:
+        return Lanes(self.plan.buckets, self._dealing, self.partitions, self.tails == "mixed")
+
+    @cached_property
+    def _order(self) -> Order:
+        lanes = self._lanes
+        phases = [
+            Phase(members, lanes.slices[members], self.slices, self.mix == "none") for members in self._phase_lanes()
+        ]
+        key = root_key("wavetrain schedule", self.seed)
+        return Order(phases, self.epochs, key, self.plan.strategy == "sequential")
+
+    def _phase_lanes(self) -> list[Integers]:
+        if self.plan.strategy not in ("alternating_sets", "sequential"):
+            return [np.arange(len(self._lanes.slices))]
+        names = [self.catalogue[bucket.pieces[0].source].name for bucket in self.plan.buckets]
+        return [
+            np.asarray([number for number, other in enumerate(names) if other == name]) for name in dict.fromkeys(names)
+        ]
+
+    def _slices(self, units: Unit, partitions: Integers) -> list[Slice]:
+        places = self._lanes.places(units.key, units.lane, units.number, partitions)
+        numbers, index = self._dealing.elements(places)
+        source = numbers.astype(np.int32)
+        sizes = self._lanes.share[units.lane] * len(partitions)
+        weight = (places.valid & ~np.repeat(units.filler, sizes)).astype(np.float32)
+        bounds = np.concatenate([[0], np.cumsum(sizes)]).tolist()
+        labels, variants = self._lanes.label[units.lane].tolist(), self._lanes.variant[units.lane].tolist()
+        return [
+            Slice(bucket, variant, source[low:high], index[low:high], weight[low:high], epoch)
+            for bucket, variant, low, high, epoch in zip(
+                labels, variants, bounds[:-1], bounds[1:], units.pass_epoch.tolist(), strict=True
+            )
+        ]
+
+    def _block(self, world: int) -> int:
+        """Steps in which a rank has about BLOCK_SAMPLES samples."""
+        samples = int(self._lanes.share.max()) * self.partitions // world * self.slices
+        return max(BLOCK_SAMPLES // samples, 1)
+
+
+def _check_choice(field: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise UserError(f"unknown {field} {value!r}", where="schedule", mend=f"use {' or '.join(choices)}")
+
+
+def _nearest_divisors(total: int, value: int) -> str:
+    divisors = [divisor for divisor in range(1, total + 1) if total % divisor == 0]
+    below = [divisor for divisor in divisors if divisor < value]
+    above = [divisor for divisor in divisors if divisor > value]
+    return " or ".join(str(divisor) for divisor in (*below[-1:], *above[:1]))

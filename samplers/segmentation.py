@@ -71,16 +71,19 @@ class Segments:
 
     def samples_from(self, end: int) -> Floats:
         """Samples of the runs [start, end) for start = 0 .. end - 1."""
-        return self.samples[end] - self.samples[:end]
+        samples: Floats = self.samples[end] - self.samples[:end]
+        return samples
 
     def sources_from(self, end: int) -> Floats:
         """Sources of the same runs."""
-        return self.sources[end] - self.sources[:end]
+        sources: Floats = self.sources[end] - self.sources[:end]
+        return sources
 
     def entropy_from(self, end: int) -> Floats:
         """Source entropy in bits of the same runs."""
         samples = self.samples_from(end)
-        return np.log2(samples) - (self.surprise[end] - self.surprise[:end]) / samples
+        bits: Floats = np.log2(samples) - (self.surprise[end] - self.surprise[:end]) / samples
+        return bits
 
 
 def best_cut(segments: Segments, cost: Floats, buckets: int, limits: Constraints) -> list[int]:

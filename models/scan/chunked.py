@@ -31,17 +31,20 @@ def _scan_chunks(steps: Tensor, driven: Tensor, B: Tensor, C: Tensor, A: Tensor)
     """C h [batch, L, G, P] of step sizes, step sizes times u [batch, L, G, P] and B, C [batch, L, G, N]."""
     length = steps.shape[1]
     steps, driven, B, C = (functional.pad(part, (0, 0, 0, 0, 0, -length % CHUNK)) for part in (steps, driven, B, C))
-    decay = _cut(torch.exp(steps[..., None] * A))
-    source = _cut(driven[..., None] * B[..., None, :])
-    state, product = source[0], decay[0]
+    # Not indexed: the gradient of an index is a whole tensor of zeros, that of unbind is one for all steps.
+    decays = _cut(torch.exp(steps[..., None] * A)).unbind(0)
+    sources = _cut(driven[..., None] * B[..., None, :]).unbind(0)
+    state, product = sources[0], decays[0]
     states, products = [state], [product]
-    for step in range(1, CHUNK):
-        state = decay[step] * state + source[step]
-        product = decay[step] * product
+    for decay, source in zip(decays[1:], sources[1:], strict=True):
+        state = decay * state + source
+        product = decay * product
         states.append(state)
         products.append(product)
-    full = torch.stack(states) + torch.stack(products) * _carry(state, product)
-    return torch.einsum("tbcgpn,tbcgn->bctgp", full, _cut(C)).flatten(1, 2)[:, :length]
+    carried = _carry(state, product)
+    readouts = _cut(C)[..., None].unbind(0)
+    outputs = [(s + p * carried) @ c for s, p, c in zip(states, products, readouts, strict=True)]
+    return torch.stack(outputs, dim=2).squeeze(-1).flatten(1, 2)[:, :length]
 
 
 def _cut(series: Tensor) -> Tensor:
@@ -53,9 +56,9 @@ def _carry(last: Tensor, product: Tensor) -> Tensor:
     """State before each chunk, of the states at the ends of isolated chunks and the products of their decays."""
     state = torch.zeros_like(last[:, 0])
     before = []
-    for chunk in range(last.shape[1]):
+    for end, decay in zip(last.unbind(1), product.unbind(1), strict=True):
         before.append(state)
-        state = product[:, chunk] * state + last[:, chunk]
+        state = decay * state + end
     return torch.stack(before, dim=1)
 
 

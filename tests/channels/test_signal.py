@@ -1,3 +1,4 @@
+import hashlib
 from collections.abc import Callable
 
 import numpy as np
@@ -37,7 +38,25 @@ def test_keys_are_distinct_and_stable():
     named = [sample_keys(name, split, np.arange(20_000)) for name in ("S1", "S2") for split in ("train", "test")]
     keys = np.concatenate(named)
     assert keys.dtype == np.int64 and keys.min() >= 0 and len(np.unique(keys)) == len(keys)
-    assert sample_keys("P01", "train", np.array([0, 8999])).tolist() == [3061402312650364263, 0]
+
+
+def splitmix64(seed: int, count: int) -> list[int]:
+    """The generator in plain integers."""
+    outputs = []
+    for step in range(1, count + 1):
+        word = (seed + step * 0x9E3779B97F4A7C15) % 2**64
+        word = (word ^ (word >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+        word = (word ^ (word >> 27)) * 0x94D049BB133111EB % 2**64
+        outputs.append(word ^ (word >> 31))
+    return outputs
+
+
+def test_keys_are_outputs_of_splitmix64():
+    # First outputs of the published generator for seed 1234567.
+    assert splitmix64(1234567, 3) == [6457827717110365317, 3203168211198807973, 9817491932198370423]
+    seed = int.from_bytes(hashlib.blake2b(b"P01\0train", digest_size=8).digest(), "little")
+    expected = [word >> 1 for word in splitmix64(seed, 50)]
+    assert sample_keys("P01", "train", np.arange(50)).tolist() == expected
 
 
 @given(st.lists(st.integers(0, 10**9), max_size=20))

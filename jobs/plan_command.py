@@ -1,0 +1,94 @@
+"""``wavetrain plan``: buckets, padding and steps of a preset, before there is any data."""
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from channels.catalogue import select_sets
+from channels.errors import UserError
+from channels.presets import load_preset
+from orchestrator.pictures import draw_plan
+from orchestrator.plan_report import catalogue_of_specs, describe_plan, plan_table
+from samplers.partition import Cost
+from samplers.plan import make_plan
+from samplers.schedule import Schedule
+from samplers.segmentation import Constraints
+
+DEFAULT_BATCH = 128
+
+
+class Strategy(StrEnum):
+    """Strategies of samplers.plan.STRATEGIES."""
+
+    BUCKET = "bucket"
+    GLOBAL = "global"
+    ALTERNATING = "alternating"
+    ALTERNATING_SETS = "alternating_sets"
+    SEQUENTIAL = "sequential"
+
+
+class Method(StrEnum):
+    """Methods of samplers.partition.METHODS."""
+
+    EQUAL = "equal"
+    EQUAL_TOKENS = "equal_tokens"
+    QUANTILE = "quantile"
+    OPTIMAL = "optimal"
+
+
+def plan(
+    preset: Annotated[str, typer.Option(help="Catalogue: demo or hetercsi.")],
+    sets: Annotated[str | None, typer.Option(help="First N pre-training sets, or names: P01,P05.")] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Training samples of each set.")] = 9000,
+    batch: Annotated[int | None, typer.Option(min=1, help="Samples of a slice over all ranks.  [default: 128]")] = None,
+    batch_tokens: Annotated[int | None, typer.Option(min=1, help="Token budget of a slice, in place of batch.")] = None,
+    buckets: Annotated[int, typer.Option(min=1, help="At most so many buckets.")] = 4,
+    method: Annotated[Method, typer.Option(help="How boundaries are found.")] = Method.OPTIMAL,
+    strategy: Annotated[Strategy, typer.Option(help="What trains together.")] = Strategy.BUCKET,
+    min_sources: Annotated[int, typer.Option(min=1, help="Sets in every bucket, at least.")] = 1,
+    min_entropy: Annotated[float, typer.Option(min=0, help="Source entropy of every bucket in bits, at least.")] = 0.0,
+    partitions: Annotated[int, typer.Option(min=1, help="Canonical partitions: multiples of the ranks.")] = 1,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs of the run.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the schedule.")] = 0,
+    picture: Annotated[Path | None, typer.Option(help="Draw the plan into this PNG.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Show buckets, sets, padding and steps. No data, no cluster and no GPU are needed."""
+    catalogue = catalogue_of_specs(select_sets(load_preset(preset), sets).pretrain, samples)
+    made = make_plan(
+        catalogue,
+        strategy=strategy,
+        method=method,
+        buckets=buckets,
+        batch=DEFAULT_BATCH if batch is None and batch_tokens is None else batch,
+        batch_tokens=batch_tokens,
+        partitions=partitions,
+        cost=Cost(),
+        constraints=Constraints(min_sources, min_entropy),
+    )
+    schedule = Schedule(catalogue, made, seed, partitions, epochs)
+    if picture is not None:
+        _check_picture(picture)
+        draw_plan(made, catalogue, picture)
+    description = describe_plan(catalogue, made, schedule)
+    if as_json:
+        typer.echo(json.dumps(description, indent=1))
+    else:
+        _console().print(plan_table(description))
+
+
+def _check_picture(path: Path) -> None:
+    if path.suffix.lower() != ".png":
+        raise UserError(f"{path.name!r} is no PNG", where="--picture", mend="give it the ending .png")
+    if not path.parent.is_dir():
+        raise UserError("no such folder", where=f"--picture {path.parent}", mend="make it first")
+
+
+def _console() -> Console:
+    """A console that folds lines only where there is a terminal to fold them for."""
+    console = Console()
+    return console if console.is_terminal else Console(width=200)

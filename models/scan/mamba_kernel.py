@@ -1,0 +1,52 @@
+"""The CUDA kernel of the mamba-ssm package as a backend."""
+
+import importlib.util
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from models.scan.problem import ScanProblem, valid_steps
+
+
+def missing_kernel() -> str | None:
+    """Why the kernel cannot run, in one line, or None. Imports nothing."""
+    if importlib.util.find_spec("mamba_ssm") is None:
+        return "the package mamba-ssm is not installed"
+    if importlib.util.find_spec("selective_scan_cuda") is None:
+        return "mamba-ssm is installed without its compiled extension selective_scan_cuda"
+    return None
+
+
+def kernel_scan(problem: ScanProblem) -> Tensor:
+    """As ``models.scan.selective_scan``, on a CUDA device: one call of the kernel over the channels of all groups.
+
+    The kernel wants time innermost, so every series is copied once; reversed groups are turned round in that copy.
+    """
+    from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
+
+    u, reverse = problem.u, problem.reverse
+    if problem.lengths is not None:
+        # The kernel knows no lengths. A padded step without input leaves a zero state zero.
+        u = u * valid_steps(u, problem.lengths)
+    series = [time_innermost(part, reverse) for part in (u, problem.delta, problem.B, problem.C)]
+    channels, steps = (part.flatten(1, 2) for part in series[:2])
+    bias = None if problem.delta_bias is None else problem.delta_bias.flatten()
+    fixed = (problem.A.flatten(0, 1), series[2], series[3], problem.D.flatten())
+    out = selective_scan_fn(channels, steps, *fixed, delta_bias=bias, delta_softplus=problem.softplus)
+    mixed = time_second(out.unflatten(1, u.shape[2:]), reverse)
+    if problem.lengths is not None:
+        mixed = mixed * valid_steps(mixed, problem.lengths)
+    return mixed if problem.z is None else mixed * functional.silu(problem.z)
+
+
+def time_innermost(series: Tensor, reverse: tuple[bool, ...]) -> Tensor:
+    """[batch, groups, features, L], contiguous, of a series [batch, L, groups, features]."""
+    groups = [part.flip(1) if backward else part for part, backward in zip(series.unbind(2), reverse, strict=True)]
+    return torch.stack([group.transpose(1, 2) for group in groups], dim=1)
+
+
+def time_second(series: Tensor, reverse: tuple[bool, ...]) -> Tensor:
+    """The inverse of ``time_innermost``."""
+    groups = [part.flip(2) if backward else part for part, backward in zip(series.unbind(1), reverse, strict=True)]
+    return torch.stack([group.transpose(1, 2) for group in groups], dim=2)

@@ -1,0 +1,205 @@
+"""The selective scan and its convolution in C with OpenMP (``selective_scan.c``), as differentiable functions.
+
+float32 on the CPU, with as many threads as PyTorch uses; results do not depend on their number. The backward pass
+keeps the operands and the states at every 32nd step, and recomputes the rest.
+"""
+
+import ctypes
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.scan.build import native_library
+from models.scan.problem import ScanProblem
+
+_MAX_TAPS = 16
+
+
+class _Series(ctypes.Structure):
+    _fields_ = (("data", ctypes.c_void_p), *((name, ctypes.c_int64) for name in ("batch", "time", "group")))
+
+
+class _Shape(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("batch", "time", "groups", "channels", "states")),
+        ("lengths", ctypes.c_void_p),
+        ("reverse", ctypes.c_void_p),
+        ("softplus", ctypes.c_int64),
+        ("threads", ctypes.c_int64),
+    )
+
+
+class _Operands(ctypes.Structure):
+    _fields_ = (
+        *((name, _Series) for name in ("u", "delta", "z", "B", "C")),
+        *((name, ctypes.c_void_p) for name in ("A", "D", "bias")),
+    )
+
+
+class _Gradients(ctypes.Structure):
+    _fields_ = (
+        *((name, _Series) for name in ("out", "u", "delta", "z", "B", "C")),
+        *((name, ctypes.c_void_p) for name in ("A", "D", "bias")),
+    )
+
+
+class _Filter(ctypes.Structure):
+    _fields_ = (
+        ("x", _Series),
+        ("weight", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("taps", ctypes.c_int64),
+    )
+
+
+@cache
+def load_library() -> ctypes.CDLL:
+    """The compiled functions, once a process. Raises CannotBuildError, or OSError for a library that does not load."""
+    library = ctypes.CDLL(str(native_library()))
+    shape = ctypes.POINTER(_Shape)
+    library.scan_start_floats.argtypes = [shape]
+    library.scan_start_floats.restype = ctypes.c_int64
+    library.scan_forward.argtypes = [shape, ctypes.POINTER(_Operands), _Series, ctypes.c_void_p]
+    library.scan_forward.restype = None
+    library.scan_backward.argtypes = [shape, ctypes.POINTER(_Operands), ctypes.c_void_p, ctypes.POINTER(_Gradients)]
+    library.scan_backward.restype = ctypes.c_int
+    library.filter_forward.argtypes = [shape, ctypes.POINTER(_Filter), _Series]
+    library.filter_forward.restype = None
+    library.filter_backward.argtypes = [
+        shape,
+        ctypes.POINTER(_Filter),
+        _Series,
+        _Series,
+        ctypes.c_void_p,
+        ctypes.c_void_p,
+    ]
+    library.filter_backward.restype = None
+    return library
+
+
+def native_scan(problem: ScanProblem) -> Tensor:
+    """As ``models.scan.selective_scan``, for float32 operands on the CPU."""
+    assert problem.u.dtype == torch.float32, "the native scan computes in float32"
+    series = (problem.u, problem.delta, problem.A, problem.B, problem.C, problem.D, problem.z, problem.delta_bias)
+    output: Tensor = _Scan.apply(*series, problem.softplus, problem.reverse, problem.lengths)
+    return output
+
+
+def native_convolution(
+    x: Tensor, weight: Tensor, bias: Tensor, reverse: tuple[bool, ...], lengths: Tensor | None
+) -> Tensor:
+    """As ``models.scan.short_convolution``, for float32 operands on the CPU and at most 16 taps."""
+    assert x.dtype == torch.float32, "the native convolution computes in float32"
+    assert weight.shape[-1] <= _MAX_TAPS, f"at most {_MAX_TAPS} taps"
+    output: Tensor = _Convolution.apply(x, weight, bias, reverse, lengths)
+    return output
+
+
+class _Scan(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        context: Any,
+        u: Tensor,
+        delta: Tensor,
+        A: Tensor,
+        B: Tensor,
+        C: Tensor,
+        D: Tensor,
+        z: Tensor | None,
+        bias: Tensor | None,
+        softplus: bool,
+        reverse: tuple[bool, ...],
+        lengths: Tensor | None,
+    ) -> Tensor:
+        operands = [None if part is None else _unit_stride(part) for part in (u, delta, z, B, C)]
+        fixed = [None if part is None else part.contiguous() for part in (A, D, bias)]
+        shape = _Call(u, states=A.shape[2], reverse=reverse, lengths=lengths, softplus=softplus)
+        output = torch.empty(u.shape)
+        library = load_library()
+        starts = torch.empty(library.scan_start_floats(shape.struct)) if any(context.needs_input_grad) else None
+        library.scan_forward(shape.struct, _operands(operands, fixed), _series(output), _pointer(starts))
+        context.save_for_backward(*operands, *fixed, starts, lengths)
+        context.settings = (softplus, reverse)
+        return output
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        u, delta, z, B, C, A, D, bias, starts, lengths = context.saved_tensors
+        softplus, reverse = context.settings
+        shape = _Call(u, states=A.shape[2], reverse=reverse, lengths=lengths, softplus=softplus)
+        new = torch.empty if lengths is None else torch.zeros
+        d_u, d_delta, d_B, d_C = (new(part.shape) for part in (u, delta, B, C))
+        d_z = None if z is None else new(z.shape)
+        sums = [torch.empty((len(u), *part.shape)) for part in (A, D, D)]
+        series = [_series(part) for part in (_unit_stride(gradients[0]), d_u, d_delta, d_z, d_B, d_C)]
+        structure = _Gradients(*series, *(_pointer(part) for part in sums))
+        failed = load_library().scan_backward(
+            shape.struct, _operands((u, delta, z, B, C), (A, D, bias)), _pointer(starts), structure
+        )
+        if failed:
+            raise MemoryError("no memory for the gradient of the selective scan")
+        d_A, d_D, d_bias = (part.sum(dim=0) for part in sums)
+        return d_u, d_delta, d_A, d_B, d_C, d_D, d_z, None if bias is None else d_bias, None, None, None
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        context: Any, x: Tensor, weight: Tensor, bias: Tensor, reverse: tuple[bool, ...], lengths: Tensor | None
+    ) -> Tensor:
+        x, weight, bias = _unit_stride(x), weight.contiguous(), bias.contiguous()
+        shape = _Call(x, states=1, reverse=reverse, lengths=lengths)
+        output = torch.empty(x.shape)
+        load_library().filter_forward(shape.struct, _filter(x, weight, bias), _series(output))
+        context.save_for_backward(x, weight, bias, lengths)
+        context.reverse = reverse
+        return output
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        x, weight, bias, lengths = context.saved_tensors
+        shape = _Call(x, states=1, reverse=context.reverse, lengths=lengths)
+        d_x = (torch.empty if lengths is None else torch.zeros)(x.shape)
+        d_weight, d_bias = (torch.empty((len(x), *part.shape)) for part in (weight, bias))
+        gradient = _series(_unit_stride(gradients[0]))
+        load_library().filter_backward(
+            shape.struct, _filter(x, weight, bias), gradient, _series(d_x), _pointer(d_weight), _pointer(d_bias)
+        )
+        return d_x, d_weight.sum(dim=0), d_bias.sum(dim=0), None, None
+
+
+class _Call:
+    """The dimensions of a call, and the memory they point to."""
+
+    def __init__(
+        self, series: Tensor, states: int, reverse: tuple[bool, ...], lengths: Tensor | None, softplus: bool = False
+    ) -> None:
+        self.lengths = None if lengths is None else lengths.to(torch.int64).contiguous()
+        self.reverse = bytes(reverse)
+        self.struct = _Shape(
+            *series.shape, states, _pointer(self.lengths), ctypes.cast(self.reverse, ctypes.c_void_p), softplus, torch.get_num_threads()
+        )
+
+
+def _operands(series: Any, fixed: Any) -> _Operands:
+    return _Operands(*(_series(part) for part in series), *(_pointer(part) for part in fixed))
+
+
+def _filter(x: Tensor, weight: Tensor, bias: Tensor) -> _Filter:
+    return _Filter(_series(x), _pointer(weight), _pointer(bias), weight.shape[-1])
+
+
+def _series(tensor: Tensor | None) -> _Series:
+    if tensor is None:
+        return _Series(None, 0, 0, 0)
+    return _Series(tensor.data_ptr(), *tensor.stride()[:3])
+
+
+def _pointer(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _unit_stride(tensor: Tensor) -> Tensor:
+    return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()

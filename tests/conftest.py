@@ -1,0 +1,38 @@
+"""Fixtures that several rooms share."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.ranks import RankPools
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of real channels beside the project; the test is left out where there is none."""
+    if not REAL_DATA.is_dir():
+        pytest.skip("no real channel data at ../shared/data")
+    return REAL_DATA
+
+
+@pytest.fixture(scope="session")
+def ranks() -> Iterator[RankPools]:
+    """``ranks(world, function, ...)`` runs a function on that many gloo ranks."""
+    pools = RankPools()
+    yield pools
+    pools.close()
+
+
+@pytest.fixture(scope="session")
+def small_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of random channels: four pre-training sets of three lengths (one with partial patches), two held out."""
+    from tests.stores import make_random_store
+
+    return make_random_store(tmp_path_factory.mktemp("store") / "small", np.random.default_rng(7))
