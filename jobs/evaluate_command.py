@@ -31,7 +31,7 @@ def evaluate(
 
     from channels.store import ChannelStore
     from orchestrator.evaluation import check_zeroshot_sets, evaluate_set
-    from orchestrator.results import to_document, to_table
+    from orchestrator.results import to_document, to_tables
 
     job = directory.read_spec()
     if store is not None:
@@ -46,4 +46,4 @@ def evaluate(
     if as_json:
         typer.echo(json.dumps(to_document(scores), indent=2))
     else:
-        Console().print(to_table(scores, f"zero-shot results of {directory.path.name}"))
+        Console().print(*to_tables(scores, f"zero-shot results of {directory.path.name}"), sep="\n")

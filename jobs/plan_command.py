@@ -1,4 +1,4 @@
-"""``wavetrain plan``: buckets, padding and steps of a preset, before there is any data."""
+"""``wavetrain plan``: buckets, padding and steps of a job, or of a preset before there is any data."""
 
 import json
 from enum import StrEnum
@@ -11,8 +11,10 @@ from rich.console import Console
 from channels.catalogue import select_sets
 from channels.errors import UserError
 from channels.presets import load_preset
+from orchestrator.config import load_job
 from orchestrator.pictures import draw_plan
 from orchestrator.plan_report import catalogue_of_specs, describe_plan, plan_table
+from samplers.catalogue import Catalogue
 from samplers.partition import Cost
 from samplers.plan import make_plan
 from samplers.schedule import Schedule
@@ -41,7 +43,8 @@ class Method(StrEnum):
 
 
 def plan(
-    preset: Annotated[str, typer.Option(help="Catalogue: demo or hetercsi.")],
+    spec: Annotated[Path | None, typer.Argument(help="Job spec whose store is planned; or give --preset.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Catalogue without data: demo or hetercsi.")] = None,
     sets: Annotated[str | None, typer.Option(help="First N pre-training sets, or names: P01,P05.")] = None,
     samples: Annotated[int, typer.Option(min=1, help="Training samples of each set.")] = 9000,
     batch: Annotated[int | None, typer.Option(min=1, help="Samples of a slice over all ranks.  [default: 128]")] = None,
@@ -54,31 +57,50 @@ def plan(
     partitions: Annotated[int, typer.Option(min=1, help="Canonical partitions: multiples of the ranks.")] = 1,
     epochs: Annotated[int, typer.Option(min=1, help="Epochs of the run.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the schedule.")] = 0,
+    override: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a field of the job spec: a.b=c (repeatable).")
+    ] = None,
     picture: Annotated[Path | None, typer.Option(help="Draw the plan into this PNG.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Show buckets, sets, padding and steps. No data, no cluster and no GPU are needed."""
-    catalogue = catalogue_of_specs(select_sets(load_preset(preset), sets).pretrain, samples)
-    made = make_plan(
-        catalogue,
-        strategy=strategy,
-        method=method,
-        buckets=buckets,
-        batch=DEFAULT_BATCH if batch is None and batch_tokens is None else batch,
-        batch_tokens=batch_tokens,
-        partitions=partitions,
-        cost=Cost(),
-        constraints=Constraints(min_sources, min_entropy),
-    )
-    schedule = Schedule(catalogue, made, seed, partitions, epochs)
+    """Show buckets, sets, padding and steps: of a job spec as `train` will run it, or of a preset without any data."""
+    if (spec is None) == (preset is None):
+        raise UserError("give either a job spec or --preset", where="plan", mend="e.g. wavetrain plan jobs/demo.yaml")
+    if spec is not None:
+        catalogue, schedule = _planned_job(spec, override or [])
+    else:
+        catalogue = catalogue_of_specs(select_sets(load_preset(str(preset)), sets).pretrain, samples)
+        made = make_plan(
+            catalogue,
+            strategy=strategy,
+            method=method,
+            buckets=buckets,
+            batch=DEFAULT_BATCH if batch is None and batch_tokens is None else batch,
+            batch_tokens=batch_tokens,
+            partitions=partitions,
+            cost=Cost(),
+            constraints=Constraints(min_sources, min_entropy),
+        )
+        schedule = Schedule(catalogue, made, seed, partitions, epochs)
     if picture is not None:
         _check_picture(picture)
-        draw_plan(made, catalogue, picture)
-    description = describe_plan(catalogue, made, schedule)
+        draw_plan(schedule.plan, catalogue, picture)
+    description = describe_plan(catalogue, schedule.plan, schedule)
     if as_json:
         typer.echo(json.dumps(description, indent=1))
     else:
         _console().print(plan_table(description))
+
+
+def _planned_job(path: Path, overrides: list[str]) -> tuple[Catalogue, Schedule]:
+    """Catalogue and schedule exactly as the controller makes them."""
+    from models.registry import make_spec
+    from orchestrator.data import open_training_data
+    from orchestrator.planning import make_schedule
+
+    job = load_job(path, overrides)
+    catalogue, data = open_training_data(job.data, make_spec(job.model.name, job.model.options), job.seed)
+    return catalogue, make_schedule(job, catalogue, data.flops)
 
 
 def _check_picture(path: Path) -> None:

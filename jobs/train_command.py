@@ -37,12 +37,12 @@ def _report(outcome: "RunOutcome") -> int:
     """Print how a run ended and what to do next; its exit code."""
     from rich.console import Console
 
-    from orchestrator.results import to_table
+    from orchestrator.results import to_tables
 
     console = Console()
     name = outcome.directory.path.name
     if outcome.scores:
-        console.print(to_table(outcome.scores, f"zero-shot results of {name}"))
+        console.print(*to_tables(outcome.scores, f"zero-shot results of {name}"), sep="\n")
     if outcome.cause:
         console.print(f"{outcome.status}: {outcome.cause}", markup=False, highlight=False, soft_wrap=True)
     if outcome.status == "FINISHED":

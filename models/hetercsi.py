@@ -20,6 +20,7 @@ from models.interface import EvaluationTask, MaskDraw, Prediction, PretrainingMo
 from models.masking import TASKS, MaskRatios, View, host_grids, kept_tokens, make_view
 from models.patches import Grid, grid_of, make_patches
 from models.positions import Kind, token_positions
+from models.references import Reference, predict_reference
 
 PATCH: Shape = (4, 4, 4)
 VARIANT = 4
@@ -106,6 +107,10 @@ class HeterCsiSpec:
         """Masked tokens of a sample for each task."""
         grid = torch.tensor(self._grid(shape, variant))
         return tuple((grid.prod() - kept_tokens(grid, self.ratios)).tolist())
+
+    def reference(self, name: Reference, task: EvaluationTask, batch: TokenBatch, masked: Tensor) -> Tensor:
+        """Training-free prediction of masked tokens [B, L, 128]."""
+        return predict_reference(name, task.name, batch, masked, PATCH)
 
     def tokenise(self, channels: NDArray[np.complex64], variant: int) -> Tokens:
         """Patches [n, L, 128] of channels [n, T, K, A]."""

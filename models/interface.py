@@ -150,8 +150,8 @@ class ModelSpec(Protocol):
     def target_tokens(self, shape: Shape, variant: int) -> tuple[int, ...]:
         """Masked tokens a training sample contributes to each task, in the order of ``tasks``."""
 
-    def patch_shape(self, variant: int) -> Shape:
-        """Slots, subcarriers and antennas of one patch."""
+    def reference(self, name: str, task: EvaluationTask, batch: TokenBatch, masked: Tensor) -> Tensor:
+        """Tokens [B, L, D] that a training-free prediction (models.references) puts in place of the masked ones."""
 
     def tokenise(self, channels: NDArray[np.complex64], variant: int) -> Tokens:
         """Patches of complex64 [n, T, K, A]; T is 1 for a model of single snapshots."""

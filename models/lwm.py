@@ -1,7 +1,7 @@
 """LWM: the transformer that WiMamba is compared with, as its authors retrained it (a re-implementation of LWM 1.1).
 
-Post-norm encoder with a double residual around attention: the attention returns its input plus its output, and the input
-is added once more before the norm. The norm divides by the unbiased standard deviation plus epsilon.
+Post-norm encoder with a double residual around attention: the attention returns its input plus its output, and the
+input is added once more before the norm. The norm divides by the unbiased standard deviation plus epsilon.
 """
 
 from dataclasses import dataclass
@@ -34,6 +34,7 @@ class LwmSpec(SnapshotSpec):
     attention: Literal["fast", "naive"] = "fast"
 
     def __post_init__(self) -> None:
+        """Raises UserError for an option out of range."""
         SnapshotSpec.__post_init__(self)
         check_dropout(self.dropout)
         if self.positions < 2:
@@ -55,7 +56,7 @@ class LwmSpec(SnapshotSpec):
     def build(self, seed: int) -> SnapshotModel:
         """The network in float32 on the CPU, drawn from the seed."""
         with torch.random.fork_rng(devices=[]):
-            torch.random.default_generator.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             embedding = PatchEmbedding(
                 self.patches, self._width, "per_granularity", "constant", norm=UnbiasedNorm, positions=self.positions
             )
@@ -116,8 +117,11 @@ class LwmLayer(nn.Module):
 
     def _attend(self, tokens: Tensor, key_mask: Tensor | None) -> Tensor:
         query, key, value = self.qkv(tokens).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        attend = naive_attention if self.naive else functional.scaled_dot_product_attention
-        return attend(query, key, value, key_mask).transpose(1, 2).flatten(2)
+        if self.naive:
+            mixed = naive_attention(query, key, value, key_mask)
+        else:
+            mixed = functional.scaled_dot_product_attention(query, key, value, key_mask)
+        return mixed.transpose(1, 2).flatten(2)
 
 
 class LwmBackbone(nn.Module):
@@ -142,4 +146,5 @@ def naive_attention(query: Tensor, key: Tensor, value: Tensor, key_mask: Tensor 
     scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
     if key_mask is not None:
         scores = scores.masked_fill(~key_mask, -torch.inf)
-    return scores.softmax(dim=-1) @ value
+    mixed: Tensor = scores.softmax(dim=-1) @ value
+    return mixed

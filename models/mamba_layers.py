@@ -79,7 +79,7 @@ class BidirectionalMamba(nn.Module):
             channels, self.conv_weight, self.conv_bias.view(2, -1), reverse=REVERSE, lengths=lengths, backend=backend
         )
         selected = grouped_linear(channels, self.select_weight)
-        step, source, readout = selected.split([size.rank, size.state, size.state], dim=-1)
+        step, source, readout = torch.split(selected, [size.rank, size.state, size.state], dim=-1)
         mixed = selective_scan(
             channels,
             grouped_linear(step, self.step_weight),
@@ -97,7 +97,7 @@ class BidirectionalMamba(nn.Module):
 
 
 class PublishedLayer(nn.Module):
-    """The layer of the published code: norms before and after, projections around the two directions, a GELU network."""
+    """The layer of the published code: norms before and after, projections around both directions, a GELU network."""
 
     def __init__(self, size: MambaSize, dropout: float) -> None:
         super().__init__()
@@ -109,7 +109,11 @@ class PublishedLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.norm_mixed = nn.LayerNorm(width)
         self.network = nn.Sequential(
-            nn.Linear(width, 4 * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(4 * width, width), nn.Dropout(dropout)
+            nn.Linear(width, 4 * width),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(4 * width, width),
+            nn.Dropout(dropout),
         )
         self.norm_out = nn.LayerNorm(width)
 

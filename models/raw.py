@@ -26,7 +26,7 @@ class RawSpec(SnapshotSpec):
     def build(self, seed: int) -> SnapshotModel:
         """The network in float32 on the CPU, drawn from the seed."""
         with torch.random.fork_rng(devices=[]):
-            torch.random.default_generator.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             return SnapshotModel(self, RawTokens(), NoBackbone(), RawHead(self.patches))
 
     def forward_flops(self, shape: Shape, variant: int) -> float:

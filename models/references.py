@@ -2,10 +2,11 @@
 
 ``zero`` says nothing: its error is the power of the target. ``repeat_last`` repeats, along the axis of the task, the
 nearest known value before a place, else the nearest after it. ``linear`` interpolates between the nearest known values
-on both sides; beyond the known ones it continues the line through the last two (a single one is repeated).
+on both sides and repeats the outermost known one beyond them (as numpy.interp does).
 
 The axis is the slots for ``time``, the subcarriers for ``frequency``. For ``reconstruction`` it is the slots where
-anything is known along them, then the subcarriers; what is left is zero. Filled places of partial patches are unknown.
+anything is known along them, then the subcarriers; for ``snapshot`` (patches of an antennas x subcarriers matrix) the
+last axis, then the one before; what is left is zero. Filled places of partial patches are unknown.
 """
 
 from collections.abc import Callable, Mapping
@@ -28,6 +29,7 @@ _AXES: Mapping[str, tuple[int, ...]] = {
     "reconstruction": (_SLOTS, _SUBCARRIERS),
     "time": (_SLOTS,),
     "frequency": (_SUBCARRIERS,),
+    "snapshot": (3, 2),
 }
 
 
@@ -74,17 +76,13 @@ def repeat_along(values: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def interpolate_along(values: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-    """Values on the line through two known ones along the last axis; and whether there is any known."""
+    """Values on the line between the nearest known ones along the last axis; and whether there is any known."""
     size = known.shape[-1]
     before, after = _neighbours(known)
     right = torch.where(after < size, after, before)
     left = torch.where(before >= 0, before, after)
     found = (left >= 0) & (left < size)
     left, right = left.where(found, 0), right.where(found, 0)
-    second_last = torch.cat([torch.full_like(before[..., :1], -1), before[..., :-1]], dim=-1).gather(-1, left)
-    second_first = torch.cat([after[..., 1:], torch.full_like(after[..., :1], size)], dim=-1).gather(-1, right)
-    left = torch.where((after == size) & (second_last >= 0), second_last, left)
-    right = torch.where((before < 0) & (second_first < size), second_first, right)
     place = torch.arange(size, device=values.device)
     share = (place - left) / (right - left).clamp(min=1)
     start, end = values.gather(-1, left), values.gather(-1, right)

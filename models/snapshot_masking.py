@@ -2,8 +2,8 @@
 
 A share of a sample's tokens is masked, real and imaginary part together since a token holds both. Of the masked ones
 most show a constant, some random values and some themselves (80, 10 and 10 % as published, after BERT). Everything is
-drawn by hashes of (seed, epoch, sample key, token, place): a sample's masks are the same in any batch and on any device,
-and fresh every epoch.
+drawn by hashes of (seed, epoch, sample key, token, place): a sample's masks are the same in any batch and on any
+device, and fresh every epoch.
 """
 
 import math
@@ -36,6 +36,7 @@ class MaskPolicy:
     values: MaskValues
 
     def __post_init__(self) -> None:
+        """Raises UserError for shares out of range."""
         if not 0 < self.share <= 1:
             raise UserError(f"{self.share!r} is not a share of (0, 1]", where="mask_share", mend="published: 0.4")
         parts = (self.constant, self.random, self.kept)
@@ -100,7 +101,8 @@ def _random(scores: Tensor, batch: TokenBatch, draw: MaskDraw, policy: MaskPolic
     uniform = _uniform(hash_tokens(scores.flatten(), places, draw)).view_as(batch.tokens)
     if policy.values == "published":
         return uniform
-    return torch.special.ndtri(uniform.clamp(min=2.0**-25))
+    normal: Tensor = torch.special.ndtri(uniform.clamp(min=2.0**-25))
+    return normal
 
 
 def _uniform(hashes: Tensor) -> Tensor:

@@ -50,7 +50,8 @@ class PatchEmbedding(nn.Module):
         """[B, 1 + L, width] of tokens [B, L, 2 p^2]."""
         if self.class_token is None:
             tokens = functional.pad(tokens, (0, 0, 1, 0), value=CLASS_VALUE)
-        vectors = functional.linear(tokens, *self._map(side))
+        weight, bias = self._map(side)
+        vectors = functional.linear(tokens, weight, bias)
         if self.class_token is not None:
             vectors = torch.cat([self.class_token.expand(len(vectors), 1, -1), vectors], dim=1)
         if self.positions is not None:
@@ -59,7 +60,9 @@ class PatchEmbedding(nn.Module):
 
     def _map(self, side: int) -> tuple[Tensor, Tensor]:
         linear = cast(nn.Linear, self.maps[str(self.widest if self.shared else side)])
-        return corner(linear.weight.T, self.widest, side).T if self.shared else linear.weight, linear.bias
+        # Features of a shared map are the rows of its transpose, which must lie in one piece to be cut.
+        weight = corner(linear.weight.T.contiguous(), self.widest, side).T if self.shared else linear.weight
+        return weight, linear.bias
 
 
 class PatchHead(nn.Module):
@@ -85,8 +88,9 @@ class PatchHead(nn.Module):
         hidden = self.norm(functional.gelu(self.hidden(vectors)))
         linear = cast(nn.Linear, self.maps[str(self.widest if self.shared else side)])
         if not self.shared:
-            return cast(Tensor, linear(hidden))
-        return functional.linear(hidden, corner(linear.weight, self.widest, side), corner(linear.bias, self.widest, side))
+            return functional.linear(hidden, linear.weight, linear.bias)
+        weight, bias = (corner(part, self.widest, side) for part in (linear.weight, linear.bias))
+        return functional.linear(hidden, weight, bias)
 
 
 class SnapshotModel(PretrainingModel):
@@ -143,10 +147,9 @@ class SnapshotModel(PretrainingModel):
         return next(self.parameters()).dtype
 
     def _idle(self) -> Tensor | float:
-        """Zero, as a function of every parameter: engines that reduce gradients expect one from each, whatever the
-        granularity of the batch.
-        """
-        return sum((parameter.sum() * 0.0 for module in (self.embedding, self.head) for parameter in module.parameters()), 0.0)
+        """Zero, as a function of the maps of all granularities: engines that reduce gradients expect one from each."""
+        maps = [*self.embedding.parameters(), *self.head.parameters()]
+        return sum((parameter.sum() * 0.0 for parameter in maps), 0.0)
 
 
 def token_errors(predicted: Tensor, batch: TokenBatch) -> Tensor:

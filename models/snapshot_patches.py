@@ -26,9 +26,9 @@ def snapshot_grid(shape: Shape, patch: int) -> Grid:
 def patch_snapshots(channels: NDArray[np.complex64], patch: int) -> Tokens:
     """Tokens [n, L, 2 p^2] of snapshots [n, 1, K, A]. Raises UserError for an empty axis and for a value not finite."""
     tokens = make_patches(channels.swapaxes(2, 3), (1, patch, patch))
-    bad = ~np.isfinite(tokens.values).all(axis=(1, 2))
-    if bad.any():
-        what = f"channel {int(np.flatnonzero(bad)[0])} of the {len(bad)} to be patched holds NaN or infinity"
+    finite = np.isfinite(tokens.values.reshape(len(channels), -1)).all(axis=1)
+    if not finite.all():
+        what = f"channel {int(np.argmin(finite))} of the {len(channels)} to be patched holds NaN or infinity"
         raise UserError(what, mend="find it with 'wavetrain channels verify' and make or import its set again")
     slots, antennas, subcarriers = tokens.grid
     return Tokens(values=tokens.values, elements=tokens.elements, grid=(slots, subcarriers, antennas))
@@ -56,7 +56,5 @@ def snapshot_tokens(shape: Shape, patch: int) -> int:
 
 def corner(weight: Tensor, widest: int, patch: int) -> Tensor:
     """Rows [2 p^2, ...] of a weight [2 w^2, ...] over the widest patch that belong to its upper left p x p corner."""
-    square = weight.unflatten(0, (2, widest, widest))
-    return square[:, :patch, :patch].flatten(0, 2)
-
-
+    square = weight.view(2, widest, widest, *weight.shape[1:])
+    return square[:, :patch, :patch].reshape(2 * patch * patch, *weight.shape[1:])

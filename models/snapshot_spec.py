@@ -1,13 +1,15 @@
 """Options and counts that the models of single snapshots share (WiMamba, LWM and the raw baseline)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from channels.errors import UserError
-from models.interface import EvaluationTask, Shape, Tokens
+from models.interface import EvaluationTask, Shape, TokenBatch, Tokens
+from models.references import Reference, predict_reference
 from models.snapshot_masking import MaskPolicy, MaskValues
 from models.snapshot_patches import patch_snapshots, snapshot_tokens
 
@@ -28,6 +30,7 @@ class SnapshotSpec:
     mask_values: MaskValues | None = None
 
     def __post_init__(self) -> None:
+        """Raises UserError for an option out of range."""
         if not self.patches or min(self.patches) < 1 or len(set(self.patches)) < len(self.patches):
             what = f"{self.patches!r} are not distinct patch sides of at least 1"
             raise UserError(what, where="patches", mend="published: 2, 4, 6, 8")
@@ -67,6 +70,11 @@ class SnapshotSpec:
     def target_tokens(self, shape: Shape, variant: int) -> tuple[int, ...]:
         """Masked tokens of one snapshot."""
         return (self.masking.masked_tokens(self._tokens(shape, variant)),)
+
+    def reference(self, name: Reference, task: EvaluationTask, batch: TokenBatch, masked: Tensor) -> Tensor:
+        """Training-free prediction of masked tokens [B, L, 2 p^2], along the subcarriers, then along the antennas."""
+        rows_first = replace(batch, grid=batch.grid[:, [0, 2, 1]], grids=None)
+        return predict_reference(name, "snapshot", rows_first, masked, (1, task.variant, task.variant))
 
     def tokenise(self, channels: NDArray[np.complex64], variant: int) -> Tokens:
         """Patches [n, L, 2 p^2] of snapshots [n, 1, K, A]; the class token is added by the network."""

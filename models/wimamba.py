@@ -1,4 +1,4 @@
-"""WiMamba: a bidirectional Mamba over patches of single snapshots, at several granularities (Raviv and Shlezinger 2026).
+"""WiMamba: a bidirectional Mamba over patches of single snapshots at several granularities (Raviv, Shlezinger 2026).
 
 ``published`` is the model of the public code, to the parameter. ``paper`` is the model of the text: no projections and
 no network around the two directions, one embedding for all granularities, a learned class token, masks of ones.
@@ -36,15 +36,17 @@ class WiMambaSpec(SnapshotSpec):
     scan: Wanted = "auto"
 
     def __post_init__(self) -> None:
+        """Raises UserError for an option out of range."""
         published = self.construction == "published"
         set_default(self, "class_token", "constant" if published else "learnable")
         set_default(self, "embedding", "per_granularity" if published else "shared")
         set_default(self, "mask_values", self.construction)
         SnapshotSpec.__post_init__(self)
         check_dropout(self.dropout)
-        for name in ("state", "conv"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{getattr(self, name)!r} is less than 1", where=name, mend="published: state 8, conv 4")
+        for name, most in (("state", 256), ("conv", 16)):
+            value = getattr(self, name)
+            if not 1 <= value <= most:
+                raise UserError(f"{value!r} is not within 1..{most}", where=name, mend="published: state 8, conv 4")
 
     @property
     def name(self) -> str:
@@ -54,7 +56,7 @@ class WiMambaSpec(SnapshotSpec):
     def build(self, seed: int) -> SnapshotModel:
         """The network in float32 on the CPU, drawn from the seed."""
         with torch.random.fork_rng(devices=[]):
-            torch.random.default_generator.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             assert self.embedding is not None
             assert self.class_token is not None
             embedding = PatchEmbedding(self.patches, self._mamba.width, self.embedding, self.class_token)

@@ -161,13 +161,17 @@ class JobSpec(Section):
 
     @property
     def training_identity(self) -> dict[str, Any]:
-        """The fields that decide which numbers training computes: what a resumed run must share."""
+        """The fields that decide which numbers training computes: what a resumed run must share.
+
+        The store counts by its content, which the run's state holds, not by its path.
+        """
         resolved = self.model_dump(mode="json")
         kept = ("name", "seed", "data", "model", "batching", "train", "scale")
         identity = {key: resolved[key] for key in kept}
         for harmless in ("max_failures", "loader_threads", "prefetch"):
             identity["train"].pop(harmless)
-        identity["data"].pop("zeroshot_sets")
+        for harmless in ("store", "zeroshot_sets"):
+            identity["data"].pop(harmless)
         return identity
 
     @property
@@ -188,7 +192,9 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> JobSpec:
     mapping = read_mapping(path)
     for override in overrides:
         apply_override(mapping, override)
-    return validate(JobSpec, mapping, str(path))
+    job = validate(JobSpec, mapping, str(path))
+    # Workers run in folders of their own, so a relative path would mean something else there.
+    return job.model_copy(update={"data": job.data.model_copy(update={"store": job.data.store.absolute()})})
 
 
 def read_mapping(path: Path) -> dict[str, Any]:

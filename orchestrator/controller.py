@@ -110,7 +110,7 @@ def prepare(job: JobSpec, profile: Profile) -> Prepared:
         schedule=make_schedule(job, catalogue, data.flops),
         zeroshot=check_zeroshot_sets(data.store, job),
         directory=directory,
-        resumes=check_resumable(directory, job),
+        resumes=check_resumable(directory, job, data.store.fingerprint),
         tracking_uri=uri,
     )
 
@@ -176,7 +176,7 @@ class _Controller:
         write_json(self.directory.spec, self.prepared.job.model_dump(mode="json"))
         description = describe_plan(self.prepared.catalogue, self.prepared.schedule.plan, self.prepared.schedule)
         write_json(self.directory.plan, description)
-        self.directory.update_state(status="RUNNING", cause=None)
+        self.directory.update_state(status="RUNNING", cause=None, store_fingerprint=self.prepared.store.fingerprint)
 
     def _start_tracker(self) -> Tracker:
         prepared, job = self.prepared, self.prepared.job

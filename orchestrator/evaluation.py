@@ -21,7 +21,7 @@ from channels.signal import add_noise, sample_keys
 from channels.store import ChannelStore
 from models.export import load_model
 from models.interface import EvaluationTask, ModelSpec, PretrainingModel, TokenBatch, collate
-from models.references import REFERENCES, predict_reference
+from models.references import REFERENCES
 from orchestrator.config import EvaluationSection, JobSpec
 from orchestrator.data import Origin, chosen_zeroshot_sets, read_units
 
@@ -125,9 +125,7 @@ def _batches(
 
 
 def _reference_guesses(spec: ModelSpec, task: EvaluationTask, batch: TokenBatch, masked: Tensor) -> dict[str, Tensor]:
-    patch = spec.patch_shape(task.variant)
-    kind = task.name.partition("_")[0]
-    return {name: predict_reference(name, kind, batch, masked, patch) for name in REFERENCES}
+    return {name: spec.reference(name, task, batch, masked) for name in REFERENCES}
 
 
 def sample_nmse(values: Tensor, truth: Tensor, masked: Tensor, elements: Tensor | None) -> NDArray[np.float64]:

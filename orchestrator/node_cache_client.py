@@ -20,8 +20,8 @@ LEASES_AT_ONCE = 128
 class NodeCacheClient:
     """Calls of one rank to the cache of its node. Thread safe.
 
-    The actor belongs to the rank that made it and ends with it. A rank whose call finds it dead makes the next one, over
-    the same folder, and tells it again where it is and what it has leased, so nothing that is being read is lost.
+    The actor belongs to the rank that made it and ends with it. A rank whose call finds it dead makes the next one over
+    the same folder and tells it again where it is and what it has leased, so nothing that is being read is lost.
     """
 
     def __init__(self, settings: CacheSettings, run: str, node: str, rank: int) -> None:

@@ -19,7 +19,9 @@ METHOD_NAMES = {
     "quantile": "quantile",
     "optimal": "optimal (exact)",
 }
+DASHED_COLOUR = "#1b7837"
 METHOD_COLOURS = {"equal": "#b2182b", "equal_tokens": "#ef8a62", "quantile": "#67a9cf", "optimal": "#2166ac"}
+PERCENT = "padding, % of computed tokens"
 VALID, PADDED = "#4d7ea8", "#d9b08c"
 
 
@@ -34,7 +36,8 @@ def draw_plan(plan: Plan, catalogue: Catalogue, path: Path) -> None:
     if plan.method:
         variants = len({bucket.variant for bucket in plan.buckets})
         methods.plot(len(plan.buckets) / variants, 100 * plan.padding, "ko", ms=8, mfc="none", label="this plan")
-        methods.legend(frameon=False, fontsize=9)
+    methods.set(ylabel=PERCENT, ylim=(-1, None))
+    methods.legend(frameon=False, fontsize=9)
     name = f"{plan.strategy}, {plan.method}" if plan.method else plan.strategy
     figure.suptitle(f"Plan: {name}, expected padding {100 * plan.padding:.2f} %", x=0.01, ha="left")
     _save(figure, path)
@@ -48,7 +51,8 @@ def draw_padding_by_buckets(
 ) -> None:
     """PNG with a panel a catalogue: padding ratio of every method against the number of buckets.
 
-    panels: title -> method -> ratio for each of ``counts``. published: title -> {buckets: ratio} of points to mark.
+    panels: title -> method -> ratio for each of ``counts``; what is not a method of samplers.partition is drawn dashed.
+    published: title -> {buckets: ratio} of points to mark.
     """
     figure, axes = _figure(1, len(panels), (4.2 * len(panels), 3.8), share=True)
     for axis, (title, curves) in zip(np.atleast_1d(axes), panels.items(), strict=True):
@@ -58,7 +62,9 @@ def draw_padding_by_buckets(
             ratios = [100 * ratio for ratio in points.values()]
             axis.plot(list(points), ratios, "kx", ms=8, mew=2, label="published (Table III)", zorder=5)
         axis.set_title(title)
-    np.atleast_1d(axes)[0].legend(frameon=False, fontsize=9)
+    first, last = np.atleast_1d(axes)[0], np.atleast_1d(axes)[-1]
+    first.set(ylabel=PERCENT, ylim=(-1, None))
+    last.legend(frameon=False, fontsize=9)
     _save(figure, path)
 
 
@@ -123,10 +129,9 @@ def _draw_curves(axis: Any, counts: Sequence[int], curves: Mapping[str, Sequence
     for method, ratios in curves.items():
         percent = [100 * ratio for ratio in ratios]
         name, colour = METHOD_NAMES.get(method, method), METHOD_COLOURS.get(method)
-        axis.plot(counts[: len(percent)], percent, marker="o", ms=4, color=colour, label=name)
-    axis.set(xlabel="buckets", ylabel="padding, % of computed tokens", title="Padding by method")
-    axis.set_ylim(bottom=0)
-    axis.legend(frameon=False, fontsize=9)
+        style = {"color": colour} if colour else {"color": DASHED_COLOUR, "ls": "--"}
+        axis.plot(counts, percent, marker="o", ms=4, label=name, **style)
+    axis.set(xlabel="buckets", title="Padding by method")
     axis.xaxis.get_major_locator().set_params(integer=True)
 
 

@@ -66,30 +66,47 @@ def to_metrics(scores: Sequence[Score]) -> dict[str, float]:
     return metrics
 
 
-def to_table(scores: Sequence[Score], title: str) -> Any:
-    """A rich table: a row a set and the average; a column a task and predictor, dB against the noisy target."""
+def to_tables(scores: Sequence[Score], title: str) -> list[Any]:
+    """Two rich tables: the model on every set, and the averages of all predictors; NMSE in dB."""
+    tasks = list(dict.fromkeys(score.task for score in scores))
+    return [_set_table(scores, tasks, title), _average_table(scores, tasks)]
+
+
+def _set_table(scores: Sequence[Score], tasks: Sequence[str], title: str) -> Any:
     from rich.table import Table
 
-    tasks = list(dict.fromkeys(score.task for score in scores))
-    predictors = list(dict.fromkeys(score.predictor for score in scores))
-    table = Table(title=title, caption="NMSE in dB against the noisy target; (clean): against the clean channel")
+    table = Table(title=title, caption="NMSE in dB against the noisy target, in brackets against the clean channel")
     table.add_column("set")
     for task in tasks:
-        table.add_column(f"{task}\nmodel", justify="right", style="bold")
-        table.add_column("model\n(clean)", justify="right")
-        for predictor in predictors:
-            if predictor != MODEL:
-                table.add_column(PREDICTOR_NAMES[predictor].replace(" ", "\n"), justify="right", style="dim")
-    values = {(score.task, score.set_name, score.predictor, score.target): score.decibels for score in scores}
-    values |= {(task, "average", who, target): decibels(mean) for (task, who, target), mean in averages(scores).items()}
-    for name in [*dict.fromkeys(score.set_name for score in scores), "average"]:
-        cells = [f"{values[task, name, who, what]:.2f}" for task in tasks for who, what in _columns(predictors)]
-        table.add_row(name, *cells, end_section=False, style="bold" if name == "average" else None)
+        table.add_column(task, justify="right", no_wrap=True)
+    values = {(score.task, score.set_name, score.target): score.decibels for score in scores if score.predictor == MODEL}
+    names = list(dict.fromkeys(score.set_name for score in scores))
+    for name in names:
+        cells = [_pair(values[task, name, NOISY], values[task, name, CLEAN]) for task in tasks]
+        table.add_row(name, *cells, end_section=name == names[-1])
+    means = averages(scores)
+    cells = [_pair(*(decibels(means[task, MODEL, target]) for target in (NOISY, CLEAN))) for task in tasks]
+    table.add_row("average", *cells, style="bold")
     return table
 
 
-def _columns(predictors: Sequence[str]) -> list[tuple[str, str]]:
-    return [(MODEL, NOISY), (MODEL, CLEAN), *((name, NOISY) for name in predictors if name != MODEL)]
+def _average_table(scores: Sequence[Score], tasks: Sequence[str]) -> Any:
+    from rich.table import Table
+
+    table = Table(title="average over the sets")
+    table.add_column("prediction")
+    for task in tasks:
+        table.add_column(task, justify="right", no_wrap=True)
+    means = averages(scores)
+    for predictor, label in PREDICTOR_NAMES.items():
+        if (tasks[0], predictor, NOISY) in means:
+            pairs = [(decibels(means[task, predictor, NOISY]), decibels(means[task, predictor, CLEAN])) for task in tasks]
+            table.add_row(label, *(_pair(*pair) for pair in pairs), style="bold" if predictor == MODEL else None)
+    return table
+
+
+def _pair(noisy: float, clean: float) -> str:
+    return f"{noisy:.2f} ({clean:.2f})"
 
 
 def draw_scores(scores: Sequence[Score], path: Path) -> None:

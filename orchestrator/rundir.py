@@ -84,7 +84,7 @@ def find_run(name: str, runs: Path) -> RunDirectory:
     raise UserError(f"no run {name!r}", where=str(runs), mend=mend)
 
 
-def check_resumable(directory: RunDirectory, spec: JobSpec) -> bool:
+def check_resumable(directory: RunDirectory, spec: JobSpec, store_fingerprint: str) -> bool:
     """Whether the folder holds an unfinished run of this very job.
 
     Raises:
@@ -98,7 +98,11 @@ def check_resumable(directory: RunDirectory, spec: JobSpec) -> bool:
     if found:
         mend = f"it was started with another spec ({found[0]}); choose another name or the same spec"
         raise UserError(f"run name {spec.name!r} exists", where=str(directory.path), mend=mend)
-    if directory.read_state().get("status") == "FINISHED":
+    state = directory.read_state()
+    if state.get("store_fingerprint", store_fingerprint) != store_fingerprint:
+        mend = "it was started on other channels; choose another name or restore the store"
+        raise UserError(f"run name {spec.name!r} exists", where=str(directory.path), mend=mend)
+    if state.get("status") == "FINISHED":
         mend = f"choose another name (--set name=...) or look at it: wavetrain evaluate {spec.name}"
         raise UserError(f"run name {spec.name!r} exists and is finished", where=str(directory.path), mend=mend)
     return True

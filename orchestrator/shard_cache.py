@@ -1,4 +1,4 @@
-"""Copies of a store's shards in node-local storage: bounded, checksummed on arrival, the least recently used go first."""
+"""Copies of a store's shards in node-local storage: bounded, checksummed on arrival, least recently used go first."""
 
 import errno
 import hashlib
@@ -268,15 +268,12 @@ def copy_hashed(source: Path, target: Path) -> str:
     return digest.hexdigest()
 
 
-def size_text(size: float) -> str:
-    """Bytes in the largest decimal unit that leaves at least 1, e.g. ``1.50 GB``."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            break
-        size /= 1000
-    else:
-        unit = "TB"
-    return f"{size:.0f} B" if unit == "B" else f"{size:.2f} {unit}"
+def size_text(size: int) -> str:
+    """Bytes in a decimal unit, e.g. ``1.50 GB``."""
+    if size < 1000:
+        return f"{size} B"
+    power = min((len(str(size)) - 1) // 3, 4)
+    return f"{size / 1000**power:.2f} {('kB', 'MB', 'GB', 'TB')[power - 1]}"
 
 
 def _explained(error: OSError, source: Path, root: Path) -> OSError | UserError:

@@ -1,8 +1,8 @@
 """Compiles the C source beside this file with the machine's C compiler and keeps the library for next time.
 
-The library lies in ``$WAVETRAIN_CACHE`` (default ``~/.cache/wavetrain``) under a name made of source, flags, compiler and
-CPU. It is compiled under a temporary name and renamed, so processes that start together may compile twice but never see
-half a library.
+The library lies in ``$WAVETRAIN_CACHE`` (default ``~/.cache/wavetrain``) under a name made of source, flags, compiler
+and CPU. It is compiled under a temporary name and renamed, so processes that start together may compile twice but never
+see half a library.
 """
 
 import hashlib
@@ -49,7 +49,8 @@ def _cache_folder() -> Path:
 
 
 def _key(compiler: str) -> str:
-    parts = [SOURCE.read_text(), *FLAGS, compiler, _run([compiler, "--version"]), platform.machine(), _cpu(), *_openmp()]
+    version = _run([compiler, "--version"])
+    parts = [SOURCE.read_text(), *FLAGS, compiler, version, platform.machine(), _cpu(), *_openmp()]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 

@@ -1,7 +1,7 @@
 """The selective scan in plain PyTorch, for devices without a kernel and machines without a compiler.
 
-The sequence is cut into chunks. All chunks are scanned side by side from a zero state, then the states at their ends are
-carried from chunk to chunk: 32 + L / 32 steps in Python instead of L, memory linear in L.
+The sequence is cut into chunks. All chunks are scanned side by side from a zero state, then the states at their ends
+are carried from chunk to chunk: 32 + L / 32 steps in Python instead of L, memory linear in L.
 """
 
 import torch
@@ -20,17 +20,17 @@ def chunked_scan(problem: ScanProblem) -> Tensor:
     if valid is not None:
         # A padded step without input leaves a zero state zero: the backward direction starts at the last valid token.
         u = u * valid
-    series = (align_time(part, problem.reverse) for part in (steps, steps * u, problem.B, problem.C))
-    out = align_time(_scan_chunks(*series, problem.A), problem.reverse) + u * problem.D
+    series = [align_time(part, problem.reverse) for part in (steps, steps * u, problem.B, problem.C)]
+    out = align_time(_scan_chunks(series, problem.A), problem.reverse) + u * problem.D
     if valid is not None:
         out = out * valid
     return out if problem.z is None else out * functional.silu(problem.z)
 
 
-def _scan_chunks(steps: Tensor, driven: Tensor, B: Tensor, C: Tensor, A: Tensor) -> Tensor:
-    """C h [batch, L, G, P] of step sizes, step sizes times u [batch, L, G, P] and B, C [batch, L, G, N]."""
-    length = steps.shape[1]
-    steps, driven, B, C = (functional.pad(part, (0, 0, 0, 0, 0, -length % CHUNK)) for part in (steps, driven, B, C))
+def _scan_chunks(series: list[Tensor], A: Tensor) -> Tensor:
+    """C h [batch, L, G, P] of step sizes, step sizes times u [batch, L, G, P], and B, C [batch, L, G, N]."""
+    length = series[0].shape[1]
+    steps, driven, B, C = (functional.pad(part, (0, 0, 0, 0, 0, -length % CHUNK)) for part in series)
     # Not indexed: the gradient of an index is a whole tensor of zeros, that of unbind is one for all steps.
     decays = _cut(torch.exp(steps[..., None] * A)).unbind(0)
     sources = _cut(driven[..., None] * B[..., None, :]).unbind(0)
@@ -49,7 +49,7 @@ def _scan_chunks(steps: Tensor, driven: Tensor, B: Tensor, C: Tensor, A: Tensor)
 
 def _cut(series: Tensor) -> Tensor:
     """[CHUNK, batch, chunks, ...] of [batch, chunks * CHUNK, ...]."""
-    return series.unflatten(1, (-1, CHUNK)).movedim(2, 0)
+    return series.reshape(len(series), -1, CHUNK, *series.shape[2:]).movedim(2, 0)
 
 
 def _carry(last: Tensor, product: Tensor) -> Tensor:

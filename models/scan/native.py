@@ -83,7 +83,9 @@ def native_scan(problem: ScanProblem) -> Tensor:
     """As ``models.scan.selective_scan``, for float32 operands on the CPU."""
     assert problem.u.dtype == torch.float32, "the native scan computes in float32"
     series = (problem.u, problem.delta, problem.A, problem.B, problem.C, problem.D, problem.z, problem.delta_bias)
-    output: Tensor = _Scan.apply(*series, problem.softplus, problem.reverse, problem.lengths)
+    output: Tensor = _Scan.apply(  # type: ignore[no-untyped-call]
+        *series, problem.softplus, problem.reverse, problem.lengths
+    )
     return output
 
 
@@ -93,7 +95,9 @@ def native_convolution(
     """As ``models.scan.short_convolution``, for float32 operands on the CPU and at most 16 taps."""
     assert x.dtype == torch.float32, "the native convolution computes in float32"
     assert weight.shape[-1] <= _MAX_TAPS, f"at most {_MAX_TAPS} taps"
-    output: Tensor = _Convolution.apply(x, weight, bias, reverse, lengths)
+    output: Tensor = _Convolution.apply(  # type: ignore[no-untyped-call]
+        x, weight, bias, reverse, lengths
+    )
     return output
 
 
@@ -177,10 +181,9 @@ class _Call:
         self, series: Tensor, states: int, reverse: tuple[bool, ...], lengths: Tensor | None, softplus: bool = False
     ) -> None:
         self.lengths = None if lengths is None else lengths.to(torch.int64).contiguous()
-        self.reverse = bytes(reverse)
-        self.struct = _Shape(
-            *series.shape, states, _pointer(self.lengths), ctypes.cast(self.reverse, ctypes.c_void_p), softplus, torch.get_num_threads()
-        )
+        self.reverse = (ctypes.c_uint8 * len(reverse))(*reverse)
+        pointers = (_pointer(self.lengths), ctypes.cast(self.reverse, ctypes.c_void_p))
+        self.struct = _Shape(*series.shape, states, *pointers, softplus, torch.get_num_threads())
 
 
 def _operands(series: Any, fixed: Any) -> _Operands:

@@ -1,0 +1,58 @@
+"""Appends one JSON line a run to benchmarks/results.jsonl: what was measured, of which commit, on what machine."""
+
+import datetime
+import json
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).with_name("results.jsonl")
+
+
+def record(benchmark: str, parameters: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    """Append a run. parameters: what was asked for. rows: the lines of the table that was printed."""
+    entry = {
+        "benchmark": benchmark,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "commit": _commit(),
+        "machine": machine(),
+        "parameters": parameters,
+        "rows": rows,
+    }
+    with RESULTS.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(entry) + "\n")
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores this process may use, and versions; nothing that names the host."""
+    return {
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "python": platform.python_version(),
+        "numpy": metadata.version("numpy"),
+        "torch": metadata.version("torch"),
+    }
+
+
+def _cpu_model() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def _commit() -> str | None:
+    """Commit of the working tree, with ``-dirty`` where tracked files differ from it; None outside a repository."""
+    described = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+        cwd=RESULTS.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return described.stdout.strip() or None

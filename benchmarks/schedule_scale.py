@@ -1,0 +1,111 @@
+"""Cost of planning and of the next batch, from a million to a billion samples and from 8 to 1,024 ranks.
+
+    python benchmarks/schedule_scale.py
+
+Every row runs in a process of its own. plan: catalogue, optimal plan of 16 buckets over 1,000 sets of 97 lengths,
+schedule and first batch. next: mean over consecutive batches of one rank. any: a batch somewhere in the run. memory:
+peak resident size of the process; imports: that of the imports alone.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+
+import numpy as np
+from record import record
+from rich.console import Console
+from rich.table import Table
+
+from samplers.catalogue import Catalogue, Source
+from samplers.plan import make_plan
+from samplers.schedule import Schedule
+
+SAMPLES = (10**6, 10**7, 10**8, 10**9)
+RANKS = (8, 64, 1024)
+SETS, LENGTHS, BUCKETS = 1000, 97, 16
+MOST_BATCHES = 2000
+
+
+def main() -> None:
+    """Measure every row in a fresh process, print, record."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--row", nargs=2, type=int, metavar=("SAMPLES", "RANKS"), help="measure one row only")
+    arguments = parser.parse_args()
+    if arguments.row:
+        print(json.dumps(measure(*arguments.row)))
+        return
+    rows = [run_row(samples, ranks) for samples in SAMPLES for ranks in RANKS]
+    print_table(rows)
+    record("schedule_scale", {"sets": SETS, "lengths": LENGTHS, "buckets": BUCKETS}, rows)
+
+
+def run_row(samples: int, ranks: int) -> dict:
+    """One row, measured by this script in another process."""
+    command = [sys.executable, __file__, "--row", str(samples), str(ranks)]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def measure(samples: int, ranks: int) -> dict:
+    """Figures of one row; a rank's batch is 128 samples, fewer where the smallest bucket would not fill a slice."""
+    imports = peak_mebibytes()
+    batch = min(128, samples // (2 * BUCKETS * ranks))
+    started = time.perf_counter()
+    lengths = [8 * (1 + number * 37 % LENGTHS) for number in range(SETS)]
+    catalogue = Catalogue([Source(f"S{n}", length, samples // SETS) for n, length in enumerate(lengths)])
+    plan = make_plan(catalogue, method="optimal", buckets=BUCKETS, batch=ranks * batch, partitions=ranks)
+    schedule = Schedule(catalogue, plan, seed=0, partitions=ranks, epochs=2)
+    schedule.rank_step(0, 0, ranks // 2, ranks)
+    planned = time.perf_counter() - started
+    return {
+        "samples": samples,
+        "ranks": ranks,
+        "batch_of_a_rank": batch,
+        "steps": schedule.steps(0),
+        "plan_s": round(planned, 3),
+        "next_us": round(next_batch(schedule, ranks), 1),
+        "any_us": round(any_batch(schedule, ranks), 1),
+        "memory_mib": round(peak_mebibytes(), 1),
+        "imports_mib": round(imports, 1),
+    }
+
+
+def next_batch(schedule: Schedule, ranks: int) -> float:
+    """Microseconds a batch in order."""
+    count = 0
+    started = time.perf_counter()
+    for _ in schedule.iterate(0, 0, ranks // 2, ranks):
+        count += 1
+        if count == MOST_BATCHES:
+            break
+    return (time.perf_counter() - started) / count * 1e6
+
+
+def any_batch(schedule: Schedule, ranks: int, draws: int = 100) -> float:
+    """Microseconds a batch at a random step."""
+    steps = np.random.default_rng(0).integers(0, schedule.steps(1), draws).tolist()
+    started = time.perf_counter()
+    for step in steps:
+        schedule.rank_step(1, step, ranks // 2, ranks)
+    return (time.perf_counter() - started) / draws * 1e6
+
+
+def peak_mebibytes() -> float:
+    """Peak resident size of this process."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def print_table(rows: list[dict]) -> None:
+    """One line a row."""
+    table = Table(box=None)
+    for name in rows[0]:
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(*(f"{value:,}" for value in row.values()))
+    Console(width=140).print(table)
+
+
+if __name__ == "__main__":
+    main()
