@@ -64,12 +64,13 @@ class WiMambaSpec(SnapshotSpec):
             return SnapshotModel(self, embedding, MambaBackbone([self._layer() for _ in range(self._layers)]), head)
 
     def forward_flops(self, shape: Shape, variant: int) -> float:
-        """Operations of one snapshot: embedding, layers and head, of which only the first two see the class token."""
+        """Operations of one snapshot: embedding, layers and head; the head leaves the class token out."""
         width, token = self._mamba.width, 2 * variant * variant
         around = 10 * width * width if self.construction == "published" else 0
-        layer = around + self._mamba.macs_per_token
+        layers = self._layers * (around + self._mamba.macs_per_token)
         length = self.length(shape, variant)
-        return 2.0 * (length * (token * width + self._layers * layer) + (length - 1) * width * (width + token))
+        embedded = length if self.class_token == "constant" else length - 1
+        return 2.0 * (length * layers + embedded * token * width + (length - 1) * width * (width + token))
 
     @property
     def _layers(self) -> int:

@@ -31,7 +31,6 @@ def describe_plan(catalogue: Catalogue, plan: Plan, schedule: Schedule) -> dict[
     padding: expected share of padding when each slice is padded to its longest sample. steps: optimizer steps of the
     first epoch. fillers: share of weight-0 samples. tokens_per_step: valid tokens of a mean step over all ranks.
     """
-    slots = int((schedule.slices_of_buckets() * np.asarray([bucket.batch_size for bucket in plan.buckets])).sum())
     steps = schedule.total_steps / schedule.epochs
     return {
         "strategy": plan.strategy,
@@ -44,7 +43,7 @@ def describe_plan(catalogue: Catalogue, plan: Plan, schedule: Schedule) -> dict[
         "steps": schedule.steps(0),
         "total_steps": schedule.total_steps,
         "tokens_per_step": round(catalogue.total_tokens / steps),
-        "fillers": round(max(1 - catalogue.total_samples / slots, 0.0), 6) if schedule.tails == "fill" else None,
+        "fillers": round(1 - catalogue.total_samples / schedule.scheduled_samples, 6),
         "partitions": schedule.partitions,
         "slices": schedule.slices,
         "mix": schedule.mix,
@@ -141,10 +140,9 @@ def _title(description: dict[str, Any]) -> str:
 
 
 def _summary(description: dict[str, Any]) -> str:
-    fillers = "" if description["fillers"] is None else f", {100 * description['fillers']:.2f} % fillers"
     return (
         f"{description['sets']} sets, {description['samples']:,} samples, {description['tokens']:,} tokens an epoch\n"
         f"{description['steps']:,} steps an epoch, {description['total_steps']:,} in {description['epochs']} epochs, "
-        f"{description['tokens_per_step']:,} tokens a step{fillers}\n"
+        f"{description['tokens_per_step']:,} tokens a step, {100 * description['fillers']:.2f} % fillers\n"
         f"{description['partitions']} partitions, plan {description['fingerprint'][:16]}"
     )

@@ -3,13 +3,13 @@
 import logging
 import os
 import secrets
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from channels.errors import UserError
+from orchestrator import guardian
 from orchestrator.cluster import Profile
 from orchestrator.files import write_atomically
 
@@ -36,7 +36,8 @@ def _embedded(cpus: int, gpus: int) -> Iterator[None]:
     # Socket names inside must stay under 108 bytes, so the folder is as short as it can be.
     folder = Path(tempfile.mkdtemp(prefix="wt-", dir="/tmp" if Path("/tmp").is_dir() else None))
     write_atomically(folder / "token", secrets.token_hex(32), mode=0o600)
-    with _environment(_ray_environment() | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / "token")}):
+    guard = guardian.start(folder)
+    with _environment(_ray_environment() | {"RAY_AUTH_MODE": "token", guardian.MARK: str(folder / "token")}):
         import ray
 
         try:
@@ -54,7 +55,7 @@ def _embedded(cpus: int, gpus: int) -> Iterator[None]:
             yield
         finally:
             ray.shutdown()
-            shutil.rmtree(folder, ignore_errors=True)
+            guard.communicate()
 
 
 @contextmanager

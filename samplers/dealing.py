@@ -19,10 +19,9 @@ from numpy.typing import NDArray
 
 from samplers.catalogue import Catalogue
 from samplers.partition import Piece
-from samplers.permutation import Integers, Keys, child_keys, permute, quotient
+from samplers.permutation import Integers, Keys, Stream, child_keys, permute, quotient
 from samplers.plan import Bucket
-
-ORDER_STREAM, RUN_STREAM, POOL_STREAM, ROTATION_STREAM = range(4)
+from samplers.pools import SourceTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +90,7 @@ class Dealing:
 
     def __init__(self, catalogue: Catalogue, buckets: Sequence[Bucket], partitions: int) -> None:
         self.partitions = partitions
-        self._sources = _SourceTable(catalogue)
+        self._sources = SourceTable(catalogue)
         pieces = [self._arranged(piece) for bucket in buckets for piece in bucket.pieces]
         self._arrangements = pieces
         self._segments: list[_Segment] = []
@@ -107,7 +106,7 @@ class Dealing:
         self._segment_columns = _columns(self._segments, ("piece", "first", "period", "jump", "stride"))
         self._piece_columns = _columns(pieces, ("source", "origin", "width", "runs", "head"))
         self._base = np.cumsum(shared + rest) - shared - rest
-        self._shared, self._rest = shared, rest
+        self._shared = shared
         self._stretch, self._longer = np.divmod(rest, partitions)
         self._rotation = np.cumsum(self._longer) - self._longer
 
@@ -124,7 +123,7 @@ class Dealing:
         """
         keys, bucket, partition, cell = places.keys, places.bucket, places.partition, places.cell
         held = np.maximum(places.held, 1)
-        order = child_keys(child_keys(child_keys(keys, ORDER_STREAM), bucket), partition)
+        order = child_keys(child_keys(child_keys(keys, Stream.SAMPLES), bucket), partition)
         image = permute(places.wrapped(), held[cell], order[cell])
         place = self._place(keys, bucket, partition)
         shift = place * self._stretch[bucket] + np.minimum(place, self._longer[bucket])
@@ -153,7 +152,7 @@ class Dealing:
     def _place(self, keys: Keys, bucket: Integers, partition: Integers) -> Integers:
         """The turn of a partition. Longer stretches of the rest go round the partitions over the buckets, so that
         totals over consecutive buckets differ by at most one."""
-        turn = (child_keys(keys, ROTATION_STREAM) % np.uint64(self.partitions)).astype(np.int64)
+        turn = (child_keys(keys, Stream.TURNS) % np.uint64(self.partitions)).astype(np.int64)
         place: Integers = (partition - self._rotation[bucket] - turn) % self.partitions
         return place
 
@@ -169,7 +168,7 @@ class Dealing:
         source, origin, width, runs, head = (column[piece] for column in self._piece_columns)
         run = quotient(arranged, width)
         size = np.maximum(runs, 1)
-        image = permute(np.minimum(run, size - 1), size, child_keys(child_keys(keys, RUN_STREAM), piece))
+        image = permute(np.minimum(run, size - 1), size, child_keys(child_keys(keys, Stream.RUNS), piece))
         beyond = arranged - runs * width
         ends = np.where(beyond < head, beyond - head, arranged - head)
         element = origin + np.where(beyond < 0, arranged + (image - run) * width, ends)
@@ -187,10 +186,12 @@ class Dealing:
 
     def _shards_of_segment(self, key: Keys, number: int, begin: int, end: int, turn: int) -> set[tuple[int, int]]:
         segment, start = self._segments[number], int(self._starts[number])
-        inside = np.arange(max(begin - start, 0), min(end - start, segment.size))
         if segment.whole_runs:
             # The first and the last element of a run tell its shards: a run is no longer than a shard.
-            inside = np.union1d(inside[:: segment.period], inside[segment.period - 1 :: segment.period])
+            firsts = np.arange(0, segment.size, segment.period)
+            inside = np.concatenate([firsts, firsts + segment.period - 1])
+        else:
+            inside = np.arange(max(begin - start, 0), min(end - start, segment.size))
         arranged = segment.first + inside + inside // segment.period * segment.jump + turn * segment.stride
         source = self._arrangements[segment.piece].source
         piece = np.full(len(arranged), segment.piece)
@@ -199,51 +200,3 @@ class Dealing:
 
 def _columns(rows: Sequence[_Segment] | Sequence[_Arrangement], fields: tuple[str, ...]) -> list[Integers]:
     return [np.asarray([getattr(row, field) for row in rows], np.int64) for field in fields]
-
-
-class _SourceTable:
-    """From elements of sources to samples of sets or pools."""
-
-    def __init__(self, catalogue: Catalogue) -> None:
-        count = len(catalogue)
-        self._width = np.ones(count, np.int64)
-        self._rank = np.zeros(count, np.int64)
-        self._rest = np.zeros(count, np.int64)
-        self._blocks = np.asarray([source.count for source in catalogue], np.int64)
-        self._pool = np.zeros(count, np.int64)
-        self._shard_samples = np.asarray([source.shard_samples for source in catalogue], np.int64)
-        for number, members in enumerate(catalogue.pools.values()):
-            self._join(number, np.asarray(members))
-        self._pooled = bool(catalogue.pools)
-
-    def run_width(self, source: int) -> int:
-        """Elements of a run: as many as come from one shard."""
-        return max(int(self._shard_samples[source]) // int(self._width[source]), 1)
-
-    def indices(self, keys: Keys, source: Integers, element: Integers) -> Integers:
-        """Sample indices within the set or pool. A pool deals each block of V samples by a keyed permutation."""
-        if not self._pooled:
-            return element
-        index = element.copy()
-        shared = np.flatnonzero(self._width[source] > 1)
-        who, block = source[shared], element[shared]
-        size = np.where(block < self._blocks[who], self._width[who], self._rest[who])
-        pool_keys = child_keys(child_keys(_at(keys, shared), POOL_STREAM), self._pool[who])
-        index[shared] = block * self._width[who] + permute(self._rank[who], size, child_keys(pool_keys, block))
-        return index
-
-    def shards(self, source: int, indices: Integers) -> set[tuple[int, int]]:
-        """(source, shard) pairs of sample indices."""
-        return {(source, int(number)) for number in np.unique(indices // self._shard_samples[source])}
-
-    def _join(self, pool: int, members: NDArray[np.int64]) -> None:
-        total = int(self._blocks[members].sum())
-        self._width[members] = len(members)
-        self._rank[members] = np.arange(len(members))
-        self._rest[members] = total % len(members)
-        self._blocks[members] = total // len(members)
-        self._pool[members] = pool
-
-
-def _at(keys: Keys, places: NDArray[np.int64]) -> Keys:
-    return keys if keys.size == 1 else keys[places]

@@ -14,9 +14,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from samplers.permutation import Integers, Keys, child_keys, permute
-
-SHUFFLE_STREAM = 4
+from samplers.permutation import Integers, Keys, Stream, child_keys, permute
 
 
 @dataclass(frozen=True)
@@ -115,7 +113,7 @@ class Order:
             start = int(ends[place]) - phase.steps
             steps = np.arange(max(first - start, 0), min(stop - start, phase.steps))
             key = self.pass_key(number)
-            shuffle = child_keys(child_keys(key, SHUFFLE_STREAM), phase.lanes[0])[0]
+            shuffle = child_keys(child_keys(key, Stream.STEPS), phase.lanes[0])[0]
             lane, rank, filler = phase.units(steps, int(shuffle))
             parts.append((lane, rank, filler, np.full(len(lane), key, np.uint64), np.full(len(lane), number)))
         return Unit(*(np.concatenate(column) for column in zip(*parts, strict=True)))

@@ -8,6 +8,7 @@ shuffles.
 """
 
 import hashlib
+from enum import IntEnum
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,6 +19,17 @@ GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 FIRST_FACTOR = np.uint64(0xBF58476D1CE4E5B9)
 SECOND_FACTOR = np.uint64(0x94D049BB133111EB)
 HIGH_HALF = np.uint64(32)
+
+
+class Stream(IntEnum):
+    """Uses of an epoch's key, each with its own children."""
+
+    SAMPLES = 0
+    RUNS = 1
+    POOLS = 2
+    TURNS = 3
+    STEPS = 4
+
 
 Keys = NDArray[np.uint64]
 Integers = NDArray[np.int64]

@@ -5,6 +5,7 @@ same micro-step. A slice consists of P parts, one for each canonical partition; 
 p mod W = r. The global batch therefore does not depend on W, and a run resumes on any W that divides P.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -76,6 +77,7 @@ class Schedule:
             raise UserError(
                 f"strategy {self.plan.strategy} keeps sets apart", where="tails mixed", mend="use tails fill"
             )
+        _check_plan(self.catalogue, self.plan)
         for number, bucket in enumerate(self.plan.buckets):
             if bucket.batch_size % self.partitions:
                 raise UserError(
@@ -97,6 +99,11 @@ class Schedule:
     def slices_of_buckets(self) -> NDArray[np.int64]:
         """Slices that each bucket fills in one pass over its samples: int64 [buckets]; mixed tails are not counted."""
         return self._lanes.slices[: len(self.plan.buckets)]
+
+    @property
+    def scheduled_samples(self) -> int:
+        """Samples of one pass over all sets, fillers included; slices that only complete a step are not counted."""
+        return int((self._lanes.slices * self._lanes.share).sum()) * self.partitions
 
     def global_step(self, epoch: int, step: int) -> tuple[Slice, ...]:
         """All samples of a step, ordered by partition."""
@@ -216,6 +223,15 @@ class Schedule:
         """Steps in which a rank has about BLOCK_SAMPLES samples."""
         samples = int(self._lanes.share.max()) * self.partitions // world * self.slices
         return max(BLOCK_SAMPLES // samples, 1)
+
+
+def _check_plan(catalogue: Catalogue, plan: Plan) -> None:
+    planned = Counter[int]()
+    for bucket in plan.buckets:
+        for piece in bucket.pieces:
+            planned[piece.source] += piece.count
+    if planned != Counter({number: source.count for number, source in enumerate(catalogue)}):
+        raise UserError("holds other samples than the catalogue", where="plan", mend="plan again for this catalogue")
 
 
 def _check_choice(field: str, value: str, choices: tuple[str, ...]) -> None:

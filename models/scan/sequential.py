@@ -23,10 +23,13 @@ def sequential_scan(problem: ScanProblem) -> Tensor:
 
 def _scan_group(u: Tensor, steps: Tensor, B: Tensor, C: Tensor, A: Tensor, D: Tensor, backward: bool) -> Tensor:
     """Output [L, P] of u, steps [L, P], B, C [L, N], A [P, N], D [P]."""
-    state = torch.zeros_like(A)
-    outputs = list(u)
+    if not len(u):
+        return u
+    decays = torch.exp(steps[..., None] * A).unbind(0)
+    sources = ((steps * u)[..., None] * B[:, None]).unbind(0)
+    states = [torch.zeros_like(A)] * len(u)
+    state = states[0]
     for index in reversed(range(len(u))) if backward else range(len(u)):
-        decay = torch.exp(steps[index, :, None] * A)
-        state = decay * state + (steps[index] * u[index])[:, None] * B[index]
-        outputs[index] = state @ C[index] + D * u[index]
-    return torch.stack(outputs)
+        state = decays[index] * state + sources[index]
+        states[index] = state
+    return (torch.stack(states) @ C[..., None]).squeeze(-1) + D * u

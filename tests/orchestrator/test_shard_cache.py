@@ -333,12 +333,19 @@ class LeastRecentlyUsed(RuleBasedStateMachine):
 
 
 TestLeastRecentlyUsed = LeastRecentlyUsed.TestCase
-TestLeastRecentlyUsed.settings = settings(max_examples=150, stateful_step_count=25, deadline=None)
+TestLeastRecentlyUsed.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
 
 
 @pytest.mark.parametrize(
     ("size", "text"),
-    [(0, "0 B"), (999, "999 B"), (1000, "1.00 kB"), (1_500_000, "1.50 MB"), (2 * 10**9, "2.00 GB"), (10**15, "1000.00 TB")],
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.00 kB"),
+        (1_500_000, "1.50 MB"),
+        (2 * 10**9, "2.00 GB"),
+        (10**15, "1000.00 TB"),
+    ],
 )
 def test_size_text(size: int, text: str) -> None:
     assert size_text(size) == text

@@ -123,6 +123,7 @@ def test_slices_hold_samples_of_their_bucket_and_fillers_are_few(schedule: Sched
         )
     if schedule.slices == 1 and schedule.plan.strategy != "sequential":
         fillers = sum(int((piece.weight == 0).sum()) for piece in held)
+        assert schedule.scheduled_samples == catalogue.total_samples + fillers
         tails = {bucket.variant: bucket.batch_size for bucket in buckets} if schedule.tails == "mixed" else {}
         assert fillers == sum(
             -total % batch for total, batch in (remainders(buckets, tails) if tails else per_bucket(buckets))
@@ -298,6 +299,12 @@ def test_choices_that_do_not_fit(choices: dict[str, object], words: str) -> None
     plan = make_plan(published(8, 100), batch=12, partitions=4, method="equal")
     with pytest.raises(UserError, match=words):
         Schedule(published(8, 100), plan, **{**valid, **choices})  # type: ignore[arg-type]
+
+
+def test_the_plan_of_another_catalogue() -> None:
+    plan = make_plan(published(8, 100), batch=12, method="equal")
+    with pytest.raises(UserError, match="plan: holds other samples than the catalogue"):
+        Schedule(published(8, 101), plan, 0, 1, 1)
 
 
 def test_mixed_tails_need_a_strategy_that_mixes() -> None:

@@ -1,0 +1,200 @@
+"""Ranks on the nodes of a cluster that read scheduled samples through a placement, and what befalls them."""
+
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from channels.errors import UserError
+from channels.store import ChannelStore
+from orchestrator.placement import NodeGroup, make_placement
+from orchestrator.shard_map import ShardMap
+from samplers.catalogue import Catalogue
+from samplers.plan import make_plan
+from samplers.schedule import Schedule
+from tests.e2e.raylets import Raylets
+
+PARTITIONS = 4
+PATIENCE_S = 60
+Read = tuple[int, str, int]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The part of orchestrator.data.Origin that placement reads; that module takes seconds to import torch."""
+
+    set_name: str
+    units: int = 1
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the ranks of a test read. spare: where the nodes keep their copies, a folder each."""
+
+    store: Path
+    catalogue: Catalogue
+    spare: Path
+    run: str
+    epochs: int = 1
+
+    @property
+    def origins(self) -> tuple[Origin, ...]:
+        return tuple(Origin(source.name) for source in self.catalogue)
+
+    @property
+    def schedule(self) -> Schedule:
+        plan = make_plan(self.catalogue, buckets=2, batch=2 * PARTITIONS, partitions=PARTITIONS)
+        return Schedule(self.catalogue, plan, seed=3, partitions=PARTITIONS, epochs=self.epochs)
+
+    def needed(self, epochs: Iterable[int], ranks: tuple[int, ...], world: int) -> dict[str, int]:
+        """Files that some ranks read in some epochs, and their sizes."""
+        shard_map = ShardMap.of(ChannelStore.open(self.store), self.catalogue, self.origins)
+        partitions = [partition for partition in range(PARTITIONS) if partition % world in ranks]
+        files = [shard_map.epoch_files(self.schedule, epoch, partitions) for epoch in epochs]
+        return {file: shard_map.size([file]) for file in sum(files, ())}
+
+
+class Rank:
+    """A rank as a Ray actor."""
+
+    def __init__(self, reading: Reading, place: int, group: NodeGroup, rank: int, world: int) -> None:
+        self.schedule = reading.schedule
+        self.rank, self.world = rank, world
+        self.names = [source.name for source in reading.catalogue]
+        self.begun = -1
+        self.placement = make_placement(
+            "partition", ChannelStore.open(reading.store), self.schedule, reading.origins,
+            rank=rank, world=world, group=group, cache=reading.spare / str(place), capacity=10**9, run=reading.run,
+        )  # fmt: skip
+
+    def read(self, epoch: int, step: int) -> list[Read]:
+        """True samples of a step, as told by the content of their channels."""
+        if epoch != self.begun:
+            self.placement.begin_epoch(epoch, step)
+            self.begun = epoch
+        pieces = self.schedule.rank_step(epoch, step, self.rank, self.world)
+        found: list[Read] = []
+        with self.placement.step(epoch, step, pieces):
+            for piece in pieces:
+                for source, index, weight in zip(piece.source, piece.index, piece.weight, strict=True):
+                    name = self.names[source]
+                    value = self.placement.store.read(name, "train", np.asarray([index]))[0, 0, 0, 0]
+                    assert value.imag == source
+                    found += [(epoch, name, int(value.real) - 1)] if weight else []
+        return found
+
+    def copies(self) -> set[str]:
+        """Files in the folder of this rank's node."""
+        root = self.placement.store.path
+        return {path.relative_to(root).as_posix() for path in root.rglob("*.safetensors")}
+
+    def counters(self) -> dict[str, float]:
+        return self.placement.counters()
+
+    def close(self, finished: bool) -> None:
+        self.placement.close(finished=finished)
+
+
+class WorkerGroup:
+    """Rank i on node ``places[i]``, in lockstep."""
+
+    def __init__(self, raylets: Raylets, reading: Reading, places: list[int], attempt: str) -> None:
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        self.ray = raylets.ray
+        self.reading = reading
+        remote = self.ray.remote(num_cpus=0)(Rank)
+        self.ranks = []
+        for rank, place in enumerate(places):
+            node = raylets.node_id(place)
+            group = NodeGroup(attempt, node, tuple(other for other, at in enumerate(places) if at == place))
+            here = NodeAffinitySchedulingStrategy(node, soft=False)
+            self.ranks.append(remote.options(scheduling_strategy=here).remote(reading, place, group, rank, len(places)))
+
+    def train(self, epoch: int, steps: range) -> list[Read]:
+        """Samples of some steps, of all ranks."""
+        reads: list[Read] = []
+        for step in steps:
+            reads += sum(self.ask("read", epoch, step), [])
+        return reads
+
+    def ask(self, method: str, *arguments: Any) -> list[Any]:
+        """Call a method on every rank."""
+        calls = [getattr(rank, method).remote(*arguments) for rank in self.ranks]
+        answers: list[Any] = self.ray.get(calls, timeout=PATIENCE_S)
+        return answers
+
+    def await_copies(self, epochs: Iterable[int]) -> list[set[str]]:
+        """Files on every rank's node, once all that the rank itself needs in some epochs are there."""
+        world = len(self.ranks)
+        needed = [set(self.reading.needed(epochs, (rank,), world)) for rank in range(world)]
+        deadline = time.monotonic() + PATIENCE_S
+        while not all(files <= copies for files, copies in zip(needed, self.ask("copies"), strict=True)):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        return self.ask("copies")
+
+    def await_death(self, rank: int) -> None:
+        """Until the rank answers no more; it fails where it lives on."""
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline:
+            try:
+                self.ray.get(self.ranks[rank].counters.remote(), timeout=PATIENCE_S)
+            except self.ray.exceptions.RayActorError:
+                return
+        raise AssertionError(f"rank {rank} lives on")
+
+    def kill(self) -> None:
+        for rank in self.ranks:
+            self.ray.kill(rank)
+
+
+def lose_a_cache(raylets: Raylets, reading: Reading) -> dict[str, Any]:
+    """Two nodes of two ranks read two epochs; the cache of the first dies in the middle of the first epoch."""
+    group = WorkerGroup(raylets, reading, [1, 1, 2, 2], "only")
+    steps = reading.schedule.steps(0)
+    reads = group.train(0, range(steps // 2))
+    group.await_copies([0, 1])
+    before = group.ask("counters")
+    raylets.ray.kill(raylets.ray.get_actor(f"wavetrain-cache/{reading.run}/{raylets.node_id(1)}"))
+    reads += group.train(0, range(steps // 2, steps))
+    reads += group.train(1, range(reading.schedule.steps(1)))
+    result = {"reads": Counter(reads), "before": before, "after": group.ask("counters"), "copies": group.ask("copies")}
+    group.ask("close", True)
+    group.kill()
+    return result
+
+
+def read_a_corrupt_shard(raylets: Raylets, reading: Reading) -> str:
+    """What the rank that meets it raises."""
+    group = WorkerGroup(raylets, reading, [1], "only")
+    try:
+        group.train(0, range(reading.schedule.steps(0)))
+    except UserError as error:
+        return str(error.cause)  # type: ignore[attr-defined]
+    finally:
+        group.kill()
+    return "no error"
+
+
+def lose_a_raylet(raylets: Raylets, reading: Reading) -> dict[str, Any]:
+    """Two nodes of a rank each; the raylet of rank 1 is killed while a step is read, the rank goes on elsewhere."""
+    first = WorkerGroup(raylets, reading, [1, 2], "first")
+    steps = reading.schedule.steps(0)
+    reads = first.train(0, range(steps // 2))
+    first.await_copies([0])
+    for rank in first.ranks:
+        rank.read.remote(0, steps // 2)
+    raylets.kill_node(2)
+    first.await_death(1)
+    # As Ray Train does: the whole group ends and starts anew; the step under way was not committed.
+    first.kill()
+    second = WorkerGroup(raylets, reading, [1, 0], "second")
+    reads += second.train(0, range(steps // 2, steps))
+    result = {"reads": Counter(reads), "copies": second.ask("copies"), "after": second.ask("counters")}
+    second.kill()
+    return result

@@ -1,0 +1,128 @@
+"""Starting real runs in processes of their own, and looking at what they leave."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+from orchestrator.config import JobSpec
+
+ROOT = Path(__file__).parents[2]
+RUN_TIMEOUT_S = 240
+
+
+@dataclass
+class Place:
+    """A working directory with a job spec; runs go to ``runs/`` in it."""
+
+    folder: Path
+
+    def spec(self, job: JobSpec) -> Path:
+        """Write a job spec."""
+        path = self.folder / f"{job.name}.yaml"
+        path.write_text(yaml.safe_dump(job.model_dump(mode="json")))
+        return path
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start a command of ``wavetrain`` in the folder."""
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen(
+            [sys.executable, "-m", "jobs.cli", *arguments],
+            cwd=self.folder, env=environment, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        )  # fmt: skip
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end."""
+        process = self.start(*arguments)
+        try:
+            out, error = process.communicate(timeout=RUN_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            out, error = process.communicate()
+            raise AssertionError(f"{arguments} did not end:\n{out}\n{error}") from None
+        return subprocess.CompletedProcess(process.args, process.returncode, out, error)
+
+    def directory(self, name: str) -> Path:
+        """Folder of a run."""
+        return self.folder / "runs" / name
+
+    def events(self, name: str, kind: str = "step") -> list[dict[str, Any]]:
+        """Whole lines of a run's events."""
+        path = self.directory(name) / "events.jsonl"
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        events = [json.loads(line) for line in lines if line.endswith("\n")]
+        return [event for event in events if event["kind"] == kind]
+
+    def wait_for_step(self, name: str, step: int, process: subprocess.Popen[str]) -> None:
+        """Return once a step has been logged."""
+        deadline = time.monotonic() + RUN_TIMEOUT_S
+        while not any(event["step"] >= step for event in self.events(name)):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline, f"step {step} is not reached"
+            time.sleep(0.02)
+
+    def losses(self, name: str) -> dict[int, float]:
+        """Loss by step; a step that was repeated must have repeated its loss."""
+        losses: dict[int, float] = {}
+        for event in self.events(name):
+            loss = event["metrics"]["train/loss"]
+            assert losses.setdefault(event["step"], loss) == loss, event["step"]
+        return losses
+
+    def weights(self, name: str) -> bytes:
+        """The exported weights, to the byte."""
+        return (self.directory(name) / "model" / "model.safetensors").read_bytes()
+
+    def state(self, name: str) -> dict[str, Any]:
+        """``state.json``."""
+        return json.loads((self.directory(name) / "state.json").read_text())
+
+    def tracked(self, name: str) -> Any:
+        """The MLflow run."""
+        from mlflow import MlflowClient
+
+        client = MlflowClient(tracking_uri=f"sqlite:///{self.folder / 'runs' / 'mlflow.db'}")
+        return client.get_run(self.state(name)["mlflow_run_id"])
+
+    def history(self, name: str, metric: str) -> list[tuple[int, float]]:
+        """(step, value) of a metric in MLflow."""
+        from mlflow import MlflowClient
+
+        client = MlflowClient(tracking_uri=f"sqlite:///{self.folder / 'runs' / 'mlflow.db'}")
+        points = client.get_metric_history(self.state(name)["mlflow_run_id"], metric)
+        return sorted((point.step, point.value) for point in points)
+
+
+def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """A process and everything it started."""
+    parent = psutil.Process(process.pid)
+    return [parent, *parent.children(recursive=True)]
+
+
+def assert_all_gone(processes: list[psutil.Process], patience_s: float = 30.0) -> None:
+    """No process of a run is left."""
+    _, alive = psutil.wait_procs(processes, timeout=patience_s)
+    left = [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+    assert not left, left
+
+
+def worker_processes(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The training ranks of a run, as Ray names them."""
+    found = []
+    for child in family(process):
+        try:
+            title = " ".join(child.cmdline())
+        except psutil.Error:
+            continue
+        if "RayTrainWorker" in title:
+            found.append(child)
+    return found

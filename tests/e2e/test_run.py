@@ -1,0 +1,136 @@
+"""Whole runs in real processes: train, evaluate, track; kill, stop and resume with nothing changed."""
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+
+from channels.store import ChannelStore
+from models.export import load_model
+from orchestrator.config import JobSpec
+from orchestrator.evaluation import evaluate_set
+from tests.e2e.runs import Place, assert_all_gone, family, worker_processes
+from tests.jobs_for_tests import small_job
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    return Place(tmp_path_factory.mktemp("runs"))
+
+
+def job_for(store: Path, name: str) -> JobSpec:
+    return small_job(store, name, train={"epochs": 8, "lr": 1e-3, "warmup_epochs": 0.5}, checkpoint={"every_steps": 7})
+
+
+@pytest.fixture(scope="module")
+def undisturbed(place: Place, small_store: Path) -> JobSpec:
+    """A run that nobody touched."""
+    job = job_for(small_store, "undisturbed")
+    done = place.run("train", str(place.spec(job)))
+    assert done.returncode == 0, done.stderr
+    assert "average" in done.stdout and "wavetrain ui" in done.stdout
+    return job
+
+
+def test_a_run_learns_covers_every_sample_and_is_tracked(place: Place, undisturbed: JobSpec) -> None:
+    losses = place.losses("undisturbed")
+    steps = sorted(losses)
+    assert steps == list(range(1, len(steps) + 1))
+    assert sum(losses[step] for step in steps[-5:]) < 0.7 * sum(losses[step] for step in steps[:5])
+    epochs = place.events("undisturbed", "epoch")
+    assert [event["metrics"]["data/coverage"] for event in epochs] == [1.0] * 8
+    assert [event["metrics"]["data/repeated"] for event in epochs] == [0.0] * 8
+    tracked = place.tracked("undisturbed")
+    assert tracked.info.status == "FINISHED"
+    assert tracked.data.params["batching.global_batch"] == "16"
+    assert tracked.data.params["model.size"] == "tiny"
+    assert tracked.data.tags["world_size"] == "2" and tracked.data.tags["attempt"] == "1"
+    assert place.history("undisturbed", "train/loss") == [(step, losses[step]) for step in steps]
+    for name in ("data/padding_ratio", "time/train_s", "eval/nmse_db/reconstruction/avg", "eval/nmse_db/time/H1"):
+        assert name in tracked.data.metrics, name
+
+
+def test_the_exported_model_scores_as_the_run_did(place: Place, undisturbed: JobSpec) -> None:
+    directory = place.directory("undisturbed")
+    spec, _ = load_model(directory / "model")
+    assert spec.name == "hetercsi"
+    written = json.loads((directory / "results" / "zeroshot.json").read_text())["scores"]
+    assert {row["set_name"] for row in written} == {"H1", "H2"}
+    store = ChannelStore.open(undisturbed.data.store)
+    again = evaluate_set(directory / "model", store.path, "H1", undisturbed)
+    expected = {(row["task"], row["predictor"], row["target"]): row["nmse"] for row in written if row["set_name"] == "H1"}
+    found = {(score.task, score.predictor, score.target): score.nmse for score in again}
+    assert found == pytest.approx(expected, rel=1e-5)
+    assert all(row["samples"] == 10 for row in written)
+
+
+def test_evaluate_prints_json(place: Place, undisturbed: JobSpec) -> None:
+    done = place.run("evaluate", "undisturbed", "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert {row["task"] for row in document["averages"]} == {"reconstruction", "time", "frequency"}
+
+
+def test_a_finished_run_is_not_started_again(place: Place, undisturbed: JobSpec) -> None:
+    done = place.run("train", str(place.spec(undisturbed)))
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 and "exists and is finished" in done.stderr
+
+
+def test_killed_controller_resumes_bit_for_bit(place: Place, small_store: Path, undisturbed: JobSpec) -> None:
+    spec = place.spec(job_for(small_store, "killed"))
+    first = place.start("train", str(spec))
+    place.wait_for_step("killed", 24, first)
+    everyone = family(first)
+    first.kill()
+    first.communicate()
+    assert_all_gone(everyone)
+    done = place.run("train", str(spec))
+    assert done.returncode == 0, done.stderr
+    assert "resumes after step" in done.stderr
+    assert place.losses("killed") == place.losses("undisturbed")
+    assert place.weights("killed") == place.weights("undisturbed")
+    assert place.state("killed")["attempts"] == 2
+    assert place.tracked("killed").info.status == "FINISHED"
+    assert place.history("killed", "train/loss") == place.history("undisturbed", "train/loss")
+    epochs = place.events("killed", "epoch")
+    assert {event["metrics"]["data/coverage"] for event in epochs} == {1.0}
+
+
+def test_killed_rank_is_replaced_and_nothing_changes(place: Place, small_store: Path, undisturbed: JobSpec) -> None:
+    spec = place.spec(job_for(small_store, "rank-killed"))
+    process = place.start("train", str(spec))
+    place.wait_for_step("rank-killed", 24, process)
+    workers = worker_processes(process)
+    assert len(workers) == 2
+    workers[1].kill()
+    _, error = process.communicate(timeout=240)
+    assert process.returncode == 0, error
+    assert place.losses("rank-killed") == place.losses("undisturbed")
+    assert place.weights("rank-killed") == place.weights("undisturbed")
+    assert place.state("rank-killed")["attempts"] == 2
+
+
+def test_ctrl_c_checkpoints_ends_killed_and_the_same_command_goes_on(
+    place: Place, small_store: Path, undisturbed: JobSpec
+) -> None:
+    spec = place.spec(job_for(small_store, "stopped"))
+    process = place.start("train", str(spec))
+    place.wait_for_step("stopped", 10, process)
+    everyone = family(process)
+    process.send_signal(signal.SIGINT)
+    out, error = process.communicate(timeout=120)
+    assert process.returncode == 130, (out, error)
+    assert_all_gone(everyone)
+    assert place.tracked("stopped").info.status == "KILLED"
+    last = place.events("stopped")[-1]["step"]
+    assert place.events("stopped", "checkpoint")[-1]["step"] == last
+    assert last < 96
+    done = place.run("train", str(spec))
+    assert done.returncode == 0, done.stderr
+    assert place.losses("stopped") == place.losses("undisturbed")
+    assert place.weights("stopped") == place.weights("undisturbed")
+    assert place.tracked("stopped").info.status == "FINISHED"
