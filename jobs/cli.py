@@ -26,7 +26,7 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        print(f"wavetrain: {error}", file=sys.stderr)
+        sys.stderr.write(f"wavetrain: {error}\n")
         sys.exit(2)
 
 

@@ -13,7 +13,7 @@ def main() -> None:
     try:
         typer.run(train)
     except UserError as error:
-        print(f"wavetrain: {error}", file=sys.stderr)
+        sys.stderr.write(f"wavetrain: {error}\n")
         sys.exit(2)
 
 

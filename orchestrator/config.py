@@ -202,7 +202,9 @@ def read_mapping(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise UserError("no such file", where=str(path), mend="give the path of a YAML spec, e.g. jobs/demo.yaml") from None
+        raise UserError(
+            "no such file", where=str(path), mend="give the path of a YAML spec, e.g. jobs/demo.yaml"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot be read ({error})", where=str(path), mend="give a readable text file") from None
     try:
@@ -222,7 +224,9 @@ def apply_override(mapping: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     parts = key.split(".")
     if not separator or not all(parts):
-        raise UserError(f"override {override!r} is not of the form a.b=c", where="--set", mend="e.g. --set train.lr=4e-4")
+        raise UserError(
+            f"override {override!r} is not of the form a.b=c", where="--set", mend="e.g. --set train.lr=4e-4"
+        )
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:

@@ -63,7 +63,8 @@ class TrainingData:
 
     def denominators(self, pieces: Sequence[Slice]) -> NDArray[np.float64]:
         """Masked tokens [tasks] of all true samples in the pieces: what loss sums are divided by."""
-        return np.sum([piece.weight @ self.targets[piece.source] for piece in pieces], axis=0, dtype=np.float64)
+        sums: NDArray[np.float64] = sum((piece.weight @ self.targets[piece.source] for piece in pieces), np.zeros(()))
+        return sums
 
     def valid_tokens(self, pieces: Sequence[Slice]) -> int:
         """Tokens of the true samples in the pieces."""
@@ -93,7 +94,9 @@ def open_training_data(section: DataSection, spec: ModelSpec, seed: int) -> tupl
         entry = store.sets[name]
         split = entry.splits.get("train")
         if split is None or split.count == 0:
-            raise UserError(f"set {name} has no training samples", where=str(section.store), mend="drop it from data.sets")
+            raise UserError(
+                f"set {name} has no training samples", where=str(section.store), mend="drop it from data.sets"
+            )
         shape = entry.spec.shape
         units = spec.units(shape)
         count = min(split.count, section.samples or split.count) * units

@@ -2,7 +2,6 @@
 
 import importlib
 import os
-
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +35,7 @@ def set_up_deepspeed(device: str) -> None:
     if device == "cpu":
         os.environ["DS_ACCELERATOR"] = "cpu"
         torch_backend = importlib.import_module("deepspeed.comm.torch")
-        torch_backend.build_shm_op = lambda: None
+        setattr(torch_backend, "build_shm_op", lambda: None)  # noqa: B010
 
 
 def deepspeed_config(train: TrainSection) -> dict[str, Any]:
@@ -62,7 +61,10 @@ class TrainingEngine:
 
         deepspeed.init_distributed(dist_backend="nccl" if device == "cuda" else "gloo", verbose=False)
         optimizer = torch.optim.AdamW(
-            optimizer_groups(model, train.weight_decay), lr=train.lr, betas=train.betas, fused=device == "cuda"
+            [dict(group) for group in optimizer_groups(model, train.weight_decay)],
+            lr=train.lr,
+            betas=train.betas,
+            fused=device == "cuda",
         )
         self.deepspeed, *_ = deepspeed.initialize(
             model=model, optimizer=optimizer, config=deepspeed_config(train), dist_init_required=False
@@ -152,5 +154,3 @@ def task_scale(denominators: np.ndarray) -> np.ndarray:
 def active_tasks(batch: StepBatch) -> int:
     """Tasks with at least one masked token in the global batch."""
     return max(int((batch.denominators > 0).sum()), 1)
-
-

@@ -29,7 +29,7 @@ def start(folder: Path) -> "subprocess.Popen[bytes]":
 
 
 def session_processes(folder: str, spared: int) -> list[int]:
-    """Process ids, ``spared`` (the controller) excepted, that have a file of the session's folder open, or name it in their environment.
+    """Process ids, but not ``spared`` (the controller), of those that have a file of the folder open or name it.
 
     Ray's agents rename themselves, which overwrites the environment that others can read; their log files remain.
     """

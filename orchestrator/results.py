@@ -79,7 +79,9 @@ def _set_table(scores: Sequence[Score], tasks: Sequence[str], title: str) -> Any
     table.add_column("set")
     for task in tasks:
         table.add_column(task, justify="right", no_wrap=True)
-    values = {(score.task, score.set_name, score.target): score.decibels for score in scores if score.predictor == MODEL}
+    values = {
+        (score.task, score.set_name, score.target): score.decibels for score in scores if score.predictor == MODEL
+    }
     names = list(dict.fromkeys(score.set_name for score in scores))
     for name in names:
         cells = [_pair(values[task, name, NOISY], values[task, name, CLEAN]) for task in tasks]
@@ -100,7 +102,9 @@ def _average_table(scores: Sequence[Score], tasks: Sequence[str]) -> Any:
     means = averages(scores)
     for predictor, label in PREDICTOR_NAMES.items():
         if (tasks[0], predictor, NOISY) in means:
-            pairs = [(decibels(means[task, predictor, NOISY]), decibels(means[task, predictor, CLEAN])) for task in tasks]
+            pairs = [
+                (decibels(means[task, predictor, NOISY]), decibels(means[task, predictor, CLEAN])) for task in tasks
+            ]
             table.add_row(label, *(_pair(*pair) for pair in pairs), style="bold" if predictor == MODEL else None)
     return table
 
@@ -119,7 +123,9 @@ def draw_scores(scores: Sequence[Score], path: Path) -> None:
     tasks = list(dict.fromkeys(score.task for score in scores))
     names = list(dict.fromkeys(score.set_name for score in scores))
     predictors = [name for name in PREDICTOR_NAMES if any(score.predictor == name for score in scores)]
-    values = {(score.task, score.set_name, score.predictor): score.decibels for score in scores if score.target == NOISY}
+    values = {
+        (score.task, score.set_name, score.predictor): score.decibels for score in scores if score.target == NOISY
+    }
     figure, panels = pyplot.subplots(len(tasks), 1, figsize=(1.6 + 0.75 * len(names), 2.6 * len(tasks)), squeeze=False)
     colours = ("#0072B2", "#BBBBBB", "#E69F00", "#009E73")
     width = 0.8 / len(predictors)

@@ -92,7 +92,9 @@ def check_resumable(directory: RunDirectory, spec: JobSpec, store_fingerprint: s
     """
     if not directory.spec.exists():
         if directory.path.exists() and any(directory.path.iterdir()):
-            raise UserError("the folder is not empty and holds no run", where=str(directory.path), mend="choose another name")
+            raise UserError(
+                "the folder is not empty and holds no run", where=str(directory.path), mend="choose another name"
+            )
         return False
     found = differences(directory.read_spec().training_identity, spec.training_identity)
     if found:

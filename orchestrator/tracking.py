@@ -61,7 +61,9 @@ class Tracker:
             self._client = MlflowClient(tracking_uri=uri)
             experiment_id = self._experiment(experiment, artifacts, local=not uri.startswith("http"))
             known = run_id is not None and self._exists(run_id)
-            self.run_id: str = str(run_id) if known else self._client.create_run(experiment_id, run_name=name).info.run_id
+            self.run_id: str = (
+                str(run_id) if known else self._client.create_run(experiment_id, run_name=name).info.run_id
+            )
             if known:
                 self._client.update_run(self.run_id, status="RUNNING")
         except MlflowException as error:

@@ -16,7 +16,7 @@ def make_trainer(job: JobSpec, profile: Profile, directory: RunDirectory, *, das
     from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
     from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
 
-    class HonestFailurePolicy(DefaultFailurePolicy):
+    class HonestFailurePolicy(DefaultFailurePolicy):  # type: ignore[misc]
         """Ray Train's budgets, except that bad input and a diverged loss are not tried again."""
 
         def make_decision(self, training_failed_error: Any) -> Any:
@@ -25,7 +25,7 @@ def make_trainer(job: JobSpec, profile: Profile, directory: RunDirectory, *, das
                 return FailureDecision.RAISE
             return super().make_decision(training_failed_error)
 
-    class WavetrainTrainer(TorchTrainer):
+    class WavetrainTrainer(TorchTrainer):  # type: ignore[misc]
         """TorchTrainer with the policy above; the cleaner of placement groups needs a dashboard to ask."""
 
         def _create_default_callbacks(self) -> list[Any]:
@@ -39,7 +39,7 @@ def make_trainer(job: JobSpec, profile: Profile, directory: RunDirectory, *, das
             return super()._initialize_and_run_controller(**(arguments | {"failure_policy": policy}))
 
     use_gpu = profile.device == "cuda"
-    resources: dict[str, float] = {"CPU": profile.cpus_per_worker} | ({"GPU": 1} if use_gpu else {})
+    resources = {"CPU": profile.cpus_per_worker} | ({"GPU": 1} if use_gpu else {})
     return WavetrainTrainer(
         train_loop_per_worker=_ray_worker,
         train_loop_config={

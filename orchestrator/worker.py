@@ -169,7 +169,7 @@ class Worker:
     def _metrics(self, batch: StepBatch, result: StepResult, seconds: float) -> dict[str, float]:
         by_task = {f"train/loss_{task}": loss for task, loss in zip(self.spec.tasks, result.losses, strict=True)}
         return {
-            "train/loss": float(np.mean([loss for loss in result.losses])),
+            "train/loss": float(np.mean(result.losses)),
             **(by_task if len(by_task) > 1 else {}),
             "train/lr": self.lr,
             "train/grad_norm": result.grad_norm,
@@ -222,7 +222,9 @@ class Worker:
     def _resume(self) -> None:
         choice: list[Any] = [None]
         if self.rank == 0:
-            choice = [checkpoints.newest_complete(self.directory.checkpoints, lambda text: self._emit("warning", text=text))]
+            choice = [
+                checkpoints.newest_complete(self.directory.checkpoints, lambda text: self._emit("warning", text=text))
+            ]
         dist.broadcast_object_list(choice)
         if choice[0] is None:
             return
@@ -249,4 +251,3 @@ class Worker:
     def _emit(self, kind: str, **fields: Any) -> None:
         if self.events:
             self.events.write(kind, **fields)
-

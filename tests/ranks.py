@@ -47,7 +47,7 @@ class RankPool:
         self._collect(START_TIMEOUT_S)
 
     def run(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-        """Results of ``function(*arguments)`` on every rank; a failure on one rank fails the test with its traceback."""
+        """Results of ``function(*arguments)`` on every rank; a failure on one fails the test with its traceback."""
         for _, connection in self._ranks:
             connection.send((function, arguments))
         return self._collect(CASE_TIMEOUT_S)

@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ class Reading:
         shard_map = ShardMap.of(ChannelStore.open(self.store), self.catalogue, self.origins)
         partitions = [partition for partition in range(PARTITIONS) if partition % world in ranks]
         files = [shard_map.epoch_files(self.schedule, epoch, partitions) for epoch in epochs]
-        return {file: shard_map.size([file]) for file in sum(files, ())}
+        return {file: shard_map.size([file]) for file in chain.from_iterable(files)}
 
 
 class Rank:
@@ -119,7 +120,7 @@ class WorkerGroup:
         """Samples of some steps, of all ranks."""
         reads: list[Read] = []
         for step in steps:
-            reads += sum(self.ask("read", epoch, step), [])
+            reads += chain.from_iterable(self.ask("read", epoch, step))
         return reads
 
     def ask(self, method: str, *arguments: Any) -> list[Any]:

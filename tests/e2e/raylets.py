@@ -36,7 +36,9 @@ class Raylets:
         head = {**size, "include_dashboard": False, "temp_dir": str(folder)}
         self.ray = ray
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
-        self.nodes = [self.cluster.head_node, *(self.cluster.add_node(**size) for _ in range(count - 1))]
+        more = [self.cluster.add_node(wait=False, **size) for _ in range(count - 1)]
+        self.nodes = [self.cluster.head_node, *more]
+        self.cluster.wait_for_nodes()
         ray.init(address=self.cluster.address, log_to_driver=False, logging_level="ERROR")
 
     def node_id(self, number: int) -> str:

@@ -61,7 +61,9 @@ def test_the_exported_model_scores_as_the_run_did(place: Place, undisturbed: Job
     assert {row["set_name"] for row in written} == {"H1", "H2"}
     store = ChannelStore.open(undisturbed.data.store)
     again = evaluate_set(directory / "model", store.path, "H1", undisturbed)
-    expected = {(row["task"], row["predictor"], row["target"]): row["nmse"] for row in written if row["set_name"] == "H1"}
+    expected = {
+        (row["task"], row["predictor"], row["target"]): row["nmse"] for row in written if row["set_name"] == "H1"
+    }
     found = {(score.task, score.predictor, score.target): score.nmse for score in again}
     assert found == pytest.approx(expected, rel=1e-5)
     assert all(row["samples"] == 10 for row in written)
