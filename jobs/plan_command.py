@@ -1,9 +1,10 @@
 """``wavetrain plan``: buckets, padding and steps of a job, or of a preset before there is any data."""
 
 import json
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -11,7 +12,9 @@ from rich.console import Console
 from channels.catalogue import select_sets
 from channels.errors import UserError
 from channels.presets import load_preset
-from orchestrator.config import load_job
+from jobs.train_command import ClusterOption
+from orchestrator.cluster import load_profile
+from orchestrator.config import JobSpec, load_job
 from orchestrator.pictures import draw_plan
 from orchestrator.plan_report import catalogue_of_specs, describe_plan, plan_table
 from samplers.catalogue import Catalogue
@@ -19,6 +22,9 @@ from samplers.partition import Cost
 from samplers.plan import make_plan
 from samplers.schedule import Schedule
 from samplers.segmentation import Constraints
+
+if TYPE_CHECKING:
+    from orchestrator.probe import Fit
 
 DEFAULT_BATCH = 128
 
@@ -60,14 +66,22 @@ def plan(
     override: Annotated[
         list[str] | None, typer.Option("--set", help="Override a field of the job spec: a.b=c (repeatable).")
     ] = None,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Find the largest micro-batch of every bucket that fits.")
+    ] = False,
+    memory_gb: Annotated[float | None, typer.Option(min=0.01, help="Memory of a rank for --probe on a CPU.")] = None,
+    cluster: ClusterOption = None,
     picture: Annotated[Path | None, typer.Option(help="Draw the plan into this PNG.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Show buckets, sets, padding and steps: of a job spec as `train` will run it, or of a preset without any data."""
     if (spec is None) == (preset is None):
         raise UserError("give either a job spec or --preset", where="plan", mend="e.g. wavetrain plan jobs/demo.yaml")
+    fits: list[Fit] = []
     if spec is not None:
-        catalogue, schedule = _planned_job(spec, override or [])
+        job = load_job(spec, override or [])
+        catalogue, schedule = _planned_job(job)
+        fits = _probed(job, cluster, memory_gb) if probe else []
     else:
         catalogue = catalogue_of_specs(select_sets(load_preset(str(preset)), sets).pretrain, samples)
         made = make_plan(
@@ -86,19 +100,32 @@ def plan(
         _check_picture(picture)
         draw_plan(schedule.plan, catalogue, picture)
     description = describe_plan(catalogue, schedule.plan, schedule)
+    if fits:
+        description["micro_batches"] = [asdict(fit) for fit in fits]
     if as_json:
         typer.echo(json.dumps(description, indent=1))
-    else:
-        _console().print(plan_table(description))
+        return
+    _console().print(plan_table(description))
+    for fit in fits:
+        bound = "memory" if fit.limited else "the slice of a rank"
+        typer.echo(f"bucket {fit.bucket} ({fit.length} tokens): micro-batch {fit.micro_batch}, bounded by {bound}")
+    if fits:
+        typer.echo(f"batching.micro_batch: {[fit.micro_batch for fit in fits]}")
 
 
-def _planned_job(path: Path, overrides: list[str]) -> tuple[Catalogue, Schedule]:
+def _probed(job: JobSpec, cluster: str | None, memory_gb: float | None) -> "list[Fit]":
+    from orchestrator.probe import probe
+
+    device = load_profile(None, cluster).device
+    return probe(job, device, None if memory_gb is None else int(memory_gb * 2**30))
+
+
+def _planned_job(job: JobSpec) -> tuple[Catalogue, Schedule]:
     """Catalogue and schedule exactly as the controller makes them."""
     from models.registry import make_spec
     from orchestrator.data import open_training_data
     from orchestrator.planning import make_schedule
 
-    job = load_job(path, overrides)
     catalogue, data = open_training_data(job.data, make_spec(job.model.name, job.model.options), job.seed)
     return catalogue, make_schedule(job, catalogue, data.flops)
 

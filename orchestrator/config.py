@@ -65,8 +65,8 @@ class BatchingSection(Section):
     """Token budget of a slice; replaces the fixed number of samples."""
     partitions: Positive = 8
     """Canonical slices of the shards; every world size that divides it gives the same batches."""
-    micro_batch: Positive = 64
-    """Most samples of one forward pass on one rank."""
+    micro_batch: Positive | tuple[Positive, ...] = 64
+    """Most samples of one forward pass on one rank; or one number a bucket, as `wavetrain plan --probe` finds them."""
     mix: Literal["none", "step"] = "none"
     """``step``: the slices of one optimizer step may come from different buckets."""
     slices: Positive = 1

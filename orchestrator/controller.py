@@ -70,6 +70,7 @@ class StopRequest:
         self.signal: int | None = None
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
+        """The signal handler."""
         if self.signal is not None:
             raise KeyboardInterrupt
         self.signal = number

@@ -52,7 +52,7 @@ class StepLoader:
         data: TrainingData,
         batches: ScheduledBatches,
         *,
-        micro_batch: int,
+        micro_batch: int | tuple[int, ...],
         threads: int,
         prefetch: int,
         pin_memory: bool = False,
@@ -83,7 +83,7 @@ class StepLoader:
 
     def _prepare(self, epoch: int, step: int, pieces: tuple[Slice, ...]) -> StepBatch:
         everything = self._batches.schedule.global_step(epoch, step)
-        micro_slices = [micro for piece in pieces for micro in split_slice(piece, self._micro_batch)]
+        micro_slices = [micro for piece in pieces for micro in split_slice(piece, self._most(piece))]
         micro_batches = tuple(self._data.batch(micro) for micro in micro_slices)
         if self._pin_memory and torch.cuda.is_available():
             micro_batches = tuple(batch.pin_memory() for batch in micro_batches)
@@ -103,6 +103,9 @@ class StepLoader:
             bucket=pieces[0].bucket,
             pieces=pieces,
         )
+
+    def _most(self, piece: Slice) -> int:
+        return self._micro_batch if isinstance(self._micro_batch, int) else self._micro_batch[piece.bucket]
 
 
 def split_slice(piece: Slice, most: int) -> list[Slice]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from channels.errors import UserError
 from orchestrator.config import JobSpec
 from samplers.catalogue import Catalogue
 from samplers.partition import Cost
@@ -43,9 +44,17 @@ def _flops_cost(catalogue: Catalogue, flops: Sequence[float]) -> Cost:
 
 def make_schedule(job: JobSpec, catalogue: Catalogue, flops: Sequence[float], plan: Plan | None = None) -> Schedule:
     """The schedule of a whole run; ``plan`` replaces the job's own, e.g. after a memory probe."""
+    plan = plan or make_job_plan(job, catalogue, flops)
+    sizes = job.batching.micro_batch
+    if isinstance(sizes, tuple) and len(sizes) != len(plan.buckets):
+        raise UserError(
+            f"{len(sizes)} micro-batches for {len(plan.buckets)} buckets",
+            where="batching.micro_batch",
+            mend="give one number, or one a bucket",
+        )
     return Schedule(
         catalogue=catalogue,
-        plan=plan or make_job_plan(job, catalogue, flops),
+        plan=plan,
         seed=job.seed,
         partitions=job.batching.partitions,
         epochs=job.train.epochs,
