@@ -37,6 +37,10 @@ class RawSpec(SnapshotSpec):
 class RawTokens(nn.Module):
     """Tokens as they are, behind a class token of zeros."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.maps = nn.ModuleDict()
+
     def forward(self, tokens: Tensor, side: int) -> Tensor:
         """[B, 1 + L, D] of tokens [B, L, D]."""
         return nn.functional.pad(tokens, (0, 0, 1, 0))

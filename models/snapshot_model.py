@@ -50,19 +50,19 @@ class PatchEmbedding(nn.Module):
         """[B, 1 + L, width] of tokens [B, L, 2 p^2]."""
         if self.class_token is None:
             tokens = functional.pad(tokens, (0, 0, 1, 0), value=CLASS_VALUE)
-        weight, bias = self._map(side)
-        vectors = functional.linear(tokens, weight, bias)
+        vectors = self._embed(tokens, side)
         if self.class_token is not None:
             vectors = torch.cat([self.class_token.expand(len(vectors), 1, -1), vectors], dim=1)
         if self.positions is not None:
             vectors = vectors + self.positions[: vectors.shape[1]]
         return cast(Tensor, self.norm(vectors))
 
-    def _map(self, side: int) -> tuple[Tensor, Tensor]:
-        linear = cast(nn.Linear, self.maps[str(self.widest if self.shared else side)])
-        # Features of a shared map are the rows of its transpose, which must lie in one piece to be cut.
-        weight = corner(linear.weight.T.contiguous(), self.widest, side).T if self.shared else linear.weight
-        return weight, linear.bias
+    def _embed(self, tokens: Tensor, side: int) -> Tensor:
+        if not self.shared:
+            return cast(Tensor, self.maps[str(side)](tokens))
+        linear = cast(nn.Linear, self.maps[str(self.widest)])
+        # Inputs of the map are rows of its transpose, which must lie in one piece to be cut.
+        return functional.linear(tokens, corner(linear.weight.T.contiguous(), self.widest, side).T, linear.bias)
 
 
 class PatchHead(nn.Module):
@@ -86,9 +86,9 @@ class PatchHead(nn.Module):
     def forward(self, vectors: Tensor, side: int) -> Tensor:
         """[B, L, 2 p^2] of vectors [B, L, width]."""
         hidden = self.norm(functional.gelu(self.hidden(vectors)))
-        linear = cast(nn.Linear, self.maps[str(self.widest if self.shared else side)])
         if not self.shared:
-            return functional.linear(hidden, linear.weight, linear.bias)
+            return cast(Tensor, self.maps[str(side)](hidden))
+        linear = cast(nn.Linear, self.maps[str(self.widest)])
         weight, bias = (corner(part, self.widest, side) for part in (linear.weight, linear.bias))
         return functional.linear(hidden, weight, bias)
 
@@ -97,7 +97,8 @@ class SnapshotModel(PretrainingModel):
     """Masked reconstruction of snapshots around any backbone.
 
     The backbone maps vectors [B, 1 + L, width] and the number of valid ones (int64 [B], None where all are) to vectors
-    of the same shape; what lies in padding must not reach valid vectors.
+    of the same shape; what lies in padding must not reach valid vectors. Embedding and head hold their affine maps in
+    ``maps``, by patch side.
     """
 
     def __init__(self, spec: SnapshotSpec, embedding: nn.Module, backbone: nn.Module, head: nn.Module) -> None:
@@ -112,7 +113,7 @@ class SnapshotModel(PretrainingModel):
         masked = mask_tokens(batch, draw, self.spec.masking)
         errors = token_errors(self._reconstruct(batch, masked), batch)
         loss = (errors.where(masked.masked, 0).sum(dim=1) * batch.weight).sum()
-        return (loss + self._idle()).reshape(1)
+        return (loss + self._idle(batch.variant, loss)).reshape(1)
 
     def predict(self, batch: TokenBatch, task: str, seed: int) -> Prediction:
         """Reconstruction of masked tokens, none of which shows itself. Raises UserError for a task it lacks."""
@@ -146,10 +147,15 @@ class SnapshotModel(PretrainingModel):
     def _dtype(self) -> torch.dtype:
         return next(self.parameters()).dtype
 
-    def _idle(self) -> Tensor | float:
-        """Zero, as a function of the maps of all granularities: engines that reduce gradients expect one from each."""
-        maps = [*self.embedding.parameters(), *self.head.parameters()]
-        return sum((parameter.sum() * 0.0 for parameter in maps), 0.0)
+    def _idle(self, side: int, loss: Tensor) -> Tensor | float:
+        """Zero, as a function of the maps of other granularities: engines that reduce gradients expect one from each.
+
+        The maps are called, not read, since an engine may gather their weights only for a call.
+        """
+        parts = (cast(nn.ModuleDict, part.maps) for part in (self.embedding, self.head))
+        others = [cast(nn.Linear, linear) for maps in parts for name, linear in maps.items() if name != str(side)]
+        nothing = (loss.new_zeros(1, linear.in_features, dtype=self._dtype()) for linear in others)
+        return sum((linear(zeros).sum() * 0.0 for linear, zeros in zip(others, nothing, strict=True)), 0.0)
 
 
 def token_errors(predicted: Tensor, batch: TokenBatch) -> Tensor:

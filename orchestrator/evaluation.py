@@ -70,7 +70,7 @@ def check_zeroshot_sets(store: ChannelStore, job: JobSpec) -> tuple[str, ...]:
 
 
 def evaluate_set(export: Path, store_path: Path, set_name: str, job: JobSpec, device: str = "cpu") -> list[Score]:
-    """All scores of an exported model on one set."""
+    """All scores of an exported model on one set; a task that masks nothing of its samples has none."""
     spec, model = load_model(export)
     model = model.to(device).eval()
     store = ChannelStore.open(store_path)
@@ -103,6 +103,7 @@ def _evaluate_task(
         Score(task.name, set_name, predictor, target, float(np.mean(values)), len(values))
         for (predictor, target), parts in errors.items()
         for values in [np.concatenate(parts)]
+        if len(values)
     ]
 
 

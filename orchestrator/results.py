@@ -84,7 +84,7 @@ def _set_table(scores: Sequence[Score], tasks: Sequence[str], title: str) -> Any
     }
     names = list(dict.fromkeys(score.set_name for score in scores))
     for name in names:
-        cells = [_pair(values[task, name, NOISY], values[task, name, CLEAN]) for task in tasks]
+        cells = [_pair(values.get((task, name, NOISY)), values.get((task, name, CLEAN))) for task in tasks]
         table.add_row(name, *cells, end_section=name == names[-1])
     means = averages(scores)
     cells = [_pair(*(decibels(means[task, MODEL, target]) for target in (NOISY, CLEAN))) for task in tasks]
@@ -109,7 +109,9 @@ def _average_table(scores: Sequence[Score], tasks: Sequence[str]) -> Any:
     return table
 
 
-def _pair(noisy: float, clean: float) -> str:
+def _pair(noisy: float | None, clean: float | None) -> str:
+    if noisy is None or clean is None:
+        return "-"
     return f"{noisy:.2f} ({clean:.2f})"
 
 
@@ -132,7 +134,7 @@ def draw_scores(scores: Sequence[Score], path: Path) -> None:
     for panel, task in zip(panels[:, 0], tasks, strict=True):
         for number, (predictor, colour) in enumerate(zip(predictors, colours, strict=False)):
             places = [index + (number - (len(predictors) - 1) / 2) * width for index in range(len(names))]
-            heights = [values[task, name, predictor] for name in names]
+            heights = [values.get((task, name, predictor), 0.0) for name in names]
             panel.bar(places, heights, width, color=colour, label=PREDICTOR_NAMES[predictor])
         panel.axhline(0.0, color="black", linewidth=0.8)
         panel.set_xticks(range(len(names)), names)

@@ -1,6 +1,6 @@
-"""Compiles the C source beside this file with the machine's C compiler and keeps the library for next time.
+"""Compiles the C sources beside this file with the machine's C compiler and keeps the library for next time.
 
-The library lies in ``$WAVETRAIN_CACHE`` (default ``~/.cache/wavetrain``) under a name made of source, flags, compiler
+The library lies in ``$WAVETRAIN_CACHE`` (default ``~/.cache/wavetrain``) under a name made of sources, flags, compiler
 and CPU. It is compiled under a temporary name and renamed, so processes that start together may compile twice but never
 see half a library.
 """
@@ -15,7 +15,8 @@ from pathlib import Path
 
 import torch
 
-SOURCE = Path(__file__).with_name("selective_scan.c")
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("selective_scan.c", "short_convolution.c"))
+HEADER = Path(__file__).with_name("series.h")
 FLAGS = ("-std=gnu11", "-O3", "-march=native", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-fopenmp")
 LIMIT_S = 120
 
@@ -50,7 +51,8 @@ def _cache_folder() -> Path:
 
 def _key(compiler: str) -> str:
     version = _run([compiler, "--version"])
-    parts = [SOURCE.read_text(), *FLAGS, compiler, version, platform.machine(), _cpu(), *_openmp()]
+    texts = [path.read_text() for path in (*SOURCES, HEADER)]
+    parts = [*texts, *FLAGS, compiler, version, platform.machine(), _cpu(), *_openmp()]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
@@ -74,9 +76,11 @@ def _openmp() -> list[str]:
 def _compile(compiler: str, library: Path) -> None:
     library.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=library.parent, prefix=".build-") as folder:
-        binary, linked = Path(folder) / "scan.o", Path(folder) / library.name
-        _run([compiler, *FLAGS, "-c", str(SOURCE), "-o", str(binary)])
-        _run([compiler, "-shared", str(binary), "-o", str(linked), *(_openmp() or ["-fopenmp"]), "-lm"])
+        binaries = [str(Path(folder) / f"{source.stem}.o") for source in SOURCES]
+        for source, binary in zip(SOURCES, binaries, strict=True):
+            _run([compiler, *FLAGS, "-c", str(source), "-o", binary])
+        linked = Path(folder) / library.name
+        _run([compiler, "-shared", *binaries, "-o", str(linked), *(_openmp() or ["-fopenmp"])])
         linked.replace(library)
 
 

@@ -1,4 +1,4 @@
-"""The selective scan and its convolution in C with OpenMP (``selective_scan.c``), as differentiable functions.
+"""The selective scan and its convolution in C with OpenMP, as differentiable functions.
 
 float32 on the CPU, with as many threads as PyTorch uses; results do not depend on their number. The backward pass
 keeps the operands and the states at every 32nd step, and recomputes the rest.

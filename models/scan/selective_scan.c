@@ -1,60 +1,15 @@
-/* Selective scan and short convolution of Mamba on CPU cores, one pass over time, both directions in one call.
+/* Selective scan of Mamba on CPU cores, one pass over time, all groups and both directions in one call.
  *
- * Eight neighbouring channels of a group go through time together, one in each lane of a vector; their states stay in
- * registers. The forward pass keeps the states at the starts of chunks; the backward pass takes the chunks from the last
- * to the first, runs each again from its start and then goes back through it. Memory is linear in the length.
- *
- * Only the first lengths[sample] steps of a sample are touched, counted from the first token in either direction; a
- * reversed group starts at the last of them. All results are independent of the number of threads.
+ * The states of a block of channels stay in registers. The forward pass keeps them at the starts of chunks; the backward
+ * pass takes the chunks from the last to the first, runs each again from its start and then goes back through it. Memory
+ * is linear in the length.
  */
 
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
+#include "series.h"
 
-#define LANES 8
 #define CHUNK 32
-#define MAX_TAPS 16
 
-typedef float lanes __attribute__((vector_size(4 * LANES)));
-typedef int32_t bits __attribute__((vector_size(4 * LANES)));
-
-/* [batch, time, group, feature]: strides in floats, features next to each other. */
-typedef struct {
-    float *data;
-    int64_t batch, time, group;
-} Series;
-
-typedef struct {
-    int64_t batch, time, groups, channels, states;
-    const int64_t *lengths; /* [batch], NULL: all steps */
-    const uint8_t *reverse; /* [groups] */
-    int64_t softplus;
-    int64_t threads;
-} Shape;
-
-static inline lanes choose(bits mask, lanes yes, lanes no) {
-    return (lanes)((mask & (bits)yes) | (~mask & (bits)no));
-}
-
-/* 2^x for x in [-126, 126] (beyond: the value at the end), relative error below 2e-7 by a minimax polynomial of degree 6.
- * NaN stays NaN. */
-static inline lanes power_of_two(lanes x) {
-    const lanes low = (lanes){} - 126.0f, high = (lanes){} + 126.0f;
-    x = choose(x < low, low, x);
-    x = choose(x > high, high, x);
-    const lanes shifted = x + 12582912.0f; /* 1.5 * 2^23: rounds to an integer in the low bits */
-    const lanes f = x - (shifted - 12582912.0f);
-    lanes p = f * 1.5353362e-4f + 1.3398874e-3f;
-    p = p * f + 9.6184373e-3f;
-    p = p * f + 5.5503324e-2f;
-    p = p * f + 2.4022648e-1f;
-    p = p * f + 6.9314720e-1f;
-    p = p * f + 1.0f;
-    return p * (lanes)(((bits)shifted << 23) + (127 << 23));
-}
-
-static inline lanes exponential(lanes x) { return power_of_two(x * 1.44269504f); }
+static inline int64_t chunks_of(const Shape *shape) { return (shape->time + CHUNK - 1) / CHUNK; }
 
 /* log(1 + e^x) = max(x, 0) + log1p(e^-|x|), with log1p(y) = 2 atanh(y / (2 + y)) as a series. */
 static inline lanes softplus(lanes x) {
@@ -72,55 +27,10 @@ static inline lanes softplus(lanes x) {
     return positive + 2.0f * s * p;
 }
 
-static inline lanes sigmoid(lanes x) { return 1.0f / (exponential(-x) + 1.0f); }
-
-static inline lanes load(const float *from, int64_t count) {
-    lanes value = {};
-    if (count >= LANES) memcpy(&value, from, sizeof value);
-    else memcpy(&value, from, count * sizeof(float));
-    return value;
-}
-
-static inline void store(float *to, lanes value, int64_t count) {
-    if (count >= LANES) memcpy(to, &value, sizeof value);
-    else memcpy(to, &value, count * sizeof(float));
-}
-
-static inline lanes load_strided(const float *from, int64_t stride, int64_t count) {
-    lanes value = {};
-    for (int64_t lane = 0; lane < LANES && lane < count; lane++) value[lane] = from[lane * stride];
-    return value;
-}
-
-static inline void store_strided(float *to, lanes value, int64_t stride, int64_t count) {
-    for (int64_t lane = 0; lane < LANES && lane < count; lane++) to[lane * stride] = value[lane];
-}
-
 static inline float sum(lanes value) {
     float total = 0;
     for (int lane = 0; lane < LANES; lane++) total += value[lane];
     return total;
-}
-
-static inline float *at(Series series, int64_t sample, int64_t step, int64_t group) {
-    return series.data + sample * series.batch + step * series.time + group * series.group;
-}
-
-static inline int64_t valid_steps(const Shape *shape, int64_t sample) {
-    return shape->lengths ? shape->lengths[sample] : shape->time;
-}
-
-static inline int64_t blocks_of(const Shape *shape) { return (shape->channels + LANES - 1) / LANES; }
-
-static inline int64_t chunks_of(const Shape *shape) { return (shape->time + CHUNK - 1) / CHUNK; }
-
-/* Where the scan's index-th step lies in time. */
-static inline int64_t time_of(int64_t index, int64_t valid, int reversed) { return reversed ? valid - 1 - index : index; }
-
-static inline void clear_padding(const Shape *shape, Series series, int64_t sample, int64_t group, int64_t channel,
-                                 int64_t count) {
-    for (int64_t step = valid_steps(shape, sample); step < shape->time; step++)
-        store(at(series, sample, step, group) + channel, (lanes){}, count);
 }
 
 int64_t scan_start_floats(const Shape *shape) {
@@ -370,84 +280,4 @@ int scan_backward(const Shape *shape, const Operands *in, const float *starts, c
         free(memory);
     }
     return failed;
-}
-
-/* Depthwise causal convolution and SiLU. weight: [groups, channels, taps], the last tap for the step itself. */
-typedef struct {
-    Series x;
-    const float *weight, *bias;
-    int64_t taps;
-} Filter;
-
-static inline void load_taps(const Shape *shape, const Filter *in, int64_t group, int64_t channel, lanes *taps) {
-    const float *weight = in->weight + (group * shape->channels + channel) * in->taps;
-    for (int64_t tap = 0; tap < in->taps; tap++)
-        taps[tap] = load_strided(weight + tap, in->taps, shape->channels - channel);
-}
-
-/* window[j]: x at j - (taps - 1) steps from the current one; returns the sum before the SiLU. */
-static inline lanes filter_step(lanes *window, lanes next, const lanes *taps, int64_t count, lanes bias) {
-    lanes y = bias;
-    for (int64_t tap = 0; tap + 1 < count; tap++) {
-        window[tap] = window[tap + 1];
-        y += taps[tap] * window[tap];
-    }
-    window[count - 1] = next;
-    return y + taps[count - 1] * next;
-}
-
-void filter_forward(const Shape *shape, const Filter *in, Series out) {
-    const int64_t blocks = blocks_of(shape), items = shape->batch * shape->groups * blocks;
-#pragma omp parallel for schedule(dynamic, 1) num_threads(shape->threads)
-    for (int64_t item = 0; item < items; item++) {
-        const int64_t sample = item / blocks / shape->groups, group = item / blocks % shape->groups;
-        const int64_t channel = item % blocks * LANES, count = shape->channels - channel;
-        const int64_t valid = valid_steps(shape, sample);
-        const lanes bias = load(in->bias + group * shape->channels + channel, count);
-        lanes taps[MAX_TAPS], window[MAX_TAPS] = {};
-        load_taps(shape, in, group, channel, taps);
-        for (int64_t step = 0; step < valid; step++) {
-            const int64_t time = time_of(step, valid, shape->reverse[group]);
-            const lanes next = load(at(in->x, sample, time, group) + channel, count);
-            const lanes y = filter_step(window, next, taps, in->taps, bias);
-            store(at(out, sample, time, group) + channel, y * sigmoid(y), count);
-        }
-        clear_padding(shape, out, sample, group, channel, count);
-    }
-}
-
-/* dweight: [batch, groups, channels, taps], dbias: [batch, groups, channels], to be summed over batch. */
-void filter_backward(const Shape *shape, const Filter *in, Series dout, Series dx, float *dweight, float *dbias) {
-    const int64_t blocks = blocks_of(shape), items = shape->batch * shape->groups * blocks, last = in->taps - 1;
-#pragma omp parallel for schedule(dynamic, 1) num_threads(shape->threads)
-    for (int64_t item = 0; item < items; item++) {
-        const int64_t sample = item / blocks / shape->groups, group = item / blocks % shape->groups;
-        const int64_t channel = item % blocks * LANES, count = shape->channels - channel;
-        const int64_t valid = valid_steps(shape, sample);
-        const lanes bias = load(in->bias + group * shape->channels + channel, count);
-        lanes taps[MAX_TAPS], window[MAX_TAPS] = {}, due[MAX_TAPS] = {}, dtaps[MAX_TAPS] = {}, total = {};
-        load_taps(shape, in, group, channel, taps);
-        /* due[j]: gradient of x at j - last steps from the current one, complete once it leaves the window. */
-        for (int64_t step = 0; step < valid + last; step++) {
-            for (int64_t tap = 0; tap < last; tap++) due[tap] = due[tap + 1];
-            due[last] = (lanes){};
-            if (step < valid) {
-                const int64_t time = time_of(step, valid, shape->reverse[group]);
-                const lanes next = load(at(in->x, sample, time, group) + channel, count);
-                const lanes y = filter_step(window, next, taps, in->taps, bias), s = sigmoid(y);
-                const lanes dy = load(at(dout, sample, time, group) + channel, count) * s * (1.0f + y * (1.0f - s));
-                for (int64_t tap = 0; tap <= last; tap++) {
-                    due[tap] += taps[tap] * dy;
-                    dtaps[tap] += window[tap] * dy;
-                }
-                total += dy;
-            }
-            if (step >= last)
-                store(at(dx, sample, time_of(step - last, valid, shape->reverse[group]), group) + channel, due[0], count);
-        }
-        const int64_t place = (sample * shape->groups + group) * shape->channels + channel;
-        for (int64_t tap = 0; tap <= last; tap++)
-            store_strided(dweight + place * in->taps + tap, dtaps[tap], in->taps, count);
-        store(dbias + place, total, count);
-    }
 }

@@ -100,11 +100,11 @@ def test_flops_are_those_counted() -> None:
     batch = random_batch(spec, 4, [(1, 32, 16)])
     model = spec.build(0).eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(batch, DRAW)
+        model.predict(batch, "reconstruction_4x4", seed=0)
     assert spec.forward_flops((1, 32, 16), 4) == pytest.approx(counter.get_total_flops())
     raw = RawSpec()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        raw.build(0)(batch, DRAW)
+        raw.build(0).predict(batch, "reconstruction_4x4", seed=0)
     assert raw.forward_flops((1, 32, 16), 4) == pytest.approx(counter.get_total_flops())
 
 

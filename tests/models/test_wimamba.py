@@ -235,7 +235,7 @@ def test_flops_are_those_counted(construction: str) -> None:
     model = spec.build(0).eval()
     batch = random_batch(spec, 4, [(1, 32, 16)])
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(batch, DRAW)
+        model.predict(batch, "reconstruction_4x4", seed=0)
     scan_and_convolution = 2 * 33 * 12 * 2 * 76 * (3 * 8 + 4)
     # The fallback reads the states of whole chunks, 64 steps here, with a product that the counter sees.
     states_read = 2 * 64 * 12 * 2 * 76 * 8
