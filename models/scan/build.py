@@ -80,8 +80,16 @@ def _compile(compiler: str, library: Path) -> None:
         for source, binary in zip(SOURCES, binaries, strict=True):
             _run([compiler, *FLAGS, "-c", str(source), "-o", binary])
         linked = Path(folder) / library.name
-        _run([compiler, "-shared", *binaries, "-o", str(linked), *(_openmp() or ["-fopenmp"])])
+        _link([compiler, "-shared", "-Wl,--no-undefined", *binaries, "-o", str(linked)])
         linked.replace(library)
+
+
+def _link(command: list[str]) -> None:
+    try:
+        _run([*command, *_openmp()])
+    except CannotBuildError:
+        # PyTorch brings no runtime, or the compiler calls another one (clang).
+        _run([*command, "-fopenmp"])
 
 
 def _run(command: list[str]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from models.scan.build import native_library
 from models.scan.problem import ScanProblem
@@ -129,6 +130,7 @@ class _Scan(torch.autograd.Function):
         return output
 
     @staticmethod
+    @once_differentiable
     def backward(context: Any, *gradients: Tensor) -> tuple[Any, ...]:
         u, delta, z, B, C, A, D, bias, starts, lengths = context.saved_tensors
         softplus, reverse = context.settings
@@ -162,6 +164,7 @@ class _Convolution(torch.autograd.Function):
         return output
 
     @staticmethod
+    @once_differentiable
     def backward(context: Any, *gradients: Tensor) -> tuple[Any, ...]:
         x, weight, bias, lengths = context.saved_tensors
         shape = _Call(x, states=1, reverse=context.reverse, lengths=lengths)

@@ -1,12 +1,13 @@
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,7 +42,7 @@ from tests.ranks import RankPool
 from tests.samplers.cases import many_cases, schedules, whole_epoch, worlds
 
 SAMPLES = 36
-PATIENCE_S = 60
+PATIENCE_S = 30
 Read = tuple[int, str, int]
 
 
@@ -79,9 +80,23 @@ def read_pieces(store: ChannelStore, pieces: tuple[Slice, ...]) -> Iterator[tupl
             yield from ((names[source], int(value) - 1) for value in values.real)
 
 
+def in_background(function: Callable[..., list[Read]], *arguments: Any) -> "Future[list[Read]]":
+    """The result of a thread that is left behind where it hangs, so that a deadlock fails the test and ends."""
+    future: Future[list[Read]] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(function(*arguments))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return future
+
+
 @dataclass
 class Rank:
-    """Reads its steps in two threads, three ahead of the one that is trained; all ranks train in lockstep."""
+    """Prepares up to four steps at the same time; all ranks train in lockstep."""
 
     rank: int
     world: int
@@ -93,16 +108,15 @@ class Rank:
         reads: list[Read] = []
         begun = -1
         waiting: deque[Future[list[Read]]] = deque()
-        with ThreadPoolExecutor(2) as pool:
-            for epoch, step, pieces in self.schedule.iterate(0, 0, self.rank, self.world):
-                if epoch != begun:
-                    self.placement.begin_epoch(epoch, step)
-                    begun = epoch
-                waiting.append(pool.submit(self._prepare, epoch, step, pieces))
-                if len(waiting) > 3:
-                    reads += self._train_step(waiting.popleft())
-            while waiting:
+        for epoch, step, pieces in self.schedule.iterate(0, 0, self.rank, self.world):
+            if epoch != begun:
+                self.placement.begin_epoch(epoch, step)
+                begun = epoch
+            waiting.append(in_background(self._prepare, epoch, step, pieces))
+            if len(waiting) > 3:
                 reads += self._train_step(waiting.popleft())
+        while waiting:
+            reads += self._train_step(waiting.popleft())
         return reads
 
     def _prepare(self, epoch: int, step: int, pieces: tuple[Slice, ...]) -> list[Read]:
@@ -139,9 +153,8 @@ def placed_ranks(
 
 
 def train_together(ranks: list[Rank]) -> list[Read]:
-    with ThreadPoolExecutor(len(ranks)) as pool:
-        trained = [pool.submit(rank.train) for rank in ranks]
-        return [read for each in trained for read in each.result(PATIENCE_S)]
+    trained = [in_background(rank.train) for rank in ranks]
+    return [read for each in trained for read in each.result(PATIENCE_S)]
 
 
 def every_sample_once(store: ChannelStore, epochs: int) -> Counter[Read]:
@@ -271,14 +284,27 @@ def test_steps_need_no_lease_once_their_whole_epoch_is_there(store: ChannelStore
         assert cache.leases == before + 1
 
 
+def mapped(placement: NodePlacement) -> list[str]:
+    root = str(placement.store.path)
+    return [line for line in Path("/proc/self/maps").read_text().splitlines() if root in line]
+
+
 def test_evicted_shards_are_unmapped(store: ChannelStore) -> None:
     """Otherwise their space would stay taken."""
-    schedule = schedule_of(store, epochs=3)
+    schedule = schedule_of(store, epochs=1)
     shard_map = ShardMap.of(store, schedule.catalogue, origins_of(store))
-    with placed_ranks("partition", store, schedule, [(0, 1)], largest_step(schedule, shard_map, 2)) as ranks:
+    with placed_ranks("partition", store, schedule, [(0,)], largest_step(schedule, shard_map, 1)) as [rank]:
+        rank.placement.begin_epoch(0)
+        for step, pieces in enumerate(whole_epoch(schedule, 0)):
+            with rank.placement.step(0, step, pieces):
+                assert list(read_pieces(rank.placement.store, pieces)) and mapped(rank.placement)
+            assert not [line for line in mapped(rank.placement) if "(deleted)" in line]
+
+
+def test_shards_of_epochs_that_were_read_are_unmapped(store: ChannelStore) -> None:
+    with placed_ranks("partition", store, schedule_of(store, epochs=2), [(0, 1)], 10**6) as ranks:
         train_together(ranks)
-        root = str(ranks[0].placement.store.path)
-        assert not [line for line in Path("/proc/self/maps").read_text().splitlines() if root in line]
+        assert not mapped(ranks[0].placement)
 
 
 def test_shared_reads_the_store_itself(store: ChannelStore, tmp_path: Path) -> None:

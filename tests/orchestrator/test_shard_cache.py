@@ -175,6 +175,15 @@ def test_a_smaller_successor_evicts_the_oldest(tmp_path: Path, open_cache: Calla
     assert files_below(open_cache(250).root) == {NAMES[0], NAMES[1]}
 
 
+def test_the_least_recently_used_go_first(open_cache: Callable[..., ShardCache]) -> None:
+    cache = open_cache(600)
+    for name in (NAMES[0], NAMES[1], NAMES[2], NAMES[0]):
+        cache.acquire("rank", [name])
+        cache.release("rank")
+    cache.acquire("rank", [NAMES[3]])
+    assert files_below(cache.root) == {NAMES[0], NAMES[2], NAMES[3]}
+
+
 def test_room_is_waited_for(open_cache: Callable[..., ShardCache]) -> None:
     cache = open_cache(600)
     cache.acquire("one", NAMES[:2])
