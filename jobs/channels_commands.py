@@ -33,6 +33,7 @@ class Format(StrEnum):
     """Formats that can be imported."""
 
     HETERCSI = "hetercsi"
+    DEEPMIMO = "deepmimo"
 
 
 @app.command()
@@ -58,11 +59,22 @@ def import_sets(
     source: Annotated[Path, typer.Argument(metavar="SOURCE", help="Folder of the sets, or of one set.")],
     store: StoreOption,
     format_: Annotated[Format, typer.Option("--format", help="Layout of the source.")] = Format.HETERCSI,
+    antennas: Annotated[int, typer.Option(min=1, help="DeepMIMO: elements of the base station's array.")] = 32,
+    subcarriers: Annotated[int, typer.Option(min=1, help="DeepMIMO: subcarriers.")] = 32,
+    spacing_khz: Annotated[float, typer.Option(min=0.001, help="DeepMIMO: subcarrier spacing in kHz.")] = 30.0,
+    role: Annotated[str, typer.Option(help="DeepMIMO: pretrain (train and val) or zeroshot (test).")] = "pretrain",
 ) -> None:
     """Import published sets; never a whole file in memory. Run again, it goes on with the sets that lack."""
-    assert format_ is Format.HETERCSI
     with _progress() as report:
-        import_hetercsi(source, store, report)
+        if format_ is Format.HETERCSI:
+            import_hetercsi(source, store, report)
+        else:
+            from channels.deepmimo import ScenarioOptions, import_deepmimo
+
+            options = ScenarioOptions(
+                antennas=antennas, subcarriers=subcarriers, subcarrier_spacing_khz=spacing_khz, role=role
+            )
+            import_deepmimo(source, store, options, report)
     show(store)
 
 

@@ -1,5 +1,8 @@
 """``wavetrain ui``: MLflow's web pages over the runs."""
 
+import contextlib
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -28,13 +31,21 @@ def ui(
     check_port(host, port)
     typer.echo(f"MLflow UI: http://{host}:{port}  (Ctrl-C ends it)")
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri or default_uri(runs)]
-    process = subprocess.Popen([*command, "--host", host, "--port", str(port), "--workers", "1"])
+    raise typer.Exit(_serve([*command, "--host", host, "--port", str(port), "--workers", "1"]))
+
+
+def _serve(command: list[str]) -> int:
+    """Run a server with its helpers in a process group of its own, which ends with this process."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    process = subprocess.Popen(command, start_new_session=True)
     try:
-        code = process.wait()
+        return process.wait()
     except KeyboardInterrupt:
-        process.terminate()
-        code = process.wait(timeout=20) and 0
-    raise typer.Exit(code)
+        return 0
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
 
 
 def check_port(host: str, port: int) -> None:

@@ -123,6 +123,10 @@ class HeterCsiSpec:
             torch.default_generator.manual_seed(seed)
             return HeterCsi(network_size(self.size), self.position, self.ratios)
 
+    def notes(self, device: str) -> tuple[str, ...]:
+        """Nothing was to be chosen."""
+        return ()
+
     def forward_flops(self, shape: Shape, variant: int) -> float:
         """Operations of the three mask passes over a sample: kept tokens in the encoder, all in the decoder."""
         length = self.length(shape, variant)

@@ -159,6 +159,9 @@ class ModelSpec(Protocol):
     def build(self, seed: int) -> PretrainingModel:
         """The network, its weights drawn from the seed (the global generator is left as it was)."""
 
+    def notes(self, device: str) -> tuple[str, ...]:
+        """What was chosen for this device and should be told at the start of a run; often nothing."""
+
     def forward_flops(self, shape: Shape, variant: int) -> float:
         """Floating-point operations (2 x multiply-accumulate) of one training forward of one sample, all tasks."""
 

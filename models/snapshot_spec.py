@@ -81,6 +81,10 @@ class SnapshotSpec:
         self.check_variant(variant)
         return patch_snapshots(channels, variant)
 
+    def notes(self, device: str) -> tuple[str, ...]:
+        """Nothing was to be chosen."""
+        return ()
+
     def check_variant(self, variant: int) -> None:
         """Raises UserError for a granularity that is not an option."""
         if variant not in self.patches:

@@ -13,7 +13,7 @@ from torch import nn
 from channels.errors import UserError
 from models.interface import Shape
 from models.mamba_layers import MambaBackbone, MambaSize, PaperLayer, PublishedLayer
-from models.scan.backends import Wanted
+from models.scan.backends import Wanted, choose_backend
 from models.snapshot_model import PatchEmbedding, PatchHead, SnapshotModel
 from models.snapshot_spec import ClassToken, Embedding, SnapshotSpec, check_dropout, set_default
 
@@ -62,6 +62,10 @@ class WiMambaSpec(SnapshotSpec):
             embedding = PatchEmbedding(self.patches, self._mamba.width, self.embedding, self.class_token)
             head = PatchHead(self.patches, self._mamba.width, self.embedding)
             return SnapshotModel(self, embedding, MambaBackbone([self._layer() for _ in range(self._layers)]), head)
+
+    def notes(self, device: str) -> tuple[str, ...]:
+        """The backend of the selective scan."""
+        return (choose_backend(device, self.scan).note,)
 
     def forward_flops(self, shape: Shape, variant: int) -> float:
         """Operations of one snapshot: embedding, layers and head; the head leaves the class token out."""

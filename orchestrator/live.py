@@ -31,6 +31,8 @@ class LiveView:
                     self.say(f"training {verb}: {event['world']} ranks on {event['device']}, {self.total_steps} steps")
                 case "warning":
                     self.say(f"warning: {event['text']}")
+                case "note":
+                    self.say(event["text"])
                 case "step":
                     self._last = event
                     self._recent_ms = [*self._recent_ms[1 - RATE_WINDOW :], event["metrics"]["perf/step_ms"]]

@@ -1,5 +1,6 @@
 """What a run is made of: commit, versions, machine, data; as MLflow tags, inputs and artifacts."""
 
+import getpass
 import os
 import platform
 import subprocess
@@ -30,6 +31,9 @@ def tags(job: JobSpec, profile: Profile, plan_hash: str) -> dict[str, str]:
         "nodes": os.environ.get("SLURM_JOB_NODELIST", platform.node()),
         "plan.hash": plan_hash,
         "spec.hash": job.fingerprint,
+        "mlflow.user": getpass.getuser(),
+        "mlflow.source.name": f"wavetrain train ({job.name})",
+        "mlflow.source.type": "LOCAL",
         "model": job.model.name,
         "strategy": job.batching.strategy,
     }

@@ -86,6 +86,8 @@ class Worker:
                 "attempt", step=self.progress.step, world=self.world, total_steps=self.schedule.total_steps,
                 device=str(self.engine.device),
             )  # fmt: skip
+            for note in self.spec.notes(self.engine.device.type):
+                self._emit("note", text=note)
             loader = stack.enter_context(self._loader())
             outcome = self._train(loader)
             if outcome == "finished":

@@ -14,7 +14,7 @@ def tokens(spec: ChannelSpec) -> int:
 
 
 def test_names():
-    assert preset_names() == ("demo", "hetercsi")
+    assert preset_names() == ("demo", "hetercsi", "wimamba")
     with pytest.raises(UserError, match="'hetercsi'"):
         load_preset("heterCSI")
 
@@ -55,3 +55,14 @@ def test_preset_sets_can_be_made_and_are_named_once():
         specs = (*load_preset(name).pretrain, *load_preset(name).zeroshot)
         assert all(spec.scenario in SCENARIOS and spec.los is not None for spec in specs)
         assert len({spec.name for spec in specs}) == len(specs)
+
+
+def test_wimamba_has_the_twenty_published_pairs():
+    """PAPERS 3.3: (antennas, subcarriers) of city 0 to 19; single snapshots."""
+    pairs = [(spec.antennas, spec.subcarriers) for spec in load_preset("wimamba").pretrain]
+    assert len(set(pairs)) == 20
+    assert pairs[:6] == [(8, 32), (8, 64), (8, 128), (8, 256), (8, 512), (8, 1024)]
+    assert pairs[-2:] == [(128, 32), (128, 64)]
+    everything = load_preset("wimamba")
+    assert {spec.slots for spec in (*everything.pretrain, *everything.zeroshot)} == {1}
+    assert not set(pairs) & {(spec.antennas, spec.subcarriers) for spec in everything.zeroshot}

@@ -111,9 +111,50 @@ def test_nothing_is_evicted_before_all_ranks_have_told(
     assert leased.is_alive()
     assert present(settings.folder / "node-0") == set(files[:6]), "rank 1 may be reading them"
     second.update(1, 1, {1: files[6:12]})
+    assert not second.acquire(1, "none", 0, ()), "epoch 0 is read"
     leased.join(20)
     assert not leased.is_alive()
     eventually(lambda: present(settings.folder / "node-0") == set(files[6:12]))
+
+
+def test_what_a_predecessor_left_of_a_planned_epoch_is_kept_at_once(
+    opened: Callable[..., NodeCache], settings: CacheSettings, files: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rank that reads the epoch without leases relies on it, long before everything is verified again."""
+    first = opened()
+    for rank in (0, 1):
+        first.update(rank, 0, {0: files[:8]})
+    eventually(lambda: present(settings.folder / "node-0") == set(files[:8]))
+    first.close()
+    gate = threading.Event()
+    monkeypatch.setattr(shard_cache.ShardCache, "_is_intact", lambda cache, file: gate.wait(20))
+    second = opened(folder=settings.folder / "node-0")
+    for rank in (0, 1):
+        second.update(rank, 0, {0: files[:8]})
+    assert second._cache.held("epochs") == set(files[:8])
+    gate.set()
+
+
+def test_an_epoch_may_end_while_its_shards_arrive(
+    opened: Callable[..., NodeCache], settings: CacheSettings, files: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy, gate = shard_cache.copy_hashed, threading.Event()
+
+    def slow(source: Path, target: Path) -> str:
+        gate.wait(20)
+        return copy(source, target)
+
+    monkeypatch.setattr(shard_cache, "copy_hashed", slow)
+    cache = opened()
+    for rank in (0, 1):
+        cache.update(rank, 0, {0: files[:8]})
+    eventually(lambda: len(cache._cache.held("epochs")) > 0)
+    for rank in (0, 1):
+        cache.update(rank, 1, {1: files[8:12]})
+    gate.set()
+    eventually(lambda: set(files[8:12]) <= present(settings.folder / "node-0"))
+    eventually(lambda: cache._cache.held("epochs") == set(files[8:12]))
+    cache.update(0, 1, {})
 
 
 def test_an_error_while_copying_ahead_is_raised_at_the_next_call(
