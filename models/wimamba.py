@@ -65,7 +65,7 @@ class WiMambaSpec(SnapshotSpec):
 
     def notes(self, device: str) -> tuple[str, ...]:
         """The backend of the selective scan."""
-        return (choose_backend(device, self.scan).note,)
+        return (f"selective scan: {choose_backend(device, self.scan).note}",)
 
     def forward_flops(self, shape: Shape, variant: int) -> float:
         """Operations of one snapshot: embedding, layers and head; the head leaves the class token out."""

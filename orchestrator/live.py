@@ -19,6 +19,7 @@ class LiveView:
     _last: Mapping[str, Any] = field(default_factory=dict)
     _recent_ms: list[float] = field(default_factory=list)
     _shown: float = 0.0
+    _shown_step: int = -1
     _width: int = 0
 
     def update(self, events: Sequence[Mapping[str, Any]]) -> None:
@@ -45,7 +46,7 @@ class LiveView:
 
     def close(self) -> None:
         """Show the last step and leave the line."""
-        if self._last:
+        if self._last and self._last["step"] != self._shown_step:
             self._erase()
             print(self._line(), file=self.stream, flush=True)
             self._last = {}
@@ -58,9 +59,9 @@ class LiveView:
             line = self._line()
             print("\r" + line.ljust(self._width), end="", file=self.stream, flush=True)
             self._width = len(line)
-        elif now - self._shown >= PLAIN_INTERVAL_S:
+        elif now - self._shown >= PLAIN_INTERVAL_S and self._last["step"] != self._shown_step:
             print(self._line(), file=self.stream, flush=True)
-            self._shown = now
+            self._shown, self._shown_step = now, self._last["step"]
 
     def _erase(self) -> None:
         if self._width and self.stream.isatty():
