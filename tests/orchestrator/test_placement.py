@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from channels.errors import UserError
@@ -210,7 +210,8 @@ def test_the_map_of_a_store_counts_units_and_leaves_out_unused_shards(store: Cha
     assert shard_map.files([piece]) == shard_map.all_files()[:2]
 
 
-@settings(max_examples=25, deadline=None)
+# A deadlock takes PATIENCE_S to be told: not to be shrunk.
+@settings(max_examples=25, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(
     st.sampled_from([[(0,)], [(0, 1)], [(0,), (1,)], [(0, 2), (1, 3)], [(0, 1, 2), (3,)]]),
     st.sampled_from(["bucket", "sequential"]),
