@@ -35,6 +35,15 @@ class DataSection(Section):
     """At most so many training samples of every set (the first ones), for ablations."""
     snr_db: float | None = 20.0
     """Noise added to unit-power channels, input and target alike (PAPERS: 20 dB); null for none."""
+    placement: Literal["shared", "replicate", "partition"] = "shared"
+    """Where ranks read shards: the store itself, copies of all on every node, or of what a node's ranks need."""
+    cache_gb: Annotated[float, Field(gt=0)] | None = None
+    """Most gigabytes of copies a node may hold (placements replicate and partition)."""
+
+    @property
+    def cache_bytes(self) -> int | None:
+        """``cache_gb`` in bytes."""
+        return None if self.cache_gb is None else int(self.cache_gb * 1e9)
 
 
 class ModelSection(BaseModel):
@@ -170,7 +179,7 @@ class JobSpec(Section):
         identity = {key: resolved[key] for key in kept}
         for harmless in ("max_failures", "loader_threads", "prefetch"):
             identity["train"].pop(harmless)
-        for harmless in ("store", "zeroshot_sets"):
+        for harmless in ("store", "zeroshot_sets", "placement", "cache_gb"):
             identity["data"].pop(harmless)
         return identity
 

@@ -21,6 +21,7 @@ from orchestrator.evaluation import Score, check_zeroshot_sets, evaluate_set
 from orchestrator.failures import is_fatal, root_cause
 from orchestrator.files import write_json
 from orchestrator.live import LiveView
+from orchestrator.placement import check_placement
 from orchestrator.plan_report import describe_plan
 from orchestrator.planning import make_schedule
 from orchestrator.ray_session import ray_session
@@ -97,6 +98,8 @@ def prepare(job: JobSpec, profile: Profile) -> Prepared:
     catalogue, data = open_training_data(job.data, spec, job.seed)
     preflight.check_store(data.store)
     preflight.check_batches(job, catalogue)
+    schedule = make_schedule(job, catalogue, data.flops)
+    check_placement(job.data.placement, data.store, schedule, data.origins, profile.storage.cache, job.data.cache_bytes)
     runs = profile.storage.runs
     preflight.check_run_folder(runs)
     directory = RunDirectory(runs / job.name)
@@ -108,7 +111,7 @@ def prepare(job: JobSpec, profile: Profile) -> Prepared:
         spec=spec,
         store=data.store,
         catalogue=catalogue,
-        schedule=make_schedule(job, catalogue, data.flops),
+        schedule=schedule,
         zeroshot=check_zeroshot_sets(data.store, job),
         directory=directory,
         resumes=check_resumable(directory, job, data.store.fingerprint),

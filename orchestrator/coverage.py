@@ -1,6 +1,6 @@
-"""Counts, over all ranks, how often each sample was trained on in an epoch."""
+"""What all ranks together did in an epoch: how often each sample was trained on, and how even the load was."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -39,3 +39,18 @@ class EpochCoverage:
         dist.all_reduce(seen)
         self._seen[:] = 0
         return float((seen > 0).double().mean()), float((seen > 1).double().mean())
+
+
+def sum_over_ranks(counters: Mapping[str, float]) -> dict[str, float]:
+    """Sums of equally named counters over all ranks (collective)."""
+    told: list[Mapping[str, float]] = [{}] * dist.get_world_size()
+    dist.all_gather_object(told, dict(counters))
+    names = dict.fromkeys(name for part in told for name in part)
+    return {name: sum(part.get(name, 0.0) for part in told) for name in names}
+
+
+def imbalance_of_ranks(tokens: int) -> float:
+    """(most - fewest) / mean of what the ranks computed (collective)."""
+    told = [0] * dist.get_world_size()
+    dist.all_gather_object(told, tokens)
+    return (max(told) - min(told)) / max(float(np.mean(told)), 1.0)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import Tensor
 
 from models.interface import MaskDraw, PretrainingModel
@@ -110,7 +111,7 @@ class TrainingEngine:
         gradients = [parameter.grad for parameter in self.deepspeed.module.parameters() if parameter.grad is not None]
         return float(torch.nn.utils.get_total_norm(gradients))
 
-    def _agree(self, share: Tensor, batch: StepBatch, stop: bool) -> tuple[np.ndarray, int, bool]:
+    def _agree(self, share: Tensor, batch: StepBatch, stop: bool) -> tuple[NDArray[np.float64], int, bool]:
         """Sum losses, padding and flags over the ranks; raise everywhere if one rank's loss is not finite."""
         finite = bool(torch.isfinite(share).all())
         report = torch.zeros(self._tasks + 2 + self.world, dtype=torch.float64, device=self.device)
@@ -144,7 +145,7 @@ class TrainingEngine:
         return weights
 
 
-def task_scale(denominators: np.ndarray) -> np.ndarray:
+def task_scale(denominators: NDArray[np.float64]) -> NDArray[np.float32]:
     """What the sum of each task is multiplied by: 1 / (masked tokens x tasks that have any), float32 [tasks]."""
     present = denominators > 0
     count = max(int(present.sum()), 1)

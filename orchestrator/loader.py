@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from models.interface import TokenBatch
 from orchestrator.data import TrainingData
+from orchestrator.placement import Placement
 from samplers.batches import ScheduledBatches
 from samplers.measures import source_entropy
 from samplers.schedule import Slice
@@ -51,14 +52,16 @@ class StepLoader:
         self,
         data: TrainingData,
         batches: ScheduledBatches,
+        placement: Placement,
         *,
         micro_batch: int | tuple[int, ...],
         threads: int,
         prefetch: int,
         pin_memory: bool = False,
     ) -> None:
-        self._data = data
+        self._data = replace(data, store=placement.store)
         self._batches = batches
+        self._placement = placement
         self._micro_batch = micro_batch
         self._prefetch = prefetch
         self._pin_memory = pin_memory
@@ -74,7 +77,11 @@ class StepLoader:
 
     def __iter__(self) -> Iterator[StepBatch]:
         waiting: deque[Future[StepBatch]] = deque()
+        begun: int | None = None
         for epoch, step, pieces in self._batches:
+            if epoch != begun:
+                self._placement.begin_epoch(epoch, step)
+                begun = epoch
             waiting.append(self._pool.submit(self._prepare, epoch, step, pieces))
             if len(waiting) > self._prefetch:
                 yield waiting.popleft().result()
@@ -84,7 +91,8 @@ class StepLoader:
     def _prepare(self, epoch: int, step: int, pieces: tuple[Slice, ...]) -> StepBatch:
         everything = self._batches.schedule.global_step(epoch, step)
         micro_slices = [micro for piece in pieces for micro in split_slice(piece, self._most(piece))]
-        micro_batches = tuple(self._data.batch(micro) for micro in micro_slices)
+        with self._placement.step(epoch, step, pieces):
+            micro_batches = tuple(self._data.batch(micro) for micro in micro_slices)
         if self._pin_memory and torch.cuda.is_available():
             micro_batches = tuple(batch.pin_memory() for batch in micro_batches)
         return StepBatch(

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
@@ -16,7 +17,8 @@ from channels.manifest import Shard
 from orchestrator.epoch_window import EpochWindow
 from orchestrator.shard_cache import COPIES_AT_ONCE, CacheCounts, ShardCache
 
-LOCK_FILE = ".lock"
+LOCK = ".lock"
+"""Suffix of the file beside a folder that its owner locks."""
 FOLDER = "node-"
 LOCK_PATIENCE_S = 30.0
 EPOCHS = "epochs"
@@ -96,15 +98,15 @@ class NodeCache:
         """Stop copying and remove the copies, those that dead caches of the run left on this node included."""
         self._stop()
         root = self._cache.root
-        shutil.rmtree(root)
-        self._lock.close()
-        for sibling in root.parent.glob(f"{FOLDER}*"):
-            lock = _try_lock(sibling)
+        _remove(root, self._lock)
+        for left in root.parent.glob(f"{FOLDER}*{LOCK}"):
+            lock = _try_lock(left)
             if lock is not None:
-                shutil.rmtree(sibling)
-                lock.close()
-        if not any(root.parent.iterdir()):
-            root.parent.rmdir()
+                _remove(left.with_suffix(""), lock)
+        # Another cache on this machine may be doing the same.
+        with suppress(FileNotFoundError):
+            if not any(root.parent.iterdir()):
+                root.parent.rmdir()
 
     def _start(self, settings: CacheSettings, folder: Path | None) -> None:
         try:
@@ -180,7 +182,7 @@ def _claim(run: Path, folder: Path | None) -> tuple[Path, TextIO]:
     while True:
         root = folder or run / f"{FOLDER}{number}"
         root.mkdir(parents=True, exist_ok=True)
-        lock = _try_lock(root)
+        lock = _try_lock(root.with_suffix(LOCK))
         if lock is not None:
             return root, lock
         if folder is None:
@@ -193,9 +195,8 @@ def _claim(run: Path, folder: Path | None) -> tuple[Path, TextIO]:
             )
 
 
-def _try_lock(root: Path) -> TextIO | None:
-    """The locked lock file, None where another process has it or the folder vanished meanwhile."""
-    path = root / LOCK_FILE
+def _try_lock(path: Path) -> TextIO | None:
+    """The locked file, made if need be; None where another process has it or it vanished meanwhile."""
     try:
         lock = path.open("a")
     except FileNotFoundError:
@@ -208,3 +209,11 @@ def _try_lock(root: Path) -> TextIO | None:
         pass
     lock.close()
     return None
+
+
+def _remove(root: Path, lock: TextIO) -> None:
+    """Remove a folder of copies and give up its lock."""
+    if root.exists():
+        shutil.rmtree(root)
+    root.with_suffix(LOCK).unlink()
+    lock.close()

@@ -46,6 +46,7 @@ def make_trainer(job: JobSpec, profile: Profile, directory: RunDirectory, *, das
             "run": str(directory.path.resolve()),
             "device": profile.device,
             "threads": str(profile.cpus_per_worker),
+            "cache": str(profile.storage.cache.absolute()) if profile.storage.cache else "",
         },
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
         scaling_config=ScalingConfig(num_workers=job.scale.workers, use_gpu=use_gpu, resources_per_worker=resources),

@@ -15,13 +15,14 @@ from models.export import save_model
 from models.registry import make_spec
 from orchestrator import checkpoints
 from orchestrator.config import JobSpec
-from orchestrator.coverage import EpochCoverage
+from orchestrator.coverage import EpochCoverage, imbalance_of_ranks, sum_over_ranks
 from orchestrator.data import open_training_data
 from orchestrator.engine import StepResult, TrainingEngine
 from orchestrator.events import EventWriter, repair
 from orchestrator.failures import TrainingDivergedError
 from orchestrator.learning_rate import learning_rate
 from orchestrator.loader import StepBatch, StepLoader
+from orchestrator.placement import Placement, gather_node_group, make_placement
 from orchestrator.planning import make_schedule
 from orchestrator.rundir import RunDirectory
 from samplers.batches import ScheduledBatches
@@ -41,6 +42,8 @@ class Progress:
     train_seconds: float = 0.0
     epoch_seconds: float = 0.0
     padded: int = 0
+    own_padded: int = 0
+    """Tokens this rank computed in this epoch and attempt, padding included; ``padded`` is of all ranks."""
     valid: int = 0
     wait_seconds: float = 0.0
     stop_checked: float = field(default_factory=time.monotonic)
@@ -49,13 +52,22 @@ class Progress:
 def ray_worker(config: dict[str, str]) -> None:
     """Entry of a Ray Train worker."""
     torch.set_num_threads(int(config["threads"]))
-    Worker(RunDirectory(Path(config["run"])), device=config["device"]).run()
+    import ray
+
+    cache = Path(config["cache"]) if config["cache"] else None
+    directory = RunDirectory(Path(config["run"]))
+    Worker(directory, device=config["device"], cache=cache, node=ray.get_runtime_context().get_node_id()).run()
 
 
 class Worker:
-    """One rank of one attempt."""
+    """One rank of one attempt.
 
-    def __init__(self, directory: RunDirectory, device: str) -> None:
+    cache: folder in node-local storage for copies of shards. node: Ray's id of the node, needed where copies are made.
+    """
+
+    def __init__(
+        self, directory: RunDirectory, device: str, *, cache: Path | None = None, node: str | None = None
+    ) -> None:
         self.directory = directory
         self.job: JobSpec = directory.read_spec()
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
@@ -63,6 +75,7 @@ class Worker:
         catalogue, self.data = open_training_data(self.job.data, self.spec, self.job.seed)
         self.schedule: Schedule = make_schedule(self.job, catalogue, self.data.flops)
         self.batches = ScheduledBatches(self.schedule, self.rank, self.world)
+        self.placement = self._place(cache, node)
         self.engine = TrainingEngine(
             self.spec.build(self.job.seed), self.job.train, device=device, tasks=len(self.spec.tasks)
         )
@@ -90,16 +103,34 @@ class Worker:
                 self._emit("note", text=note)
             loader = stack.enter_context(self._loader())
             outcome = self._train(loader)
+            self.placement.close(finished=outcome == "finished")
             if outcome == "finished":
                 self._export()
             self._emit("end", step=self.progress.step, outcome=outcome, train_s=self.progress.train_seconds)
         dist.barrier()
         return outcome
 
+    def _place(self, cache: Path | None, node: str | None) -> Placement:
+        section = self.job.data
+        group = None if section.placement == "shared" or node is None else gather_node_group(node)
+        return make_placement(
+            section.placement,
+            self.data.store,
+            self.schedule,
+            self.data.origins,
+            rank=self.rank,
+            world=self.world,
+            group=group,
+            cache=cache,
+            capacity=section.cache_bytes,
+            run=self.job.name,
+        )
+
     def _loader(self) -> StepLoader:
         return StepLoader(
             self.data,
             self.batches,
+            self.placement,
             micro_batch=self.job.batching.micro_batch,
             threads=self.job.train.loader_threads,
             prefetch=self.job.train.prefetch,
@@ -162,6 +193,7 @@ class Worker:
         progress.train_seconds += seconds
         progress.epoch_seconds += seconds
         progress.padded += result.padded_tokens
+        progress.own_padded += batch.padded_tokens
         progress.valid += batch.valid_tokens
         if progress.step % self.job.tracking.every_steps == 0:
             self._emit("step", step=progress.step, metrics=self._metrics(batch, result, seconds))
@@ -188,6 +220,7 @@ class Worker:
     def _end_epoch(self, epoch: int) -> None:
         progress = self.progress
         coverage, repeated = self.coverage.finish()
+        moved = sum_over_ranks(self.placement.counters())
         self._emit(
             "epoch",
             step=progress.step,
@@ -197,9 +230,11 @@ class Worker:
                 "data/epoch_padding_ratio": 1.0 - progress.valid / max(progress.padded, 1),
                 "time/epoch_min": progress.epoch_seconds / 60,
                 "train/epochs_done": float(epoch + 1),
+                "data/rank_imbalance": imbalance_of_ranks(progress.own_padded),
+                **moved,
             },
         )
-        progress.epoch_seconds, progress.padded, progress.valid = 0.0, 0, 0
+        progress.epoch_seconds, progress.padded, progress.valid, progress.own_padded = 0.0, 0, 0, 0
 
     def _save(self) -> None:
         started = time.perf_counter()

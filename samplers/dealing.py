@@ -113,7 +113,8 @@ class Dealing:
     def samples(self, keys: Keys, bucket: Integers, partition: Integers) -> Integers:
         """Samples a partition holds of a bucket in the epoch of the key; keys, bucket, partition broadcast."""
         place = self._place(keys, bucket, partition)
-        return self._shared[bucket] + self._stretch[bucket] + (place < self._longer[bucket])
+        counts: Integers = self._shared[bucket] + self._stretch[bucket] + (place < self._longer[bucket])
+        return counts
 
     def elements(self, places: Places) -> tuple[Integers, Integers]:
         """Source numbers and sample indices of places, int64 [n] each.

@@ -109,7 +109,8 @@ def _network(values: Keys, sizes: Keys, keys: Keys) -> Keys:
     for half_round in range(0, HALF_ROUNDS, 2):
         column = _shifted(column, columns, row, keys, half_round)
         row = _shifted(row, rows, column, keys, half_round + 1)
-    return row * columns + column
+    images: Keys = row * columns + column
+    return images
 
 
 def _shifted(target: Keys, modulus: Keys, control: Keys, keys: Keys, half_round: int) -> Keys:

@@ -98,7 +98,8 @@ class Schedule:
 
     def slices_of_buckets(self) -> NDArray[np.int64]:
         """Slices that each bucket fills in one pass over its samples: int64 [buckets]; mixed tails are not counted."""
-        return self._lanes.slices[: len(self.plan.buckets)]
+        slices: NDArray[np.int64] = self._lanes.slices[: len(self.plan.buckets)]
+        return slices
 
     @property
     def scheduled_samples(self) -> int:

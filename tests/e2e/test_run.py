@@ -18,7 +18,9 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    return Place(tmp_path_factory.mktemp("runs"))
+    folder = tmp_path_factory.mktemp("runs")
+    (folder / "cluster.yaml").write_text("default: here\nprofiles: {here: {storage: {runs: runs, cache: cache}}}\n")
+    return Place(folder)
 
 
 def job_for(store: Path, name: str) -> JobSpec:
@@ -136,3 +138,19 @@ def test_ctrl_c_checkpoints_ends_killed_and_the_same_command_goes_on(
     assert place.losses("stopped") == place.losses("undisturbed")
     assert place.weights("stopped") == place.weights("undisturbed")
     assert place.tracked("stopped").info.status == "FINISHED"
+
+
+def test_copies_of_shards_on_the_node_change_nothing(place: Place, small_store: Path, undisturbed: JobSpec) -> None:
+    job = small_job(
+        small_store, "partition",
+        train={"epochs": 8, "lr": 1e-3, "warmup_epochs": 0.5}, checkpoint={"every_steps": 7},
+        data={"placement": "partition", "cache_gb": 0.1},
+    )  # fmt: skip
+    done = place.run("train", str(place.spec(job)))
+    assert done.returncode == 0, done.stderr
+    assert place.weights("partition") == place.weights("undisturbed")
+    moved = place.history("partition", "data/shard_bytes_moved")
+    stored = sum(path.stat().st_size for path in small_store.rglob("train-*.safetensors"))
+    assert moved[-1][1] == stored
+    assert place.history("partition", "data/shard_cache_misses")[-1][1] == 12
+    assert not list((place.folder / "cache").rglob("*.safetensors"))

@@ -20,6 +20,7 @@ def train_some(job: JobSpec, steps: int) -> dict[str, Any]:
     from orchestrator.data import open_training_data
     from orchestrator.engine import TrainingEngine
     from orchestrator.loader import StepLoader
+    from orchestrator.placement import SharedPlacement
     from orchestrator.planning import make_schedule
     from samplers.batches import ScheduledBatches
 
@@ -29,7 +30,9 @@ def train_some(job: JobSpec, steps: int) -> dict[str, Any]:
     batches = ScheduledBatches(schedule, dist.get_rank(), dist.get_world_size())
     engine = TrainingEngine(spec.build(job.seed), job.train, device="cpu", tasks=len(spec.tasks))
     results, ids = [], []
-    with StepLoader(data, batches, micro_batch=job.batching.micro_batch, threads=1, prefetch=2) as loader:
+    with StepLoader(
+        data, batches, SharedPlacement(data.store), micro_batch=job.batching.micro_batch, threads=1, prefetch=2
+    ) as loader:
         for batch, _ in zip(loader, range(steps), strict=False):
             results.append(engine.step(batch, job.seed, lr=1e-3, stop=False))
             ids.append(np.concatenate([np.c_[piece.source, piece.index, piece.weight] for piece in batch.pieces]))
@@ -107,6 +110,7 @@ def diverge(job: JobSpec) -> str:
     from orchestrator.engine import TrainingEngine
     from orchestrator.failures import TrainingDivergedError
     from orchestrator.loader import StepLoader
+    from orchestrator.placement import SharedPlacement
     from orchestrator.planning import make_schedule
     from samplers.batches import ScheduledBatches
 
@@ -115,7 +119,7 @@ def diverge(job: JobSpec) -> str:
     batches = ScheduledBatches(make_schedule(job, catalogue, data.flops), dist.get_rank(), dist.get_world_size())
     engine = TrainingEngine(spec.build(job.seed), job.train, device="cpu", tasks=len(spec.tasks))
     before = {name: tensor.clone() for name, tensor in engine.full_weights().items()}
-    with StepLoader(data, batches, micro_batch=16, threads=1, prefetch=1) as loader:
+    with StepLoader(data, batches, SharedPlacement(data.store), micro_batch=16, threads=1, prefetch=1) as loader:
         batch = next(iter(loader))
         if dist.get_rank() == 1:
             batch.micro_batches[0].tokens.fill_(float("nan"))

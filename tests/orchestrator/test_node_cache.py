@@ -219,6 +219,6 @@ def test_discard_removes_what_the_run_left(settings: CacheSettings, files: tuple
     dead.close()
     last.update(0, 0, {0: files[:3]})
     last.discard()
-    assert sorted(path.name for path in settings.folder.iterdir()) == ["node-1"]
+    assert sorted(path.name for path in settings.folder.iterdir()) == ["node-1", "node-1.lock"]
     living.discard()
     assert not settings.folder.exists()
