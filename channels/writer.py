@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from channels.errors import UserError
+from channels.files import sync_folder, write_atomically
 from channels.manifest import (
     MANIFEST_FILE,
     ROLES,
@@ -119,11 +120,11 @@ class StoreWriter:
         target = self.path / SHARD_FOLDER / spec.name
         # A writer killed between the two renames below left a folder that no manifest names.
         shutil.rmtree(target, ignore_errors=True)
-        _sync_folder(incoming)
+        sync_folder(incoming)
         incoming.rename(target)
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
         self.sets[spec.name] = StoredSet(spec, role, splits, mean_power, dict(origin))
-        _replace(self.path / MANIFEST_FILE, write_manifest(self.sets))
+        write_atomically(self.path / MANIFEST_FILE, write_manifest(self.sets))
 
 
 @contextmanager
@@ -219,21 +220,3 @@ def _checked_power(spec: ChannelSpec, split: str, first: int, samples: Samples) 
         what = f"sample {first + int(bad[0])} has mean power {power[bad[0]]}: it is zero, infinite or not a number"
         raise UserError(what, where=f"{spec.name}/{split}")
     return float(power.sum())
-
-
-def _replace(file: Path, content: bytes) -> None:
-    temporary = file.with_name(f".{file.name}.tmp")
-    with temporary.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(file)
-    _sync_folder(file.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

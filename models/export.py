@@ -4,7 +4,6 @@ The weights carry the same configuration in their header, so that a pair of whic
 """
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from channels.errors import UserError
+from channels.files import write_atomically
 from models.interface import ModelSpec, PretrainingModel
 from models.registry import make_spec
 
@@ -26,8 +26,8 @@ def save_model(folder: Path, name: str, options: Mapping[str, Any], model: nn.Mo
     folder.mkdir(parents=True, exist_ok=True)
     config = _encode(name, options)
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
-    _write(folder / WEIGHTS, save(tensors, metadata={"config": config}))
-    _write(folder / CONFIG, config.encode())
+    write_atomically(folder / WEIGHTS, save(tensors, metadata={"config": config}))
+    write_atomically(folder / CONFIG, config.encode())
 
 
 def load_model(folder: Path) -> tuple[ModelSpec, PretrainingModel]:
@@ -74,16 +74,3 @@ def _read_weights(path: Path, config: str) -> dict[str, Tensor]:
         raise UserError(f"the weights are of another configuration than {CONFIG}", where=str(path), mend=mend)
     tensors: dict[str, Tensor] = load_file(path)
     return tensors
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from channels.errors import UserError
 from models.attention import Stack, block_macs
 from models.interface import EvaluationTask, MaskDraw, Prediction, PretrainingModel, Shape, TokenBatch, Tokens
+from models.losses import token_losses
 from models.masking import TASKS, MaskRatios, View, host_grids, kept_tokens, make_view
 from models.patches import Grid, grid_of, make_patches
 from models.positions import Kind, token_positions
@@ -218,11 +219,3 @@ class HeterCsi(PretrainingModel):
         key_mask = (index < batch.lengths[:, None]).repeat(views, 1) if padded else None
         decoded = self.decoder((states + positions.to(states.dtype)).flatten(0, 1), key_mask)
         return cast(Tensor, self.head(decoded).unflatten(0, states.shape[:2]))
-
-
-def token_losses(predicted: Tensor, batch: TokenBatch) -> Tensor:
-    """Mean squared error of each token over its real places, float32 [..., B, L] of predictions [..., B, L, D]."""
-    errors = (predicted - batch.tokens).square()
-    if batch.elements is None:
-        return errors.mean(dim=-1)
-    return (errors * batch.elements).sum(dim=-1) / batch.elements.sum(dim=-1).clamp(min=1)

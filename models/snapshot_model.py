@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from channels.errors import UserError
 from models.interface import EvaluationTask, MaskDraw, Prediction, PretrainingModel, TokenBatch
+from models.losses import token_losses
 from models.masking import host_grids
 from models.snapshot_masking import Masked, hide_tokens, mask_tokens
 from models.snapshot_patches import corner, patch_matrices
@@ -111,7 +112,7 @@ class SnapshotModel(PretrainingModel):
     def forward(self, batch: TokenBatch, draw: MaskDraw) -> Tensor:
         """Loss sum float32 [1]; see ``PretrainingModel``."""
         masked = mask_tokens(batch, draw, self.spec.masking)
-        errors = token_errors(self._reconstruct(batch, masked), batch)
+        errors = token_losses(self._reconstruct(batch, masked), batch)
         loss = (errors.where(masked.masked, 0).sum(dim=1) * batch.weight).sum()
         return (loss + self._idle(batch.variant, loss)).reshape(1)
 
@@ -156,14 +157,6 @@ class SnapshotModel(PretrainingModel):
         others = [cast(nn.Linear, linear) for maps in parts for name, linear in maps.items() if name != str(side)]
         nothing = (loss.new_zeros(1, linear.in_features, dtype=self._dtype()) for linear in others)
         return sum((linear(zeros).sum() * 0.0 for linear, zeros in zip(others, nothing, strict=True)), 0.0)
-
-
-def token_errors(predicted: Tensor, batch: TokenBatch) -> Tensor:
-    """Mean squared error of each token over its real places, float32 [B, L]."""
-    errors = (predicted - batch.tokens).square()
-    if batch.elements is None:
-        return errors.mean(dim=-1)
-    return (errors * batch.elements).sum(dim=-1) / batch.elements.sum(dim=-1).clamp(min=1)
 
 
 def _is_padded(batch: TokenBatch) -> bool:

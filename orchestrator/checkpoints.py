@@ -11,8 +11,8 @@ from typing import Any
 import torch.distributed as dist
 
 from channels.errors import UserError
+from channels.files import sync_file, sync_folder, write_atomically, write_json
 from orchestrator.engine import TrainingEngine
-from orchestrator.files import sync_file, sync_folder, write_atomically, write_json
 
 SCHEMA = 1
 TAG = "state"

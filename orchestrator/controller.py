@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Any, Literal
 
 from channels.errors import UserError
+from channels.files import write_json
 from channels.store import ChannelStore
 from models.interface import ModelSpec
 from models.registry import make_spec
@@ -19,7 +20,6 @@ from orchestrator.config import JobSpec
 from orchestrator.data import open_training_data
 from orchestrator.evaluation import Score, check_zeroshot_sets, evaluate_set
 from orchestrator.failures import is_fatal, root_cause
-from orchestrator.files import write_json
 from orchestrator.live import LiveView
 from orchestrator.placement import check_placement
 from orchestrator.plan_report import describe_plan

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator.files import write_atomically
+from channels.files import write_atomically
 from orchestrator.plan_report import padding_by_buckets
 from samplers.catalogue import Catalogue
 from samplers.partition import distinct_lengths

@@ -8,10 +8,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from channels.files import write_atomically
 from channels.store import ChannelStore
 from orchestrator.cluster import Profile
 from orchestrator.config import JobSpec
-from orchestrator.files import write_atomically
 from orchestrator.rundir import RunDirectory
 from orchestrator.tracking import Tracker
 

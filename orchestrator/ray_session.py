@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from channels.errors import UserError
+from channels.files import write_atomically
 from orchestrator import guardian
 from orchestrator.cluster import Profile
-from orchestrator.files import write_atomically
 
 OBJECT_STORE_BYTES = 128 * 2**20
 

@@ -8,8 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from channels.files import write_atomically, write_json
 from orchestrator.evaluation import CLEAN, MODEL, NOISY, Score, averages, decibels
-from orchestrator.files import write_atomically, write_json
 
 PREDICTOR_NAMES = {MODEL: "model", "zero": "zero", "repeat_last": "repeat last", "linear": "linear"}
 

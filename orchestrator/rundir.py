@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from channels.errors import UserError
+from channels.files import write_json
 from orchestrator.config import JobSpec, differences, validate
-from orchestrator.files import write_json
 
 
 @dataclass(frozen=True, slots=True)

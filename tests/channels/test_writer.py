@@ -41,9 +41,9 @@ def chunks(spec, place):
 
 path, place = sys.argv[1:]
 if place == "rename":
-    channels.writer._sync_folder = stop
+    channels.writer.sync_folder = stop
 if place == "manifest":
-    channels.writer._replace = stop
+    channels.writer.write_atomically = stop
 with channels.writer.open_writer(path, shard_samples=4) as writer:
     mapping = next(iter(writer.sets.values())).spec.to_mapping() | {"name": "S2"}
     spec = ChannelSpec.from_mapping(mapping, "test")

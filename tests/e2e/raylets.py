@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from orchestrator.files import write_atomically
+from channels.files import write_atomically
 
 ROOT = Path(__file__).parents[2]
 OBJECT_STORE_BYTES = 80 * 2**20

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+from channels.files import write_json
 from jobs.cli import main
-from orchestrator.files import write_json
 from tests.jobs_for_tests import small_job
 
 

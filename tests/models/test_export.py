@@ -43,7 +43,7 @@ def test_a_failed_export_leaves_the_old_one(exported, monkeypatch):
     def fail(handle):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("models.export.os.fsync", fail)
+    monkeypatch.setattr("channels.files.os.fsync", fail)
     with pytest.raises(OSError, match="No space"):
         save_model(folder, "hetercsi", OPTIONS, model.bfloat16())
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

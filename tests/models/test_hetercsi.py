@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from channels.errors import UserError
-from models.hetercsi import token_losses
 from models.interface import MaskDraw, collate
+from models.losses import token_losses
 from models.masking import TASKS
 from models.parameters import count_parameters
 from models.registry import make_spec

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from channels.errors import UserError
+from channels.files import write_atomically
 from orchestrator import guardian
 from orchestrator.events import EventWriter, read_events, repair
-from orchestrator.files import write_atomically
 from orchestrator.learning_rate import learning_rate
 from orchestrator.live import LiveView, clock
 from orchestrator.rundir import RunDirectory, check_resumable, find_run, hold

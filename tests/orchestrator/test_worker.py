@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from channels.files import write_json
 from models.export import load_model
 from orchestrator.config import JobSpec
 from orchestrator.data import open_training_data
 from orchestrator.evaluation import evaluate_set
-from orchestrator.files import write_json
 from orchestrator.rundir import RunDirectory
 from tests.jobs_for_tests import small_job
 
