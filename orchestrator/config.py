@@ -72,6 +72,8 @@ class BatchingSection(Section):
     """Samples of one optimizer step over all ranks."""
     batch_tokens: Positive | None = None
     """Token budget of a slice; replaces the fixed number of samples."""
+    batch_flops: Annotated[float, Field(gt=0)] | None = None
+    """Budget of a slice in operations of a forward pass; replaces the fixed number of samples."""
     partitions: Positive = 8
     """Canonical slices of the shards; every world size that divides it gives the same batches."""
     micro_batch: Positive | tuple[Positive, ...] = 64
@@ -89,6 +91,8 @@ class BatchingSection(Section):
                 f"global_batch {self.global_batch} is not a multiple of partitions {self.partitions} x slices "
                 f"{self.slices}; change one of them"
             )
+        if self.batch_tokens is not None and self.batch_flops is not None:
+            raise ValueError("batch_tokens and batch_flops are both given; drop one of them")
         return self
 
 

@@ -18,7 +18,8 @@ def make_job_plan(job: JobSpec, catalogue: Catalogue, flops: Sequence[float]) ->
         UserError: the constraints cannot be met, or a bucket is smaller than a batch.
     """
     batching = job.batching
-    fixed = batching.batch_tokens is None
+    fixed = batching.batch_tokens is None and batching.batch_flops is None
+    by_flops = batching.cost == "flops" or batching.batch_flops is not None
     return make_plan(
         catalogue,
         strategy=batching.strategy,
@@ -26,8 +27,9 @@ def make_job_plan(job: JobSpec, catalogue: Catalogue, flops: Sequence[float]) ->
         buckets=batching.buckets,
         batch=batching.global_batch // batching.slices if fixed else None,
         batch_tokens=batching.batch_tokens,
+        batch_cost=batching.batch_flops,
         partitions=batching.partitions,
-        cost=_flops_cost(catalogue, flops) if batching.cost == "flops" else Cost(),
+        cost=_flops_cost(catalogue, flops) if by_flops else Cost(),
         constraints=Constraints(min_sources=batching.min_sources, min_entropy=batching.min_entropy or 0.0),
     )
 

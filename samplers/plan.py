@@ -107,6 +107,7 @@ def make_plan(
     buckets: int = 4,
     batch: int | None = None,
     batch_tokens: int | None = None,
+    batch_cost: float | None = None,
     partitions: int = 1,
     cost: Cost | None = None,
     constraints: Constraints | None = None,
@@ -116,15 +117,15 @@ def make_plan(
     Strategies: ``bucket`` cuts each variant into at most ``buckets`` buckets by ``method`` (variants never share a
     bucket, so V variants have up to V x ``buckets``); ``global`` has one bucket a variant; ``alternating``,
     ``alternating_sets`` and ``sequential`` have one bucket a source, and differ in the order of the schedule.
-    Batches: ``batch`` samples a slice over all ranks, or as many as fit ``batch_tokens`` padded tokens; always a
-    multiple of ``partitions``. A bucket with fewer samples than a slice is refused, except that a token budget is
-    lowered to the samples there are.
+    Batches: ``batch`` samples a slice over all ranks, or as many as fit ``batch_tokens`` padded tokens, or
+    ``batch_cost`` in the unit of ``cost`` with all padded to the bucket's longest; always a multiple of ``partitions``.
+    A bucket with fewer samples than a slice is refused, except that a budget is lowered to the samples there are.
     Raises UserError for every choice that cannot be met.
     """
     if strategy not in STRATEGIES:
         raise UserError(f"unknown strategy {strategy!r}", where="strategy", mend=f"use one of {', '.join(STRATEGIES)}")
-    if (batch is None) == (batch_tokens is None):
-        raise UserError("give either batch or batch_tokens", where="batch")
+    if sum(size is not None for size in (batch, batch_tokens, batch_cost)) != 1:
+        raise UserError("give one of batch, batch_tokens and batch_cost", where="batch")
     if partitions < 1:
         raise UserError(f"partitions is {partitions}", where="partitions", mend="use at least 1")
     held = _cut_all(catalogue, strategy, method, buckets, cost, constraints)
@@ -134,8 +135,12 @@ def make_plan(
         bucket = Bucket(length, variant, pieces, batch_size=partitions)
         if batch is not None:
             size = _fixed_batch(catalogue, number, bucket, batch, partitions)
+        elif batch_tokens is not None:
+            price = float(length)
+            size = _budgeted_batch(catalogue, number, bucket, batch_tokens, price, partitions, "batch_tokens")
         else:
-            size = _budgeted_batch(catalogue, number, bucket, batch_tokens or 0, partitions)
+            price = float((cost or Cost()).of(np.asarray([length], np.int64))[0])
+            size = _budgeted_batch(catalogue, number, bucket, batch_cost or 0.0, price, partitions, "batch_cost")
         sized.append(replace(bucket, batch_size=size))
     used_method = method if strategy == "bucket" else None
     return Plan(strategy, used_method, tuple(sized), expected_padding(catalogue, sized))
@@ -212,15 +217,18 @@ def _fixed_batch(catalogue: Catalogue, number: int, bucket: Bucket, batch: int, 
     return batch
 
 
-def _budgeted_batch(catalogue: Catalogue, number: int, bucket: Bucket, tokens: int, partitions: int) -> int:
-    needed = partitions * bucket.length
-    if tokens < needed:
+def _budgeted_batch(
+    catalogue: Catalogue, number: int, bucket: Bucket, budget: float, price: float, partitions: int, field: str
+) -> int:
+    """Samples that a budget pays, each at the price of the bucket's longest."""
+    needed = partitions * price
+    if budget < needed:
         raise UserError(
-            f"{tokens} tokens do not hold one sample of length {bucket.length} for each of {partitions} partitions",
-            where="batch_tokens",
-            mend=f"use at least {needed}",
+            f"{budget:g} does not pay one sample of length {bucket.length} for each of {partitions} partitions",
+            where=field,
+            mend=f"use at least {needed:g}",
         )
-    most = min(tokens // bucket.length, max(bucket.samples, partitions))
+    most = min(int(budget // price), max(bucket.samples, partitions))
     return _fixed_batch(catalogue, number, bucket, most // partitions * partitions, partitions)
 
 

@@ -8,6 +8,7 @@ from hypothesis import given
 from channels.errors import UserError
 from samplers.catalogue import Catalogue, Source, pooled_sources
 from samplers.padding import expected_padded_tokens
+from samplers.partition import Cost
 from samplers.plan import STRATEGIES, Plan, make_plan
 from samplers.schedule import Schedule
 from tests.samplers.cases import many_cases, published, schedules
@@ -65,9 +66,16 @@ def test_a_token_budget_gives_short_samples_larger_batches() -> None:
     assert [bucket.batch_size for bucket in plan.buckets] == [28, 16, 8]
 
 
+def test_a_cost_budget_is_spent_on_the_longest_sample_of_each_bucket() -> None:
+    squares = Cost.from_table({4: 16.0, 8: 64.0, 16: 256.0})
+    plan = make_plan(SETS, strategy="alternating", batch_cost=1024.0, cost=squares, partitions=4)
+    assert [(bucket.length, bucket.batch_size) for bucket in plan.buckets] == [(4, 28), (8, 16), (16, 4)]
+
+
 @pytest.mark.parametrize(
     ("choices", "words"),
     [
+        ({"batch_cost": 3.0, "partitions": 4, "buckets": 1}, "batch_cost: 3 does not pay"),
         ({"batch": 10, "partitions": 4}, "batch: 10 samples .*multiple of the 4 partitions; use 8 or 12"),
         ({"batch": 2, "partitions": 4}, "batch: 2 samples .*use 4"),
         ({"batch": 0}, "batch: 0 samples"),
@@ -76,9 +84,12 @@ def test_a_token_budget_gives_short_samples_larger_batches() -> None:
             r"bucket 0 \(length up to 8; A, B\): holds 50 samples, fewer than the batch of 64",
         ),
         ({"batch": 32, "strategy": "alternating"}, r"bucket 0 \(length up to 4; A\): holds 30 samples"),
-        ({"batch_tokens": 63, "partitions": 4, "buckets": 1}, "63 tokens .*length 16 .*4 partitions; use at least 64"),
-        ({}, "either batch or batch_tokens"),
-        ({"batch": 4, "batch_tokens": 64}, "either batch or batch_tokens"),
+        (
+            {"batch_tokens": 63, "partitions": 4, "buckets": 1},
+            "batch_tokens: 63 does .*length 16 .*4 partitions; use at least 64",
+        ),
+        ({}, "one of batch, batch_tokens and batch_cost"),
+        ({"batch": 4, "batch_tokens": 64}, "one of batch, batch_tokens and batch_cost"),
         ({"batch": 4, "strategy": "random"}, "unknown strategy 'random'.*alternating_sets"),
         ({"batch": 4, "buckets": 0}, "buckets is 0"),
         ({"batch": 4, "partitions": 0}, "partitions is 0"),
