@@ -84,10 +84,18 @@ def test_a_finished_run_is_not_started_again(place: Place, undisturbed: JobSpec)
     assert done.stderr.count("\n") == 1 and "exists and is finished" in done.stderr
 
 
-def test_killed_controller_resumes_bit_for_bit(place: Place, small_store: Path, undisturbed: JobSpec) -> None:
+def test_killed_rank_and_killed_controller_resume_bit_for_bit(
+    place: Place, small_store: Path, undisturbed: JobSpec
+) -> None:
+    """A rank dies and is replaced by Ray Train; then everything dies with the controller; the same command ends it."""
     spec = place.spec(job_for(small_store, "killed"))
     first = place.start("train", str(spec))
-    place.wait_for_step("killed", 24, first)
+    place.wait_for_step("killed", 16, first)
+    workers = worker_processes(first)
+    assert len(workers) == 2
+    workers[1].kill()
+    place.wait_for_step("killed", 40, first)
+    assert len(place.events("killed", "attempt")) == 2
     everyone = family(first)
     first.kill()
     first.communicate()
@@ -97,25 +105,11 @@ def test_killed_controller_resumes_bit_for_bit(place: Place, small_store: Path, 
     assert "resumes after step" in done.stderr
     assert place.losses("killed") == place.losses("undisturbed")
     assert place.weights("killed") == place.weights("undisturbed")
-    assert place.state("killed")["attempts"] == 2
+    assert place.state("killed")["attempts"] == 3
     assert place.tracked("killed").info.status == "FINISHED"
     assert place.history("killed", "train/loss") == place.history("undisturbed", "train/loss")
     epochs = place.events("killed", "epoch")
     assert {event["metrics"]["data/coverage"] for event in epochs} == {1.0}
-
-
-def test_killed_rank_is_replaced_and_nothing_changes(place: Place, small_store: Path, undisturbed: JobSpec) -> None:
-    spec = place.spec(job_for(small_store, "rank-killed"))
-    process = place.start("train", str(spec))
-    place.wait_for_step("rank-killed", 24, process)
-    workers = worker_processes(process)
-    assert len(workers) == 2
-    workers[1].kill()
-    _, error = process.communicate(timeout=240)
-    assert process.returncode == 0, error
-    assert place.losses("rank-killed") == place.losses("undisturbed")
-    assert place.weights("rank-killed") == place.weights("undisturbed")
-    assert place.state("rank-killed")["attempts"] == 2
 
 
 def test_ctrl_c_checkpoints_ends_killed_and_the_same_command_goes_on(
