@@ -48,6 +48,8 @@ class SlurmSection(Section):
     signal_lead_s: Positive = 120
     """Seconds before the time limit at which a checkpoint is asked for."""
     max_requeues: Annotated[int, Field(ge=0)] = 100
+    bootstrap_timeout_s: Positive = 300
+    """Seconds in which every node of the allocation must have joined Ray."""
 
     @field_validator("time")
     @classmethod
@@ -64,7 +66,7 @@ class Profile(Section):
     device: Literal["cpu", "cuda"] = "cpu"
     cpus_per_worker: Positive = 1
     ray_address: str | None = None
-    """Address of a standing Ray cluster (launcher ``ray``)."""
+    """Address of a standing Ray cluster (launcher ``ray``), or of the one that a Slurm job started for itself."""
     storage: StorageSection = StorageSection()
     network: NetworkSection = NetworkSection()
     slurm: SlurmSection | None = None
