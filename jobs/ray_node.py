@@ -80,7 +80,7 @@ class RayNode:
         """
         if self.meeting.place.node == 0:
             self.meeting.announce_token(secrets.token_hex(32))
-            self._start("--head", *self.window.head_options)
+            self._start("--head", "--include-dashboard=false", *self.window.head_options)
             self._wait_for(self.window.gcs)
             head = f"{self.address}:{self.window.gcs}"
             self._wait_for(self.window.node_manager)
@@ -105,7 +105,7 @@ class RayNode:
         command = [
             sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats", *options,
             *self.window.options, f"--node-ip-address={self.address}", f"--temp-dir={self.folder}",
-            f"--num-cpus={self.share.cpus}", f"--num-gpus={self.share.gpus}", "--include-dashboard=false",
+            f"--num-cpus={self.share.cpus}", f"--num-gpus={self.share.gpus}",
             f"--object-store-memory={OBJECT_STORE_BYTES}", "--include-log-monitor=false",
         ]  # fmt: skip
         self.child = own_processes.start(command, self.environment, self.meeting.log("ray"))

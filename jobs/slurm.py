@@ -84,9 +84,8 @@ def prepare_submission(job: JobSpec, profile: Profile) -> Submission:
         raise UserError(
             "a Slurm profile needs an interface", where="cluster.yaml: network.interface", mend="e.g. bond0 or eth0"
         )
-    storage = profile.storage.model_copy(update={"runs": profile.storage.runs.absolute()})
-    profile = profile.model_copy(update={"storage": storage})
-    return Submission(job, profile, LaunchFolder(RunDirectory(storage.runs / job.name)))
+    profile = profile.with_absolute_runs()
+    return Submission(job, profile, LaunchFolder(RunDirectory(profile.storage.runs / job.name)))
 
 
 def cpus_a_node(job: JobSpec, profile: Profile) -> int:

@@ -23,8 +23,8 @@ LEAVE_TIMEOUT_S = 30.0
 VISIBLE_S = 10.0
 """How long a file may take to be seen on another node."""
 CONTROLLER_GRACE_S = 120.0
-STOPPED = {-signal.SIGTERM, 128 + signal.SIGTERM}
-"""Exit statuses of a controller that was asked to stop: before and after it could handle the signal."""
+STOPPED = {-signal.SIGTERM, 128 + signal.SIGTERM, 128 + signal.SIGINT}
+"""Exit statuses of a controller that was asked to stop: before and after it could handle a signal, by request."""
 
 
 class NodeTask:
@@ -162,7 +162,7 @@ class _Head:
 
     def _control(self, address: str) -> int:
         """Run the controller as a child; its exit status."""
-        command = [sys.executable, "-m", "jobs.slurm_controller", str(self.launch.run.path), address]
+        command = [sys.executable, "-m", "jobs.attempt", str(self.launch.run.path), address]
         child = own_processes.start(command, self.node.environment, log=None)
         while child.poll() is None:
             self.lost = self.lost or self._lost()
@@ -187,8 +187,10 @@ class _Head:
             return "finished", None
         if self.lost:
             return "lost", "; ".join(self.lost)
-        if code in STOPPED and self._asked():
-            return "stopped", "asked to stop before the time limit" if self.requests.requeue else "cancelled"
+        if code in STOPPED and self.requests.requeue:
+            return "stopped", "asked to stop before the time limit"
+        if code in STOPPED:
+            return "cancelled", "cancelled"
         return "failed", f"the controller ended with status {code}"
 
 
@@ -200,10 +202,11 @@ def _leave(launch: LaunchFolder, meeting: Meeting, requests: Requests) -> tuple[
         else {"outcome": "failed", "cause": "; ".join(meeting.failures())}
     )
     outcome, cause = end["outcome"], end["cause"] or "unknown"
+    if meeting.place.node == 0:
+        meeting.token.unlink(missing_ok=True)
     if outcome == "finished":
         return 0, "finished"
     if meeting.place.node == 0:
-        meeting.token.unlink(missing_ok=True)
         if (outcome == "stopped" and requests.requeue and not requests.terminate) or outcome == "lost":
             return _requeue(launch, meeting, cause)
     elif outcome in ("stopped", "lost"):

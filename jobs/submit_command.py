@@ -5,12 +5,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from channels.errors import UserError
+from jobs import ray_jobs, slurm
+from jobs.slurm import prepare_submission
 from jobs.train_command import ClusterFileOption, ClusterOption, SetOption, SpecArgument
-from orchestrator.cluster import load_profile
+from orchestrator.cluster import Profile, load_profile
 from orchestrator.config import load_job
 
 if TYPE_CHECKING:
     from jobs.slurm import Submission
+    from orchestrator.controller import Prepared
 
 
 def submit(
@@ -22,32 +25,44 @@ def submit(
         bool, typer.Option("--dry-run", help="Print plan, script and Ray bring-up; do nothing.")
     ] = False,
 ) -> None:
-    """Submit a job to the profile's Slurm: code snapshot, batch script, Ray inside the allocation. Again: resume."""
+    """Submit a job to the profile's Slurm or Ray cluster: plan, checks, code snapshot. Again: resume."""
     job = load_job(spec, override or ())
-    profile = load_profile(cluster_file, cluster)
-    if profile.launcher != "slurm":
-        mend = "name a profile with launcher: slurm, or start it here with wavetrain train"
-        raise UserError(f"the profile's launcher is {profile.launcher}", where="--cluster", mend=mend)
-    from jobs.slurm import prepare_submission, render
-    from jobs.slurm import submit as submit_to_slurm
+    profile = load_profile(cluster_file, cluster).with_absolute_runs()
+    if profile.launcher == "local":
+        mend = "name a profile with launcher: slurm or ray, or start it here with wavetrain train"
+        raise UserError("the profile's launcher is local", where="--cluster", mend=mend)
     from orchestrator.controller import prepare
 
-    submission = prepare_submission(job, profile)
-    prepared = prepare(job, submission.profile)
+    submission = prepare_submission(job, profile) if profile.launcher == "slurm" else None
+    prepared = prepare(job, profile)
     if dry_run:
-        from rich.console import Console
-
-        from orchestrator.plan_report import describe_plan, plan_table
-
-        plan = prepared.schedule.plan
-        Console(width=200).print(plan_table(describe_plan(prepared.catalogue, plan, prepared.schedule)))
-        typer.echo(f"\n--- batch script, in {submission.launch.submitted}\n{render(submission)}")
-        typer.echo(f"--- Ray on the nodes of the job\n{describe_bring_up(submission)}")
+        _print_plan(prepared)
+        typer.echo(describe_slurm(submission) if submission else describe_ray(profile))
         return
-    job_id = submit_to_slurm(submission)
-    folder, name = submission.launch.run.path, job.name
+    job_id = slurm.submit(submission) if submission else ray_jobs.submit(job, profile)
+    name, folder = job.name, prepared.directory.path
     typer.echo(f"job {job_id} {'resumes' if prepared.resumes else 'will train'} run {name} in {folder}")
     typer.echo(f"next: wavetrain status {name} | wavetrain logs {name} --follow | wavetrain cancel {name}")
+
+
+def _print_plan(prepared: "Prepared") -> None:
+    from rich.console import Console
+
+    from orchestrator.plan_report import describe_plan, plan_table
+
+    description = describe_plan(prepared.catalogue, prepared.schedule.plan, prepared.schedule)
+    Console(width=200).print(plan_table(description))
+
+
+def describe_ray(profile: Profile) -> str:
+    """What a Ray job will do."""
+    return f"\nRay job on {profile.ray_dashboard}: python -m jobs.attempt RUN {profile.ray_address}"
+
+
+def describe_slurm(submission: "Submission") -> str:
+    """Batch script and bring-up."""
+    script = f"\n--- batch script, in {submission.launch.submitted}\n{slurm.render(submission)}"
+    return f"{script}\n--- Ray on the nodes of the job\n{describe_bring_up(submission)}"
 
 
 def describe_bring_up(submission: "Submission") -> str:
@@ -55,8 +70,8 @@ def describe_bring_up(submission: "Submission") -> str:
     from jobs.port_window import FIRST, WIDTH, WINDOWS
     from jobs.ray_node import share_of
 
-    slurm, workers = submission.slurm, submission.job.scale.workers
-    share = share_of(submission.profile, workers, slurm.nodes)
+    wanted, workers = submission.slurm, submission.job.scale.workers
+    share = share_of(submission.profile, workers, wanted.nodes)
     meeting = submission.launch.path / "attempts" / "JOB-RESTART"
     interface, last = submission.profile.network.interface, FIRST + WIDTH * WINDOWS - 1
     size = f"--num-cpus={share.cpus} --num-gpus={share.gpus}"
@@ -65,14 +80,14 @@ def describe_bring_up(submission: "Submission") -> str:
         f"node 0: writes {meeting}/token (mode 0600), then",
         f"  ray start --head --block --node-ip-address=ADDRESS --port=PORT {size} --include-dashboard=false",
     ]
-    if slurm.nodes > 1:
+    if wanted.nodes > 1:
         lines += [
-            f"nodes 1 to {slurm.nodes - 1}: wait for {meeting}/head.json, then",
+            f"nodes 1 to {wanted.nodes - 1}: wait for {meeting}/head.json, then",
             f"  ray start --block --address=ADDRESS:PORT {size}",
         ]
     lines += [
-        f"node 0, when all {slurm.nodes} are ready (in at most {slurm.bootstrap_timeout_s} s): {workers} ranks",
-        f"signal {slurm.signal_lead_s} s before the time limit: checkpoint, stop, scontrol requeue "
-        f"(at most {slurm.max_requeues} times)",
+        f"node 0, when all {wanted.nodes} are ready (in at most {wanted.bootstrap_timeout_s} s): {workers} ranks",
+        f"signal {wanted.signal_lead_s} s before the time limit: checkpoint, stop, scontrol requeue "
+        f"(at most {wanted.max_requeues} times)",
     ]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""The controller of a run inside a Slurm allocation: ``python -m jobs.slurm_controller RUN ADDRESS``."""
+"""The controller of a submitted run, on a Ray that somebody else started: ``python -m jobs.attempt RUN ADDRESS``."""
 
 import sys
 from pathlib import Path
