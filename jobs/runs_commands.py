@@ -118,8 +118,8 @@ def ask(submission: Mapping[str, Any]) -> slurm_state.JobState | None:
 def _text(directory: RunDirectory, submission: Mapping[str, Any], node: int | None) -> str:
     if submission["launcher"] == "ray":
         return ray_jobs.logs(submission)
-    folder, which = LaunchFolder(directory).submitted, "*" if node is None else str(node)
-    paths = sorted(folder.glob(f"{submission['job_id']}_{which}_log.*"))
+    which = "*" if node is None else str(node)
+    paths = sorted(Path(submission["logs"]).glob(f"{submission['job_id']}_{which}_log.*"))
     return "".join(path.read_text(errors="replace") for path in paths)
 
 

@@ -1,11 +1,11 @@
 """Slurm through submitit: what a profile asks for, the exact batch script, and its submission."""
 
 import math
-import os
 import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,12 +35,11 @@ class Submission:
         return self.profile.slurm
 
     @property
-    def parameters(self) -> dict[str, Any]:
-        """Parameters of submitit's executor."""
-        slurm, code = self.slurm, shlex.quote(str(code_folder(self.launch.path)))
+    def allocation(self) -> dict[str, Any]:
+        """Parameters of submitit's executor, but for names and folders."""
+        slurm = self.slurm
         cpus = cpus_a_node(self.job, self.profile)
         parameters = {
-            "job_name": self.job.name,
             "partition": slurm.partition,
             "account": slurm.account,
             "qos": slurm.qos,
@@ -54,7 +53,6 @@ class Submission:
             "mem": None if slurm.memory_gb is None else f"{slurm.memory_gb}GB",
             "signal_delay_s": slurm.signal_lead_s,
             "wckey": None,
-            "setup": [f"export PYTHONPATH={code}${{PYTHONPATH:+:$PYTHONPATH}}", *slurm.setup],
             # srun does not take over the batch job's CPUs a task since Slurm 22.05.
             "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={cpus}"],
             "additional_parameters": {"requeue": True},
@@ -108,12 +106,12 @@ def minutes(time: str) -> int:
 
 def render(submission: Submission) -> str:
     """The exact text that sbatch gets."""
-    executor = make_executor(submission)
+    executor = make_executor(submission, submission.launch)
     return str(executor._make_submission_file_text(executor._submitit_command_str, "dry-run"))
 
 
-def make_executor(submission: Submission) -> Any:
-    """submitit's executor with every parameter set; it writes nothing yet."""
+def make_executor(submission: Submission, shared: LaunchFolder) -> Any:
+    """submitit's executor with every parameter set; it writes nothing yet. Code and logs lie in ``shared``."""
     from submitit import SlurmExecutor
 
     class AnywhereSlurmExecutor(SlurmExecutor):  # type: ignore[misc]
@@ -123,8 +121,10 @@ def make_executor(submission: Submission) -> Any:
         def affinity(cls) -> int:
             return 2
 
-    executor = AnywhereSlurmExecutor(submission.launch.submitted, max_num_timeout=submission.slurm.max_requeues)
-    executor.update_parameters(**submission.parameters)
+    code = shlex.quote(str(code_folder(shared.path)))
+    setup = [f"export PYTHONPATH={code}${{PYTHONPATH:+:$PYTHONPATH}}", *submission.slurm.setup]
+    executor = AnywhereSlurmExecutor(shared.submitted, max_num_timeout=submission.slurm.max_requeues)
+    executor.update_parameters(job_name=shared.run.path.name, setup=setup, **submission.allocation)
     return executor
 
 
@@ -134,23 +134,43 @@ def submit(submission: Submission) -> str:
     Raises:
         UserError: no Slurm here, or sbatch refuses.
     """
-    code = take_snapshot(submission.launch.path)
-    submission.launch.write(submission.job, submission.profile)
-    executor = make_executor(submission)
+    return submit_array([submission], submission.launch, parallel=1)[0]
+
+
+def submit_array(submissions: Sequence[Submission], shared: LaunchFolder, parallel: int) -> list[str]:
+    """Several runs as one job array, at most ``parallel`` at a time; their ids. Code and logs lie in ``shared``.
+
+    Raises:
+        UserError: the runs need different allocations, there is no Slurm here, or sbatch refuses.
+    """
+    first = submissions[0]
+    if any(other.allocation != first.allocation for other in submissions):
+        mend = "sweep over other fields, or submit one by one"
+        raise UserError("the children need different allocations", where="--sweep", mend=mend)
+    code = take_snapshot(shared.path)
+    for submission in submissions:
+        submission.launch.write(submission.job, submission.profile)
+    executor = make_executor(first, shared)
+    executor.update_parameters(array_parallelism=parallel)
+    jobs = _hand_over(executor, [NodeTask(submission.launch.run.path) for submission in submissions])
+    for submission, job_id in zip(submissions, jobs, strict=True):
+        record = {
+            "launcher": "slurm", "job_id": job_id, "code": code.name, "submitted": time.time(),
+            "logs": str(shared.submitted), "folder": str(Path.cwd()), "python": sys.executable,
+        }  # fmt: skip
+        write_json(submission.launch.submission, record)
+    return jobs
+
+
+def _hand_over(executor: Any, tasks: Sequence[NodeTask]) -> list[str]:
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+
     try:
-        job_id = str(executor.submit(NodeTask(submission.launch.run.path)).job_id)
-    except (OSError, subprocess.CalledProcessError) as error:
+        with executor.batch():
+            jobs = [executor.submit(task) for task in tasks]
+    except (OSError, subprocess.CalledProcessError, FailedJobError, FailedSubmissionError) as error:
         raise refused(error) from None
-    except Exception as error:
-        if type(error).__name__ not in ("FailedJobError", "FailedSubmissionError"):
-            raise
-        raise refused(error) from None
-    record = {
-        "launcher": "slurm", "job_id": job_id, "code": code.name, "submitted": time.time(), "folder": str(Path.cwd()),
-        "python": sys.executable, "user": os.environ.get("USER"),
-    }  # fmt: skip
-    write_json(submission.launch.submission, record)
-    return job_id
+    return [str(job.job_id) for job in jobs]
 
 
 def refused(error: Exception) -> UserError:

@@ -6,10 +6,15 @@ import typer
 
 from channels.errors import UserError
 from jobs import ray_jobs, slurm
+from jobs.launch_folder import LaunchFolder
+from jobs.run_status import run_status
+from jobs.runs_commands import ask
 from jobs.slurm import prepare_submission
+from jobs.sweep import Sweep, make_parent, mark_child, read_sweep
 from jobs.train_command import ClusterFileOption, ClusterOption, SetOption, SpecArgument
 from orchestrator.cluster import Profile, load_profile
-from orchestrator.config import load_job
+from orchestrator.config import JobSpec, load_job
+from orchestrator.rundir import RunDirectory
 
 if TYPE_CHECKING:
     from jobs.slurm import Submission
@@ -21,6 +26,10 @@ def submit(
     override: SetOption = None,
     cluster: ClusterOption = None,
     cluster_file: ClusterFileOption = None,
+    sweep: Annotated[
+        list[str] | None, typer.Option(help="Values of a field: a.b=1,2 (repeatable: all combinations).")
+    ] = None,
+    parallel: Annotated[int, typer.Option(min=1, help="Runs of a sweep at a time.")] = 4,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print plan, script and Ray bring-up; do nothing.")
     ] = False,
@@ -31,10 +40,18 @@ def submit(
     if profile.launcher == "local":
         mend = "name a profile with launcher: slurm or ray, or start it here with wavetrain train"
         raise UserError("the profile's launcher is local", where="--cluster", mend=mend)
+    if sweep:
+        _submit_sweep(read_sweep(spec, override or (), sweep), profile, parallel, dry_run)
+    else:
+        _submit_one(job, profile, dry_run)
+
+
+def _submit_one(job: JobSpec, profile: Profile, dry_run: bool) -> None:
     from orchestrator.controller import prepare
 
     submission = prepare_submission(job, profile) if profile.launcher == "slurm" else None
     prepared = prepare(job, profile)
+    _check_not_queued(prepared.directory)
     if dry_run:
         _print_plan(prepared)
         typer.echo(describe_slurm(submission) if submission else describe_ray(profile))
@@ -43,6 +60,44 @@ def submit(
     name, folder = job.name, prepared.directory.path
     typer.echo(f"job {job_id} {'resumes' if prepared.resumes else 'will train'} run {name} in {folder}")
     typer.echo(f"next: wavetrain status {name} | wavetrain logs {name} --follow | wavetrain cancel {name}")
+
+
+def _submit_sweep(sweep: Sweep, profile: Profile, parallel: int, dry_run: bool) -> None:
+    """Submit the children that are neither finished nor on their way; the same command again submits the failed."""
+    from orchestrator.controller import prepare
+
+    waiting = [child for child in sweep.children if _is_wanted(RunDirectory(profile.storage.runs / child.name))]
+    for child in waiting:
+        prepare(child, profile)
+    submissions = [prepare_submission(child, profile) for child in waiting] if profile.launcher == "slurm" else []
+    typer.echo(f"sweep {sweep.name}: {len(sweep.children)} runs, {len(waiting)} to submit")
+    if dry_run or not waiting:
+        typer.echo("\n".join(child.name for child in waiting))
+        return
+    parent = make_parent(sweep, profile)
+    for child in waiting:
+        mark_child(RunDirectory(profile.storage.runs / child.name), parent)
+    shared = LaunchFolder(RunDirectory(profile.storage.runs / f"{sweep.name}.sweep"))
+    if submissions:
+        jobs = slurm.submit_array(submissions, shared, parallel)
+    else:
+        jobs = [ray_jobs.submit(child, profile) for child in waiting]
+    typer.echo("\n".join(f"job {job_id}: run {child.name}" for job_id, child in zip(jobs, waiting, strict=True)))
+    typer.echo(f"next: wavetrain status | wavetrain logs {waiting[0].name} | wavetrain cancel {waiting[0].name}")
+
+
+def _check_not_queued(directory: RunDirectory) -> None:
+    if (directory.launch / "submission.json").exists():
+        found = run_status(directory, ask)
+        if found.state in ("PENDING", "RUNNING"):
+            mend = f"wait for it, or wavetrain cancel {found.name}"
+            raise UserError(f"job {found.job} is {found.state}", where=str(directory.path), mend=mend)
+
+
+def _is_wanted(directory: RunDirectory) -> bool:
+    if not (directory.launch / "submission.json").exists():
+        return directory.read_state().get("status") != "FINISHED"
+    return run_status(directory, ask).state in ("FAILED", "KILLED", "UNKNOWN")
 
 
 def _print_plan(prepared: "Prepared") -> None:

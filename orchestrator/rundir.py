@@ -60,6 +60,11 @@ class RunDirectory:
         return self.path / "launch"
 
     @property
+    def launch_tags(self) -> Path:
+        """MLflow tags that the launcher gives to the run, as JSON."""
+        return self.launch / "tags.json"
+
+    @property
     def stop_request(self) -> Path:
         """Exists when the run was asked to checkpoint and stop."""
         return self.path / "stop.request"
