@@ -7,6 +7,7 @@ import typer
 from channels.errors import UserError
 from jobs import (
     channels_commands,
+    doctor_command,
     evaluate_command,
     plan_command,
     runs_commands,
@@ -26,6 +27,7 @@ app.add_typer(channels_commands.app, name="channels", help="Make, import, show a
 app.command("plan")(plan_command.plan)
 app.command("train")(train_command.train)
 app.command("submit")(submit_command.submit)
+app.command("doctor")(doctor_command.doctor)
 app.command("status")(runs_commands.status)
 app.command("logs")(runs_commands.logs)
 app.command("cancel")(runs_commands.cancel)

@@ -76,10 +76,10 @@ class Meeting:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.end, {"outcome": outcome, "code": code, "cause": cause, "time": time.time()})
 
-    def mark(self, state: str, cause: str | None = None) -> None:
+    def mark(self, state: str, **details: Any) -> None:
         """Say that this node is ``ready``, has ``failed`` or has ``left``."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        content = {"host": self.place.host, "time": time.time()} | ({"cause": cause} if cause else {})
+        content = {"host": self.place.host, "time": time.time(), **details}
         write_json(self.folder / f"{state}-{self.place.node}.json", content)
 
     def marked(self, state: str) -> set[int]:
@@ -90,6 +90,17 @@ class Meeting:
         """Names of the nodes that did not."""
         marked = self.marked(state)
         return [host for number, host in enumerate(self.place.hosts) if number not in marked]
+
+    def other_versions(self) -> list[str]:
+        """Ready nodes whose versions are not those of node 0: ``host: package 1.0, not 2.0``."""
+        mine = self.read(self.folder / "ready-0.json").get("versions", {})
+        told = []
+        for number in sorted(self.marked("ready")):
+            entry = self.read(self.folder / f"ready-{number}.json")
+            theirs = entry.get("versions", {})
+            told += [f"{entry['host']}: {name} {theirs.get(name)}, not {mine[name]}" for name in mine
+                     if theirs.get(name) != mine[name]]  # fmt: skip
+        return told
 
     def failures(self) -> list[str]:
         """``host: cause`` of every node that failed."""

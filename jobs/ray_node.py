@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobs import own_processes
+from jobs.doctor import versions
 from jobs.meeting import BootstrapError, Meeting
 from jobs.port_window import PortWindow, answers, claim, interface_address
 from orchestrator.cluster import Profile
@@ -92,7 +93,7 @@ class RayNode:
             self._check_reachable(head)
             self._start(f"--address={head}")
             self._wait_for(self.window.node_manager)
-        self.meeting.mark("ready")
+        self.meeting.mark("ready", versions=versions())
         return head
 
     def check(self) -> None:

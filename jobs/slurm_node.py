@@ -14,9 +14,11 @@ from typing import Any
 
 from channels.errors import UserError
 from jobs import own_processes
+from jobs.doctor import examine_storage
 from jobs.launch_folder import LaunchFolder
 from jobs.meeting import POLL_S, BootstrapError, Meeting, Place
 from jobs.ray_node import RayNode, check_share, share_of
+from orchestrator.cluster import Profile
 from orchestrator.rundir import RunDirectory
 
 LEAVE_TIMEOUT_S = 30.0
@@ -97,6 +99,7 @@ def run_node(launch: LaunchFolder, place: Place) -> tuple[int, str]:
             profile, job = launch.read_profile(), launch.read_job()
             share = share_of(profile, job.scale.workers, len(place.hosts))
             check_share(share)
+            check_machine(profile)
             with RayNode(meeting, profile, share) as node:
                 address = node.start()
                 member = _Head(launch, meeting, node, requests) if place.node == 0 else _Member(meeting, node)
@@ -108,6 +111,19 @@ def run_node(launch: LaunchFolder, place: Place) -> tuple[int, str]:
         finally:
             meeting.mark("left")
         return _leave(launch, meeting, requests)
+
+
+def check_machine(profile: Profile) -> None:
+    """The quick checks of ``wavetrain doctor``, on every node before Ray starts.
+
+    Raises:
+        BootstrapError: what failed.
+    """
+    failed = [
+        f"{finding.check}: {finding.found}" for finding in examine_storage(profile) if finding.verdict == "failed"
+    ]
+    if failed:
+        raise BootstrapError("; ".join(failed))
 
 
 class _Member:
@@ -153,6 +169,8 @@ class _Head:
             lambda: f"nodes {', '.join(self.meeting.missing('ready'))} have not joined Ray",
             self.node.timeout_s,
         )
+        if different := self.meeting.other_versions():
+            raise BootstrapError(f"nodes differ: {'; '.join(different)}")
         code = -signal.SIGTERM if self._asked() else self._control(address)
         outcome, cause = self._outcome(code)
         self.meeting.announce_end(outcome, code, cause)

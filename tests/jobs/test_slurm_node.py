@@ -53,6 +53,12 @@ def test_a_failure_elsewhere_ends_the_wait_at_once(tmp_path: Path) -> None:
         meeting_of(tmp_path).wait(lambda: False, [], lambda: "late", 60)
 
 
+def test_nodes_with_other_versions_are_named(tmp_path: Path) -> None:
+    for node, version in enumerate(("2.60.0", "2.60.0", "2.59.1")):
+        meeting_of(tmp_path, node).mark("ready", versions={"python": "3.11.7", "ray": version})
+    assert meeting_of(tmp_path).other_versions() == ["n3: ray 2.59.1, not 2.60.0"]
+
+
 def test_the_token_is_for_its_owner_alone(tmp_path: Path) -> None:
     meeting = meeting_of(tmp_path)
     meeting.announce_token("secret")
