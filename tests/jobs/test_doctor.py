@@ -1,6 +1,5 @@
 """The checks before training."""
 
-import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -61,4 +60,4 @@ def test_a_slurm_profile_with_a_wrong_interface_and_a_silent_server(tmp_path: Pa
     found = by_name(examine(profile_in(tmp_path, **slurm), "http://127.0.0.1:9"))
     assert found["ports"].verdict == "failed" and "bond77" in found["ports"].found
     assert found["MLflow"].verdict == "failed" and "unreachable" in found["MLflow"].found
-    assert os.listdir(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
