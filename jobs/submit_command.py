@@ -1,5 +1,6 @@
 """``wavetrain submit``: plan, check, snapshot the code and hand the job to a cluster."""
 
+import shutil
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,6 +11,7 @@ from jobs.launch_folder import LaunchFolder
 from jobs.run_status import run_status
 from jobs.runs_commands import ask
 from jobs.slurm import prepare_submission
+from jobs.slurm_limits import check_limits
 from jobs.sweep import Sweep, make_parent, mark_child, read_sweep
 from jobs.train_command import ClusterFileOption, ClusterOption, SetOption, SpecArgument
 from orchestrator.cluster import Profile, load_profile
@@ -51,11 +53,13 @@ def _submit_one(job: JobSpec, profile: Profile, dry_run: bool) -> None:
 
     submission = prepare_submission(job, profile) if profile.launcher == "slurm" else None
     prepared = prepare(job, profile)
-    _check_not_queued(prepared.directory)
+    if submission and (shutil.which("scontrol") or not dry_run):
+        check_limits(submission)
     if dry_run:
         _print_plan(prepared)
         typer.echo(describe_slurm(submission) if submission else describe_ray(profile))
         return
+    _check_not_queued(prepared.directory)
     job_id = slurm.submit(submission) if submission else ray_jobs.submit(job, profile)
     name, folder = job.name, prepared.directory.path
     typer.echo(f"job {job_id} {'resumes' if prepared.resumes else 'will train'} run {name} in {folder}")
@@ -74,6 +78,8 @@ def _submit_sweep(sweep: Sweep, profile: Profile, parallel: int, dry_run: bool) 
     if dry_run or not waiting:
         typer.echo("\n".join(child.name for child in waiting))
         return
+    if submissions:
+        check_limits(submissions[0])
     parent = make_parent(sweep, profile)
     for child in waiting:
         mark_child(RunDirectory(profile.storage.runs / child.name), parent)

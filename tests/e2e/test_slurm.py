@@ -119,6 +119,27 @@ def test_the_time_limit_requeues_and_the_next_attempt_resumes_exactly(
     assert len(place.history(name, "train/loss")) == STEPS
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("partition", "gpuu", "no partition 'gpuu'; known: gpu"),
+        ("nodes", 4, "4 asked for, partition gpu gives 2"),
+        ("gpus_per_node", 3, "3 asked for, the nodes of gpu have 2"),
+    ],
+)
+def test_what_the_cluster_lacks_is_told_before_anything_is_queued(
+    slurm: SlurmCluster, place: Place, small_store: Path, field: str, value: object, says: str
+) -> None:
+    cluster = yaml.safe_load((place.folder / "cluster.yaml").read_text())
+    cluster["profiles"]["mini"]["slurm"][field] = value
+    (place.folder / "lacking.yaml").write_text(yaml.safe_dump(cluster))
+    spec = place.spec(job_for(small_store, "lacking"))
+    done = place.run("submit", str(spec), "--cluster-file", "lacking.yaml")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert says in done.stderr
+    assert not place.directory("lacking").exists()
+
+
 def test_scancel_leaves_nothing(slurm: SlurmCluster, place: Place, small_store: Path) -> None:
     name = "cancelled"
     job_id = submit(place, job_for(small_store, name, every_steps=1))
