@@ -37,14 +37,19 @@ def connect(dashboard: str | None) -> Any:
     where = "cluster.yaml: ray_dashboard"
     if dashboard is None:
         raise UserError("the profile has no address of a job server", where=where, mend="e.g. http://10.0.0.1:8265")
+    from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
     try:
         return JobSubmissionClient(dashboard)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        mend = "check the address, RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH"
-        raise UserError(f"Ray's job server {dashboard} refuses ({reason})", where=where, mend=mend) from None
+    except (ConnectionError, RuntimeError, ValueError, AuthenticationError) as error:
+        raise _refused(dashboard, error) from None
+
+
+def _refused(dashboard: str, error: Exception) -> UserError:
+    reason = str(error).strip().splitlines()[0]
+    mend = "check the address, RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH"
+    return UserError(f"Ray's job server {dashboard} refuses ({reason})", where="cluster.yaml: ray_dashboard", mend=mend)
 
 
 def submit(job: JobSpec, profile: Profile) -> str:
@@ -58,13 +63,16 @@ def submit(job: JobSpec, profile: Profile) -> str:
     code = take_snapshot(launch.path)
     launch.write(job, profile)
     command = [sys.executable, "-m", "jobs.attempt", str(launch.run.path), str(profile.ray_address)]
-    job_id = str(
-        client.submit_job(
-            entrypoint=shlex.join(command),
-            runtime_env={"env_vars": {"PYTHONPATH": str(code)}},
-            metadata={"wavetrain.run": str(launch.run.path)},
+    try:
+        job_id = str(
+            client.submit_job(
+                entrypoint=shlex.join(command),
+                runtime_env={"env_vars": {"PYTHONPATH": str(code)}},
+                metadata={"wavetrain.run": str(launch.run.path)},
+            )
         )
-    )
+    except RuntimeError as error:
+        raise _refused(str(profile.ray_dashboard), error) from None
     record_submission(launch, job_id, profile.ray_dashboard, code.name)
     return job_id
 

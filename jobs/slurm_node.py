@@ -25,6 +25,9 @@ LEAVE_TIMEOUT_S = 30.0
 VISIBLE_S = 10.0
 """How long a file may take to be seen on another node."""
 CONTROLLER_GRACE_S = 120.0
+CANCEL_GRACE_S = 15.0
+"""With what ends Ray after it, less than the 30 s (KillWait) after which Slurm kills a cancelled job."""
+LOST_GRACE_S = 5.0
 STOPPED = {-signal.SIGTERM, 128 + signal.SIGTERM, 128 + signal.SIGINT}
 """Exit statuses of a controller that was asked to stop: before and after it could handle a signal, by request."""
 
@@ -191,7 +194,8 @@ class _Head:
 
     def _stop(self, child: "subprocess.Popen[bytes]") -> int:
         # With a node gone there is no step at which a checkpoint could be written.
-        return own_processes.end(child, 5.0 if self.lost else CONTROLLER_GRACE_S)
+        grace = LOST_GRACE_S if self.lost else CANCEL_GRACE_S if self.requests.terminate else CONTROLLER_GRACE_S
+        return own_processes.end(child, grace)
 
     def _lost(self) -> list[str]:
         try:

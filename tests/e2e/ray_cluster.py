@@ -1,6 +1,7 @@
 """A standing Ray cluster of two nodes with token authentication and a job server, as an administrator starts it."""
 
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -39,16 +40,22 @@ def ray_cluster() -> Iterator[RayCluster]:
     write_atomically(folder / "token", secrets.token_hex(32), mode=0o600)
     environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / "token"), "OMP_NUM_THREADS": "1"}
     environment |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2"}
-    port, web = _free_port(), _free_port()
+    port, web, agent = _free_port(), _free_port(), _free_port()
     children: list[subprocess.Popen[bytes]] = []
     try:
         children.append(
             _start(folder, "head", environment, "--head", f"--port={port}", f"--ray-client-server-port={_free_port()}",
-                   f"--dashboard-port={web}", "--dashboard-host=127.0.0.1", "--include-dashboard=true")
+                   f"--dashboard-port={web}", f"--dashboard-agent-listen-port={agent}",
+                   "--dashboard-host=127.0.0.1", "--include-dashboard=true")
         )  # fmt: skip
         _wait_for(web, children)
+        _wait_for(agent, children)
         address = _address(folder, port)
-        children.append(_start(folder, "other", environment, f"--address={address}"))
+        children.append(
+            _start(
+                folder, "other", environment, f"--address={address}", f"--dashboard-agent-listen-port={_free_port()}"
+            )
+        )
         yield RayCluster(address, f"http://127.0.0.1:{web}", environment)
     finally:
         _end(children)
@@ -67,10 +74,9 @@ def _start(folder: Path, name: str, environment: dict[str, str], *options: str) 
 
 def _address(folder: Path, port: int) -> str:
     """The address that Ray chose for this machine."""
-    import re
-
-    found = re.search(r"Local node IP: (?:\x1b\[\d+m)?([\d.]+)", (folder / "head.log").read_text())
-    assert found, (folder / "head.log").read_text()
+    text = re.sub(r"\x1b\[\d+m", "", (folder / "head.log").read_text())
+    found = re.search(r"Local node IP: ([\d.]+)", text)
+    assert found, text
     return f"{found[1]}:{port}"
 
 

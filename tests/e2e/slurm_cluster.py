@@ -76,6 +76,12 @@ def processes_of(job_id: str) -> list[psutil.Process]:
     return list(found.values())
 
 
+def folders_of(processes: list[psutil.Process]) -> list[Path]:
+    """Temporary folders that a job's Ray was given."""
+    options = [option for process in processes for option in process.cmdline() if option.startswith("--temp-dir=")]
+    return sorted({Path(option.partition("=")[2]) for option in options})
+
+
 @contextmanager
 def slurm_cluster() -> Iterator[SlurmCluster]:
     """Bring the cluster up, and down with everything it started."""
@@ -83,7 +89,7 @@ def slurm_cluster() -> Iterator[SlurmCluster]:
     number = os.getpid() % 90
     netns = os.geteuid() == 0 and shutil.which("ip") is not None
     settings = {
-        "ROOT": str(root), "NODES": "2", "GPUS": "2", "CPUS": "4", "MEM": "8000", "ACCT": "1",
+        "ROOT": str(root), "NODES": "2", "GPUS": "2", "CPUS": "4", "MEM": "8000", "ACCT": "1", "KILLWAIT": "30",
         "MODE": "netns" if netns else "ports", "BASE": str(18_000 + 20 * number),
         "TAG": f"wt{number}n", "NET": f"10.213.{100 + number}",
     }  # fmt: skip

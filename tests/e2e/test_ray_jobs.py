@@ -107,8 +107,8 @@ def test_a_job_server_that_does_not_answer_is_one_line(place: Place, small_store
     text = (place.folder / "cluster.yaml").read_text()
     cluster = yaml.safe_load(text)
     cluster["profiles"]["ray"]["ray_dashboard"] = "http://127.0.0.1:9"
-    (place.folder / "nobody.yaml").write_text(yaml.safe_dump(cluster))
+    (place.folder / "silent-cluster.yaml").write_text(yaml.safe_dump(cluster))
     spec = place.spec(small_job(small_store, "nobody"))
-    done = place.run("submit", str(spec), "--cluster-file", str(place.folder / "nobody.yaml"))
+    done = place.run("submit", str(spec), "--cluster-file", str(place.folder / "silent-cluster.yaml"))
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert "http://127.0.0.1:9" in done.stderr and not place.directory("nobody").exists()

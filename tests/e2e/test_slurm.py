@@ -9,7 +9,7 @@ import yaml
 
 from orchestrator.config import JobSpec
 from tests.e2e.runs import Place, assert_all_gone
-from tests.e2e.slurm_cluster import SlurmCluster, missing_programs, processes_of, slurm_cluster
+from tests.e2e.slurm_cluster import SlurmCluster, folders_of, missing_programs, processes_of, slurm_cluster
 from tests.jobs_for_tests import small_job
 
 pytestmark = [
@@ -145,11 +145,15 @@ def test_scancel_leaves_nothing(slurm: SlurmCluster, place: Place, small_store: 
     job_id = submit(place, job_for(small_store, name, every_steps=1))
     wait_for_step(slurm, place, name, 3)
     before = processes_of(job_id)
-    assert len(before) > 10
+    folders = folders_of(before)
+    assert len(before) > 10 and len(folders) == 2
     slurm.run("scancel", job_id)
     assert slurm.wait_for_end(job_id, 60).startswith("CANCELLED")
     assert_all_gone(before)
     assert not processes_of(job_id)
+    assert not [folder for folder in folders if folder.exists()]
+    shown = json.loads(place.run("status", name, "--json").stdout)[0]
+    assert shown["state"] == "KILLED" and shown["job"] == job_id
 
 
 def test_a_node_without_the_interface_ends_the_job_and_is_named(
@@ -165,3 +169,26 @@ def test_a_node_without_the_interface_ends_the_job_and_is_named(
     end = json.loads((place.directory(name) / "launch" / "attempts" / f"{job_id}-0" / "end.json").read_text())
     assert "has no address on 'bond7'" in end["cause"]
     assert not processes_of(job_id)
+
+
+def test_a_sweep_is_an_array_of_children_under_one_parent(slurm: SlurmCluster, place: Place, small_store: Path) -> None:
+    job = small_job(small_store, "swept", train={"epochs": 1, "lr": 1e-3}, scale={"workers": 2})
+    arguments = ("submit", str(place.spec(job)), "--sweep", "batching.buckets=1,2", "--parallel", "1")
+    done = place.run(*arguments)
+    assert done.returncode == 0, done.stderr
+    names = ["swept.buckets-1", "swept.buckets-2"]
+    records = [json.loads((place.directory(name) / "launch" / "submission.json").read_text()) for name in names]
+    array = records[0]["job_id"].partition("_")[0]
+    assert [record["job_id"] for record in records] == [f"{array}_0", f"{array}_1"]
+    assert "0 to submit" in place.run(*arguments).stdout, "what is on its way is not submitted again"
+    for record, name in zip(records, names, strict=True):
+        slurm.wait_for(f"end of {name}", lambda name=name: ended(place, name), 400)
+        assert place.state(name)["status"] == "FINISHED", Path(record["logs"])
+    parent = place.state("swept.sweep")["mlflow_run_id"]
+    assert {place.tracked(name).data.tags["mlflow.parentRunId"] for name in names} == {parent}
+    assert "zero-shot results" in place.run("logs", names[1]).stdout
+    assert "0 to submit" in place.run(*arguments).stdout, "what is finished is not submitted again"
+
+
+def ended(place: Place, name: str) -> bool:
+    return json.loads(place.run("status", name, "--json").stdout)[0]["state"] in ("FINISHED", "FAILED", "KILLED")
