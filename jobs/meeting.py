@@ -107,6 +107,15 @@ class Meeting:
         found = [self.read(self.folder / f"failed-{number}.json") for number in sorted(self.marked("failed"))]
         return [f"{entry['host']}: {entry.get('cause', 'failed')}" for entry in found]
 
+    def lost_hosts(self) -> set[str]:
+        """Nodes that failed after they had been ready, in any life of the job."""
+        lost = set()
+        for folder in self.folder.parent.glob(f"{self.place.job_id}-*"):
+            for failed in folder.glob("failed-*.json"):
+                if failed.with_name(failed.name.replace("failed", "ready")).exists():
+                    lost.add(str(self.read(failed)["host"]))
+        return lost
+
     def read(self, path: Path) -> dict[str, Any]:
         """One of the files."""
         content: dict[str, Any] = json.loads(path.read_text())

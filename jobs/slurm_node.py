@@ -18,10 +18,11 @@ from jobs.doctor import examine_storage
 from jobs.launch_folder import LaunchFolder
 from jobs.meeting import POLL_S, BootstrapError, Meeting, Place
 from jobs.ray_node import RayNode, check_share, share_of
+from jobs.requeue import own_job, requeue
 from orchestrator.cluster import Profile
 from orchestrator.rundir import RunDirectory
 
-LEAVE_TIMEOUT_S = 30.0
+LEAVE_TIMEOUT_S = 60.0
 VISIBLE_S = 10.0
 """How long a file may take to be seen on another node."""
 CONTROLLER_GRACE_S = 120.0
@@ -201,6 +202,7 @@ class _Head:
         try:
             self.node.check()
         except BootstrapError as error:
+            self.meeting.mark("failed", cause=str(error))
             return [f"{self.meeting.place.host}: {error}"]
         return self.meeting.failures()
 
@@ -218,11 +220,7 @@ class _Head:
 
 def _leave(launch: LaunchFolder, meeting: Meeting, requests: Requests) -> tuple[int, str]:
     """The last act of a node, when none of its processes is left."""
-    end = (
-        meeting.read(meeting.end)
-        if meeting.end.exists()
-        else {"outcome": "failed", "cause": "; ".join(meeting.failures())}
-    )
+    end = _end(meeting, requests)
     outcome, cause = end["outcome"], end["cause"] or "unknown"
     if meeting.place.node == 0:
         meeting.token.unlink(missing_ok=True)
@@ -236,6 +234,16 @@ def _leave(launch: LaunchFolder, meeting: Meeting, requests: Requests) -> tuple[
     return 1, cause
 
 
+def _end(meeting: Meeting, requests: Requests) -> dict[str, Any]:
+    """How the attempt ended; a node that failed stays until node 0 has said so, or is gone itself."""
+    deadline = time.monotonic() + LEAVE_TIMEOUT_S
+    while not meeting.end.exists() and not requests.terminate and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+    if meeting.end.exists():
+        return meeting.read(meeting.end)
+    return {"outcome": "failed", "cause": "; ".join(meeting.failures())}
+
+
 def _requeue(launch: LaunchFolder, meeting: Meeting, cause: str) -> tuple[int, str]:
     """Ask Slurm for the next attempt, once every other node has left."""
     slurm = launch.read_profile().slurm
@@ -246,16 +254,15 @@ def _requeue(launch: LaunchFolder, meeting: Meeting, cause: str) -> tuple[int, s
     deadline = time.monotonic() + LEAVE_TIMEOUT_S
     while meeting.missing("left") and time.monotonic() < deadline:
         time.sleep(POLL_S)
-    job = os.environ.get("SLURM_ARRAY_JOB_ID")
-    name = f"{job}_{os.environ['SLURM_ARRAY_TASK_ID']}" if job else str(place.job_id)
-    done = subprocess.run(["scontrol", "requeue", name], capture_output=True, text=True, timeout=60)
-    if done.returncode:
-        return 1, f"{cause}; scontrol requeue {name} failed: {done.stderr.strip()}"
-    return 1, f"{cause}; requeued"
+    lost = meeting.lost_hosts()
+    try:
+        return 1, f"{cause}; {requeue(own_job(place.job_id), sorted({*slurm.exclude, *lost}) if lost else [])}"
+    except RuntimeError as error:
+        return 1, f"{cause}; not requeued: {error}"
 
 
 def _wait_for_slurm(requests: Requests) -> None:
     """Stay until node 0 has requeued and Slurm ends the job: a status of ours would end the step before that."""
-    deadline = time.monotonic() + LEAVE_TIMEOUT_S + 60
+    deadline = time.monotonic() + 2 * LEAVE_TIMEOUT_S
     while not requests.terminate and time.monotonic() < deadline:
         time.sleep(POLL_S)

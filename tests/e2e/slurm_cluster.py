@@ -1,4 +1,4 @@
-"""A real Slurm of two nodes on this machine, with accounting; as root every node has its own network namespace."""
+"""A real Slurm of three nodes on this machine, with accounting; as root every node has its own network namespace."""
 
 import os
 import shutil
@@ -89,7 +89,7 @@ def slurm_cluster() -> Iterator[SlurmCluster]:
     number = os.getpid() % 90
     netns = os.geteuid() == 0 and shutil.which("ip") is not None
     settings = {
-        "ROOT": str(root), "NODES": "2", "GPUS": "2", "CPUS": "4", "MEM": "8000", "ACCT": "1", "KILLWAIT": "30",
+        "ROOT": str(root), "NODES": "3", "GPUS": "2", "CPUS": "4", "MEM": "8000", "ACCT": "1", "KILLWAIT": "30",
         "MODE": "netns" if netns else "ports", "BASE": str(18_000 + 20 * number),
         "TAG": f"wt{number}n", "NET": f"10.213.{100 + number}",
     }  # fmt: skip

@@ -123,7 +123,7 @@ def test_the_time_limit_requeues_and_the_next_attempt_resumes_exactly(
     ("field", "value", "says"),
     [
         ("partition", "gpuu", "no partition 'gpuu'; known: gpu"),
-        ("nodes", 4, "4 asked for, partition gpu gives 2"),
+        ("nodes", 4, "4 asked for, partition gpu gives 3"),
         ("gpus_per_node", 3, "3 asked for, the nodes of gpu have 2"),
     ],
 )
@@ -169,6 +169,29 @@ def test_a_node_without_the_interface_ends_the_job_and_is_named(
     end = json.loads((place.directory(name) / "launch" / "attempts" / f"{job_id}-0" / "end.json").read_text())
     assert "has no address on 'bond7'" in end["cause"]
     assert not processes_of(job_id)
+
+
+def test_a_lost_node_is_left_out_of_the_next_attempt(slurm: SlurmCluster, place: Place, small_store: Path) -> None:
+    name = "lost"
+    job_id = submit(place, job_for(small_store, name, every_steps=1))
+    wait_for_step(slurm, place, name, 3)
+    before = processes_of(job_id)
+    attempt = place.directory(name) / "launch" / "attempts" / f"{job_id}-0"
+    head = json.loads((attempt / "head.json").read_text())["address"].partition(":")[0]
+    raylets = [process for process in before if process.name() == "raylet"]
+    other = [
+        process for process in raylets if f"--node_ip_address={address.partition(':')[0]}" not in process.cmdline()
+    ]
+    assert len(raylets) == 2 and len(other) == 1
+    other[0].kill()
+    assert slurm.wait_for_end(job_id) == "COMPLETED", said(place, name)
+    assert_all_gone(before)
+    lost = json.loads((attempt / "failed-1.json").read_text())["host"]
+    again = place.directory(name) / "launch" / "attempts" / f"{job_id}-1"
+    used = {json.loads(path.read_text())["host"] for path in again.glob("ready-*.json")}
+    assert lost == "node2" and used == {"node1", "node3"}
+    assert sorted(place.losses(name)) == list(range(1, STEPS + 1))
+    assert place.tracked(name).info.status == "FINISHED"
 
 
 def test_a_sweep_is_an_array_of_children_under_one_parent(slurm: SlurmCluster, place: Place, small_store: Path) -> None:

@@ -151,6 +151,28 @@ def test_failures_and_cancelled_runs_are_not_requeued(
     assert not scontrol.commands
 
 
+def test_a_lost_node_is_excluded_from_the_next_attempts(
+    launch: LaunchFolder, tmp_path: Path, scontrol: Scontrol
+) -> None:
+    for restart, node in ((0, 2), (1, 1)):
+        earlier = Meeting(tmp_path / f"41-{restart}", Place(41, restart, node, HOSTS))
+        earlier.mark("ready")
+        earlier.mark("failed", cause="Ray ended")
+    meeting = Meeting(tmp_path / "41-1", Place(41, 1, 0, HOSTS))
+    meeting.announce_end("lost", 1, cause="n2: Ray ended")
+    code, text = _leave(launch, meeting, Requests(terminate=True))
+    assert code == 1 and text == "n2: Ray ended; requeued without n2, n3"
+    assert [command[1] for command in scontrol.commands] == ["requeuehold", "update", "release"]
+    assert scontrol.commands[1][2:] == ["JobId=41", "ExcNodeList=n2,n3"]
+
+
+def test_a_node_that_never_was_ready_is_not_excluded(launch: LaunchFolder, tmp_path: Path, scontrol: Scontrol) -> None:
+    meeting = ended(tmp_path, "lost")
+    meeting_of(tmp_path, node=1).mark("failed", cause="no disk")
+    _leave(launch, meeting, Requests())
+    assert [command[1] for command in scontrol.commands] == ["requeue"]
+
+
 def test_scancel_during_the_stop_wins(launch: LaunchFolder, tmp_path: Path, scontrol: Scontrol) -> None:
     assert _leave(launch, ended(tmp_path, "stopped"), Requests(requeue=True, terminate=True)) == (1, "why")
     assert not scontrol.commands
