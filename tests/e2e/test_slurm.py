@@ -179,9 +179,7 @@ def test_a_lost_node_is_left_out_of_the_next_attempt(slurm: SlurmCluster, place:
     attempt = place.directory(name) / "launch" / "attempts" / f"{job_id}-0"
     head = json.loads((attempt / "head.json").read_text())["address"].partition(":")[0]
     raylets = [process for process in before if process.name() == "raylet"]
-    other = [
-        process for process in raylets if f"--node_ip_address={address.partition(':')[0]}" not in process.cmdline()
-    ]
+    other = [process for process in raylets if f"--node_ip_address={head}" not in process.cmdline()]
     assert len(raylets) == 2 and len(other) == 1
     other[0].kill()
     assert slurm.wait_for_end(job_id) == "COMPLETED", said(place, name)
