@@ -104,7 +104,8 @@ class RayNode:
 
     def _start(self, *options: str) -> None:
         command = [
-            sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats", *options,
+            sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *options,
+            "--log-color=false", "--disable-usage-stats",
             *self.window.options, f"--node-ip-address={self.address}", f"--temp-dir={self.folder}",
             f"--num-cpus={self.share.cpus}", f"--num-gpus={self.share.gpus}",
             f"--object-store-memory={OBJECT_STORE_BYTES}", "--include-log-monitor=false",
@@ -132,4 +133,5 @@ class RayNode:
 
 def _last_line(log: Path) -> str:
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1] if lines else "no output"
+    errors = [line for line in lines if "Error" in line]
+    return (errors or lines or ["no output"])[-1]

@@ -47,6 +47,8 @@ def _exclude(job: str, nodes: Sequence[str]) -> bool:
 
 
 def _scontrol(*arguments: str) -> None:
-    done = subprocess.run(["scontrol", *arguments], capture_output=True, text=True, timeout=60)
+    # Once it is requeued Slurm ends this job, and its signal may reach the very command that is at work.
+    deaf = ["/bin/sh", "-c", 'trap "" TERM; exec "$@"', "sh", "scontrol", *arguments]
+    done = subprocess.run(deaf, capture_output=True, text=True, timeout=60)
     if done.returncode:
         raise RuntimeError(f"scontrol {' '.join(arguments)}: {done.stderr.strip() or done.returncode}")

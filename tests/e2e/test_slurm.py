@@ -132,9 +132,9 @@ def test_what_the_cluster_lacks_is_told_before_anything_is_queued(
 ) -> None:
     cluster = yaml.safe_load((place.folder / "cluster.yaml").read_text())
     cluster["profiles"]["mini"]["slurm"][field] = value
-    (place.folder / "lacking.yaml").write_text(yaml.safe_dump(cluster))
+    (place.folder / "lacking-cluster.yaml").write_text(yaml.safe_dump(cluster))
     spec = place.spec(job_for(small_store, "lacking"))
-    done = place.run("submit", str(spec), "--cluster-file", "lacking.yaml")
+    done = place.run("submit", str(spec), "--cluster-file", "lacking-cluster.yaml")
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert says in done.stderr
     assert not place.directory("lacking").exists()

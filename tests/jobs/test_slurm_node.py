@@ -109,7 +109,7 @@ class Scontrol:
         self.commands: list[list[str]] = []
 
     def __call__(self, command: list[str], **options: object) -> "subprocess.CompletedProcess[str]":
-        self.commands.append(command)
+        self.commands.append(command[command.index("scontrol") :])
         return subprocess.CompletedProcess(command, 0, "", "")
 
 
