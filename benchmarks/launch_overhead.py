@@ -21,9 +21,9 @@ from record import record
 from rich.console import Console
 from rich.table import Table
 
+from channels.files import write_json
 from orchestrator.cluster import load_profile
 from orchestrator.config import JobSpec, load_job
-from orchestrator.files import write_json
 from orchestrator.rundir import RunDirectory
 
 LIMIT_S = 900

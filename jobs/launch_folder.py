@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from channels.files import write_json
 from orchestrator.cluster import Profile
 from orchestrator.config import JobSpec, validate
-from orchestrator.files import write_json
 from orchestrator.rundir import RunDirectory
 
 

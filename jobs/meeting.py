@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.files import write_atomically, write_json
+from channels.files import write_atomically, write_json
 
 POLL_S = 0.2
 

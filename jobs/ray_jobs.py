@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from channels.errors import UserError
+from channels.files import write_json
 from jobs.launch_folder import LaunchFolder
 from jobs.slurm_state import JobState, State
 from jobs.snapshot import take_snapshot
 from orchestrator.cluster import Profile
 from orchestrator.config import JobSpec
-from orchestrator.files import write_json
 from orchestrator.rundir import RunDirectory
 
 INSIDE = "RAY_JOB_CONFIG_JSON_ENV_VAR"

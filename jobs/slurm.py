@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from channels.errors import UserError
+from channels.files import write_json
 from jobs.launch_folder import LaunchFolder
 from jobs.slurm_node import NodeTask
 from jobs.snapshot import code_folder, take_snapshot
 from orchestrator.cluster import Profile, SlurmSection
 from orchestrator.config import JobSpec
-from orchestrator.files import write_json
 from orchestrator.rundir import RunDirectory
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from channels.errors import UserError
+from channels.files import write_json
 from orchestrator.cluster import Profile
 from orchestrator.config import JobSpec, load_job
-from orchestrator.files import write_json
 from orchestrator.rundir import RunDirectory
 from orchestrator.tracking import Tracker, default_uri
 

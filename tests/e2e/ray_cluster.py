@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from orchestrator.files import write_atomically
+from channels.files import write_atomically
 from tests.e2e.runs import ROOT
 
 OBJECT_STORE_BYTES = 80 * 2**20

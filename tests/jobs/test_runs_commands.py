@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from channels.errors import UserError
+from channels.files import write_json
 from jobs import runs_commands
 from jobs.launch_folder import LaunchFolder
 from jobs.run_status import RunStatus, run_status
 from jobs.slurm_state import JobState
 from orchestrator.events import EventWriter
-from orchestrator.files import write_json
 from orchestrator.rundir import RunDirectory, hold
 from tests.jobs.launches import job_of
 
