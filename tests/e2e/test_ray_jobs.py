@@ -16,7 +16,7 @@ from tests.e2e.ray_cluster import RayCluster, ray_cluster
 from tests.e2e.runs import ROOT, Place
 from tests.jobs_for_tests import small_job
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.launching, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")

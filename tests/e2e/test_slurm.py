@@ -14,6 +14,7 @@ from tests.jobs_for_tests import small_job
 
 pytestmark = [
     pytest.mark.e2e,
+    pytest.mark.launching,
     pytest.mark.timeout(1200),
     pytest.mark.skipif(bool(missing_programs()), reason=f"Slurm is not installed: {', '.join(missing_programs())}"),
 ]
