@@ -7,7 +7,7 @@ DEMO_SPEC := jobs/demo.yaml
 DEMO_SET ?=
 export PYTHONWARNINGS := ignore::FutureWarning
 
-.PHONY: venv demo test lint format clean
+.PHONY: venv demo test test-launching lint format clean
 
 venv: $(STAMP)
 
@@ -25,6 +25,10 @@ demo: venv
 
 test: venv
 	$(BIN)/python -m pytest
+
+# A real Slurm of two nodes (Debian: slurmctld slurmd slurm-client munge iproute2 slurmdbd mariadb-server) and a Ray cluster.
+test-launching: venv
+	$(BIN)/python -m pytest -m launching -rs
 
 lint: venv
 	$(BIN)/ruff check .

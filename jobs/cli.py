@@ -5,7 +5,16 @@ import sys
 import typer
 
 from channels.errors import UserError
-from jobs import channels_commands, evaluate_command, plan_command, train_command, ui_command
+from jobs import (
+    channels_commands,
+    doctor_command,
+    evaluate_command,
+    plan_command,
+    runs_commands,
+    submit_command,
+    train_command,
+    ui_command,
+)
 
 app = typer.Typer(
     name="wavetrain",
@@ -17,6 +26,11 @@ app = typer.Typer(
 app.add_typer(channels_commands.app, name="channels", help="Make, import, show and verify channel stores.")
 app.command("plan")(plan_command.plan)
 app.command("train")(train_command.train)
+app.command("submit")(submit_command.submit)
+app.command("doctor")(doctor_command.doctor)
+app.command("status")(runs_commands.status)
+app.command("logs")(runs_commands.logs)
+app.command("cancel")(runs_commands.cancel)
 app.command("evaluate")(evaluate_command.evaluate)
 app.command("ui")(ui_command.ui)
 

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from channels.errors import UserError
+from jobs.ray_jobs import adapt
 from orchestrator.cluster import load_profile
 from orchestrator.config import load_job
 
@@ -25,15 +27,18 @@ def train(
 ) -> None:
     """Train a job to its end: plan, Ray and DeepSpeed workers, MLflow, zero-shot table. Again: resume."""
     job = load_job(spec, override or ())
-    profile = load_profile(cluster_file, cluster)
+    profile = adapt(load_profile(cluster_file, cluster), job)
+    if profile.launcher == "slurm":
+        mend = "wavetrain submit SPEC --cluster NAME"
+        raise UserError("a Slurm profile cannot train in this process", where="--cluster", mend=mend)
     from orchestrator.controller import run_job
     from orchestrator.live import LiveView
 
     outcome = run_job(job, profile, LiveView())
-    raise typer.Exit(_report(outcome))
+    raise typer.Exit(report(outcome))
 
 
-def _report(outcome: "RunOutcome") -> int:
+def report(outcome: "RunOutcome") -> int:
     """Print how a run ended and what to do next; its exit code."""
     from rich.console import Console
 

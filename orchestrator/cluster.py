@@ -48,6 +48,8 @@ class SlurmSection(Section):
     signal_lead_s: Positive = 120
     """Seconds before the time limit at which a checkpoint is asked for."""
     max_requeues: Annotated[int, Field(ge=0)] = 100
+    bootstrap_timeout_s: Positive = 300
+    """Seconds in which every node of the allocation must have joined Ray."""
 
     @field_validator("time")
     @classmethod
@@ -64,10 +66,17 @@ class Profile(Section):
     device: Literal["cpu", "cuda"] = "cpu"
     cpus_per_worker: Positive = 1
     ray_address: str | None = None
-    """Address of a standing Ray cluster (launcher ``ray``)."""
+    """Address of a standing Ray cluster (launcher ``ray``), or of the one that a Slurm job started for itself."""
+    ray_dashboard: str | None = None
+    """Address of that cluster's dashboard and job server, e.g. ``http://10.0.0.1:8265``."""
     storage: StorageSection = StorageSection()
     network: NetworkSection = NetworkSection()
     slurm: SlurmSection | None = None
+
+    def with_absolute_runs(self) -> "Profile":
+        """The same with a folder of runs that does not depend on the working directory."""
+        storage = self.storage.model_copy(update={"runs": self.storage.runs.absolute()})
+        return self.model_copy(update={"storage": storage})
 
     @model_validator(mode="after")
     def _complete(self) -> "Profile":

@@ -1,5 +1,6 @@
 """A run from spec to report: check, plan, train under Ray Train, evaluate, track, end honestly."""
 
+import json
 import signal
 import threading
 import time
@@ -191,6 +192,8 @@ class _Controller:
         self.directory.update_state(mlflow_run_id=tracker.run_id, mlflow_experiment_id=tracker.experiment_id)
         tracker.parameters(job.model_dump(mode="json"))
         tracker.tags(provenance.tags(job, prepared.profile, prepared.schedule.plan.fingerprint))
+        if self.directory.launch_tags.exists():
+            tracker.tags(json.loads(self.directory.launch_tags.read_text()))
         if not prepared.resumes:
             provenance.log_inputs(tracker, job, prepared.store)
         plan = prepared.schedule.plan

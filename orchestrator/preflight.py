@@ -82,9 +82,8 @@ def check_run_folder(runs: Path) -> None:
     Raises:
         UserError: it cannot.
     """
-    try:
-        runs.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot be made ({error.strerror})", where=str(runs), mend="change storage.runs") from None
-    if not os.access(runs, os.W_OK):
-        raise UserError("cannot be written", where=str(runs), mend="change storage.runs in cluster.yaml")
+    nearest = next(folder for folder in (runs, *runs.absolute().parents) if folder.exists())
+    if not nearest.is_dir():
+        raise UserError(f"cannot be made ({nearest} is a file)", where=str(runs), mend="change storage.runs")
+    if not os.access(nearest, os.W_OK):
+        raise UserError("cannot be written", where=str(nearest), mend="change storage.runs in cluster.yaml")

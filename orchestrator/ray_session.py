@@ -3,7 +3,9 @@
 import logging
 import os
 import secrets
+import signal
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,13 +20,13 @@ OBJECT_STORE_BYTES = 128 * 2**20
 
 @contextmanager
 def ray_session(profile: Profile, *, cpus: int, gpus: int = 0) -> Iterator[None]:
-    """Ray for the time of a ``with``: started here, or the standing cluster of the profile.
+    """Ray for the time of a ``with``: started here, or the one that answers at the profile's address.
 
     Raises:
         UserError: the profile's cluster does not answer.
     """
-    if profile.launcher == "ray":
-        with _standing(profile):
+    if profile.ray_address is not None:
+        with _standing(profile.ray_address):
             yield
         return
     with _embedded(cpus, gpus):
@@ -37,21 +39,22 @@ def _embedded(cpus: int, gpus: int) -> Iterator[None]:
     folder = Path(tempfile.mkdtemp(prefix="wt-", dir="/tmp" if Path("/tmp").is_dir() else None))
     write_atomically(folder / "token", secrets.token_hex(32), mode=0o600)
     guard = guardian.start(folder)
-    with _environment(_ray_environment() | {"RAY_AUTH_MODE": "token", guardian.MARK: str(folder / "token")}):
+    with _environment(ray_environment() | {"RAY_AUTH_MODE": "token", guardian.MARK: str(folder / "token")}):
         import ray
 
         try:
-            ray.init(
-                address="local",
-                num_cpus=cpus,
-                num_gpus=gpus,
-                include_dashboard=False,
-                object_store_memory=OBJECT_STORE_BYTES,
-                _temp_dir=str(folder),
-                _node_ip_address="127.0.0.1",
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
+            with _sigterm_kept():
+                ray.init(
+                    address="local",
+                    num_cpus=cpus,
+                    num_gpus=gpus,
+                    include_dashboard=False,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    _temp_dir=str(folder),
+                    _node_ip_address="127.0.0.1",
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
             yield
         finally:
             ray.shutdown()
@@ -59,15 +62,16 @@ def _embedded(cpus: int, gpus: int) -> Iterator[None]:
 
 
 @contextmanager
-def _standing(profile: Profile) -> Iterator[None]:
-    with _environment(_ray_environment()):
+def _standing(address: str) -> Iterator[None]:
+    with _environment(ray_environment()):
         import ray
 
         try:
-            ray.init(address=profile.ray_address, log_to_driver=False, logging_level=logging.ERROR)
+            with _sigterm_kept():
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UserError(
-                f"Ray at {profile.ray_address} does not answer ({str(error).splitlines()[0]})",
+                f"Ray at {address} does not answer ({str(error).splitlines()[0]})",
                 where="cluster.yaml: ray_address",
                 mend="check the address and RAY_AUTH_TOKEN_PATH",
             ) from None
@@ -77,8 +81,17 @@ def _standing(profile: Profile) -> Iterator[None]:
             ray.shutdown()
 
 
-def _ray_environment() -> dict[str, str]:
-    """Settings that Ray reads from the environment of the driver."""
+@contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """Ray's start replaces the handler of SIGTERM by one that ends the process at once; put ours back."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
+
+
+def ray_environment() -> dict[str, str]:
+    """Settings that Ray reads from the environment of the driver and of its nodes."""
     return {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",

@@ -55,6 +55,16 @@ class RunDirectory:
         return self.path / "results"
 
     @property
+    def launch(self) -> Path:
+        """What a launcher left before the run began: code, job ids, meetings of nodes."""
+        return self.path / "launch"
+
+    @property
+    def launch_tags(self) -> Path:
+        """MLflow tags that the launcher gives to the run, as JSON."""
+        return self.launch / "tags.json"
+
+    @property
     def stop_request(self) -> Path:
         """Exists when the run was asked to checkpoint and stop."""
         return self.path / "stop.request"
@@ -91,7 +101,8 @@ def check_resumable(directory: RunDirectory, spec: JobSpec, store_fingerprint: s
         UserError: a finished run, or one of another job, has the name.
     """
     if not directory.spec.exists():
-        if directory.path.exists() and any(directory.path.iterdir()):
+        launchers = {directory.launch, directory.path / "controller.lock"}
+        if directory.path.exists() and set(directory.path.iterdir()) - launchers:
             raise UserError(
                 "the folder is not empty and holds no run", where=str(directory.path), mend="choose another name"
             )

@@ -1,0 +1,27 @@
+"""``wavetrain doctor``: is this machine ready to train?"""
+
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from jobs.doctor import examine
+from jobs.train_command import ClusterFileOption, ClusterOption
+from orchestrator.cluster import load_profile
+
+
+def doctor(
+    cluster: ClusterOption = None,
+    cluster_file: ClusterFileOption = None,
+    uri: Annotated[str | None, typer.Option(help="Tracking server; the database of the runs otherwise.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Check versions, device, kernels, storage, clock, ports and MLflow of this machine; exit code 1 if one fails."""
+    found = examine(load_profile(cluster_file, cluster), uri)
+    if as_json:
+        typer.echo(json.dumps([asdict(finding) for finding in found], indent=2))
+    else:
+        for finding in found:
+            typer.echo(f"{finding.verdict:8} {finding.check:16} {finding.found}")
+    raise typer.Exit(1 if any(finding.verdict == "failed" for finding in found) else 0)

@@ -1,0 +1,139 @@
+"""Where the nodes of one Slurm attempt meet: small files, each written whole by one node, in a shared folder."""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from channels.files import write_atomically, write_json
+
+POLL_S = 0.2
+
+
+class BootstrapError(RuntimeError):
+    """The nodes of an allocation did not become one Ray cluster; says which node and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One task of a Slurm job: which job, which life of it, which of its nodes."""
+
+    job_id: int
+    restart: int
+    node: int
+    hosts: tuple[str, ...]
+
+    @property
+    def host(self) -> str:
+        """Name of this node in Slurm."""
+        return self.hosts[self.node]
+
+    @property
+    def label(self) -> str:
+        """Name of this life of the job."""
+        return f"{self.job_id}-{self.restart}"
+
+
+@dataclass(frozen=True, slots=True)
+class Meeting:
+    """The files of one life of a job, as one of its nodes sees them."""
+
+    folder: Path
+    place: Place
+
+    @property
+    def token(self) -> Path:
+        """The secret of this attempt's Ray; mode 0600."""
+        return self.folder / "token"
+
+    @property
+    def head(self) -> Path:
+        """Address of the Ray head."""
+        return self.folder / "head.json"
+
+    @property
+    def end(self) -> Path:
+        """How the attempt ended; node 0 writes it and every node obeys."""
+        return self.folder / "end.json"
+
+    def log(self, name: str) -> Path:
+        """Output of a process on this node."""
+        return self.folder / f"{name}-{self.place.node}.log"
+
+    def announce_token(self, secret: str) -> None:
+        """Keep the secret, readable by its owner alone."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.token, secret, mode=0o600)
+
+    def announce_head(self, address: str) -> None:
+        """Tell the other nodes where the Ray head answers."""
+        write_json(self.head, {"address": address, "host": self.place.host})
+
+    def announce_end(self, outcome: str, code: int, cause: str | None) -> None:
+        """Tell every node, and whoever looks at the run, how the attempt ended."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(self.end, {"outcome": outcome, "code": code, "cause": cause, "time": time.time()})
+
+    def mark(self, state: str, **details: Any) -> None:
+        """Say that this node is ``ready``, has ``failed`` or has ``left``."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        content = {"host": self.place.host, "time": time.time(), **details}
+        write_json(self.folder / f"{state}-{self.place.node}.json", content)
+
+    def marked(self, state: str) -> set[int]:
+        """Nodes that said so."""
+        return {number for number in range(len(self.place.hosts)) if (self.folder / f"{state}-{number}.json").exists()}
+
+    def missing(self, state: str) -> list[str]:
+        """Names of the nodes that did not."""
+        marked = self.marked(state)
+        return [host for number, host in enumerate(self.place.hosts) if number not in marked]
+
+    def other_versions(self) -> list[str]:
+        """Ready nodes whose versions are not those of node 0: ``host: package 1.0, not 2.0``."""
+        mine = self.read(self.folder / "ready-0.json").get("versions", {})
+        told = []
+        for number in sorted(self.marked("ready")):
+            entry = self.read(self.folder / f"ready-{number}.json")
+            theirs = entry.get("versions", {})
+            told += [f"{entry['host']}: {name} {theirs.get(name)}, not {mine[name]}" for name in mine
+                     if theirs.get(name) != mine[name]]  # fmt: skip
+        return told
+
+    def failures(self) -> list[str]:
+        """``host: cause`` of every node that failed."""
+        found = [self.read(self.folder / f"failed-{number}.json") for number in sorted(self.marked("failed"))]
+        return [f"{entry['host']}: {entry.get('cause', 'failed')}" for entry in found]
+
+    def lost_hosts(self) -> set[str]:
+        """Nodes that failed after they had been ready, in any life of the job."""
+        lost = set()
+        for folder in self.folder.parent.glob(f"{self.place.job_id}-*"):
+            for failed in folder.glob("failed-*.json"):
+                if failed.with_name(failed.name.replace("failed", "ready")).exists():
+                    lost.add(str(self.read(failed)["host"]))
+        return lost
+
+    def read(self, path: Path) -> dict[str, Any]:
+        """One of the files."""
+        content: dict[str, Any] = json.loads(path.read_text())
+        return content
+
+    def wait(self, ready: Callable[[], bool], checks: Sequence[Callable[[], None]], late: Callable[[], str],
+             timeout_s: float) -> None:  # fmt: skip
+        """Poll until ``ready``.
+
+        Raises:
+            BootstrapError: another node failed, a check raised, or it took too long (``late`` says what is missing).
+        """
+        deadline = time.monotonic() + timeout_s
+        while not ready():
+            if failures := self.failures():
+                raise BootstrapError("; ".join(failures))
+            for check in checks:
+                check()
+            if time.monotonic() > deadline:
+                raise BootstrapError(f"{late()} within {timeout_s:.0f} s")
+            time.sleep(POLL_S)

@@ -1,0 +1,122 @@
+"""Jobs of a standing Ray cluster: submit, ask, stop; and what a run must know when it was started as one."""
+
+import json
+import os
+import shlex
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from channels.errors import UserError
+from channels.files import write_json
+from jobs.launch_folder import LaunchFolder
+from jobs.slurm_state import JobState, State
+from jobs.snapshot import take_snapshot
+from orchestrator.cluster import Profile
+from orchestrator.config import JobSpec
+from orchestrator.rundir import RunDirectory
+
+INSIDE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Set by Ray in the process that a job starts."""
+STATES: dict[str, State] = {
+    "PENDING": "PENDING",
+    "RUNNING": "RUNNING",
+    "SUCCEEDED": "FINISHED",
+    "FAILED": "FAILED",
+    "STOPPED": "KILLED",
+}
+
+
+def connect(dashboard: str | None) -> Any:
+    """A client of the cluster's job server.
+
+    Raises:
+        UserError: no address, nothing answers there, or the token is wrong.
+    """
+    where = "cluster.yaml: ray_dashboard"
+    if dashboard is None:
+        raise UserError("the profile has no address of a job server", where=where, mend="e.g. http://10.0.0.1:8265")
+    from ray.exceptions import AuthenticationError
+    from ray.job_submission import JobSubmissionClient
+
+    try:
+        return JobSubmissionClient(dashboard)
+    except (ConnectionError, RuntimeError, ValueError, AuthenticationError) as error:
+        raise _refused(dashboard, error) from None
+
+
+def _refused(dashboard: str, error: Exception) -> UserError:
+    reason = str(error).strip().splitlines()[0]
+    mend = "check the address, RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH"
+    return UserError(f"Ray's job server {dashboard} refuses ({reason})", where="cluster.yaml: ray_dashboard", mend=mend)
+
+
+def submit(job: JobSpec, profile: Profile) -> str:
+    """Snapshot the code, start the controller as a Ray job; its id. The folder of the runs is shared by all nodes.
+
+    Raises:
+        UserError: the cluster does not answer.
+    """
+    client = connect(profile.ray_dashboard)
+    launch = LaunchFolder(RunDirectory(profile.storage.runs / job.name))
+    code = take_snapshot(launch.path)
+    launch.write(job, profile)
+    command = [sys.executable, "-m", "jobs.attempt", str(launch.run.path), str(profile.ray_address)]
+    try:
+        job_id = str(
+            client.submit_job(
+                entrypoint=shlex.join(command),
+                runtime_env={"env_vars": {"PYTHONPATH": str(code)}},
+                metadata={"wavetrain.run": str(launch.run.path)},
+            )
+        )
+    except RuntimeError as error:
+        raise _refused(str(profile.ray_dashboard), error) from None
+    record_submission(launch, job_id, profile.ray_dashboard, code.name)
+    return job_id
+
+
+def record_submission(launch: LaunchFolder, job_id: str, dashboard: str | None, code: str | None) -> None:
+    """Keep what ``status``, ``logs`` and ``cancel`` need."""
+    launch.path.mkdir(parents=True, exist_ok=True)
+    content = {"launcher": "ray", "job_id": job_id, "dashboard": dashboard, "code": code, "submitted": time.time()}
+    write_json(launch.submission, content)
+
+
+def adapt(profile: Profile, job: JobSpec) -> Profile:
+    """Inside a job of Ray, use that Ray whatever the profile says; elsewhere the profile as it is.
+
+    Raises:
+        UserError: the runs would be written into the job's temporary working directory.
+    """
+    if INSIDE not in os.environ:
+        return profile
+    if not profile.storage.runs.is_absolute():
+        mend = "give an absolute path that all nodes share, e.g. with --cluster"
+        raise UserError("is relative, and a Ray job's folder is temporary", where="storage.runs", mend=mend)
+    metadata = json.loads(os.environ[INSIDE]).get("metadata", {})
+    launch = LaunchFolder(RunDirectory(profile.storage.runs / job.name))
+    record_submission(launch, metadata.get("job_submission_id", "unknown"), profile.ray_dashboard, None)
+    address = profile.ray_address or os.environ.get("RAY_ADDRESS", "auto")
+    return profile.model_copy(update={"launcher": "ray", "ray_address": address})
+
+
+def job_state(submission: Mapping[str, Any]) -> JobState:
+    """Ask the cluster for one job."""
+    try:
+        found = connect(submission.get("dashboard")).get_job_info(submission["job_id"])
+    except RuntimeError as error:
+        return JobState("UNKNOWN", str(error).strip().splitlines()[0])
+    state: State = STATES.get(str(getattr(found.status, "value", found.status)), "UNKNOWN")
+    return JobState(state, found.message if state in ("FAILED", "PENDING") else None)
+
+
+def logs(submission: Mapping[str, Any]) -> str:
+    """What the job has printed."""
+    return str(connect(submission.get("dashboard")).get_job_logs(submission["job_id"]))
+
+
+def stop(submission: Mapping[str, Any]) -> bool:
+    """Ask Ray to end the job: SIGTERM, and SIGKILL some seconds later."""
+    return bool(connect(submission.get("dashboard")).stop_job(submission["job_id"]))

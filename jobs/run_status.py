@@ -1,0 +1,122 @@
+"""One view of a run, wherever it runs: its own files, and what the launcher says of its job."""
+
+import fcntl
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jobs.launch_folder import LaunchFolder
+from jobs.slurm_state import JobState, State
+from orchestrator.rundir import RunDirectory
+
+TAIL_BYTES = 1 << 18
+ENDED = ("FINISHED", "FAILED", "KILLED")
+Query = Callable[[Mapping[str, Any]], JobState | None]
+
+
+@dataclass(frozen=True, slots=True)
+class RunStatus:
+    """A line of ``wavetrain status``."""
+
+    name: str
+    launcher: str
+    job: str | None
+    state: State
+    attempt: int
+    step: int
+    total_steps: int | None
+    loss: float | None
+    tokens_per_s: float | None
+    seconds_left: float | None
+    nodes: str | None
+    reason: str | None
+
+
+def list_runs(runs: Path) -> list[RunDirectory]:
+    """Every run that was started or submitted, newest last."""
+    found = {path.parent for path in runs.glob("*/spec.json")} | {
+        path.parents[1] for path in runs.glob("*/launch/spec.json")
+    }
+    return [RunDirectory(path) for path in sorted(found, key=lambda path: path.stat().st_mtime)]
+
+
+def run_status(directory: RunDirectory, query: Query) -> RunStatus:
+    """Read the run's files, ask the launcher where the files do not say that it ended."""
+    submission = LaunchFolder(directory).read_submission()
+    record = directory.read_state()
+    state, reason, nodes = _state(directory, submission, record, query)
+    attempt, step = _last_events(directory.events)
+    metrics = step.get("metrics", {})
+    total, done = attempt.get("total_steps"), int(step.get("step", 0))
+    milliseconds = metrics.get("perf/step_ms")
+    left = (total - done) * milliseconds / 1e3 if state == "RUNNING" and total and milliseconds else None
+    return RunStatus(
+        name=directory.path.name,
+        launcher=str(submission.get("launcher", "local")),
+        job=submission.get("job_id"),
+        state=state,
+        attempt=int(record.get("attempts", 0)),
+        step=done,
+        total_steps=total,
+        loss=metrics.get("train/loss"),
+        tokens_per_s=metrics.get("perf/tokens_per_s"),
+        seconds_left=left,
+        nodes=nodes,
+        reason=reason,
+    )
+
+
+def _state(
+    directory: RunDirectory, submission: Mapping[str, Any], record: Mapping[str, Any], query: Query
+) -> tuple[State, str | None, str | None]:
+    own: State = record.get("status", "UNKNOWN")
+    cause = record.get("cause")
+    if own == "FINISHED":
+        return own, None, None
+    job = query(submission) if submission else None
+    if job is None:
+        if own == "RUNNING" and not is_held(directory):
+            return "KILLED", "its controller is gone; the same command resumes the run", None
+        return own, cause, None
+    if job.state in ENDED:
+        # The launcher knows that the job is over; why, the run itself knows better.
+        if own in ("FAILED", "KILLED"):
+            return own, cause or job.reason, job.nodes
+        return ("FAILED" if job.state == "FINISHED" else job.state), _attempt_cause(directory) or job.reason, job.nodes
+    return job.state, job.reason, job.nodes
+
+
+def _attempt_cause(directory: RunDirectory) -> str | None:
+    """What the newest Slurm attempt said when it ended."""
+    ends = sorted(directory.launch.glob("attempts/*/end.json"), key=lambda path: path.stat().st_mtime)
+    return json.loads(ends[-1].read_text())["cause"] if ends else None
+
+
+def is_held(directory: RunDirectory) -> bool:
+    """Whether a controller on this machine works on the run."""
+    path = directory.path / "controller.lock"
+    if not path.exists():
+        return False
+    with path.open("r+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _last_events(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The last ``attempt`` and the last ``step``; a long file is read from its ends only."""
+    found: dict[str, dict[str, Any]] = {}
+    if path.exists():
+        with path.open("rb") as file:
+            head = file.readline()
+            file.seek(max(len(head), path.stat().st_size - TAIL_BYTES))
+            lines = [head, *file.read().splitlines(keepends=True)]
+        for line in lines:
+            if line.endswith(b"\n") and line.startswith(b"{"):
+                event = json.loads(line)
+                found[event["kind"]] = event
+    return found.get("attempt", {}), found.get("step", {})

@@ -1,0 +1,150 @@
+"""``wavetrain status``, ``logs`` and ``cancel``: runs on this machine, on Ray and under Slurm alike."""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from channels.errors import UserError
+from jobs import ray_jobs, slurm_state
+from jobs.launch_folder import LaunchFolder
+from jobs.run_status import ENDED, RunStatus, list_runs, run_status
+from jobs.train_command import ClusterFileOption, ClusterOption
+from orchestrator.cluster import load_profile
+from orchestrator.live import clock
+from orchestrator.rundir import RunDirectory
+
+FOLLOW_S = 0.5
+RunArgument = Annotated[str, typer.Argument(help="Name or folder of a run.", show_default=False)]
+
+
+def status(
+    run: Annotated[str | None, typer.Argument(help="Name or folder of a run; all runs otherwise.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    cluster: ClusterOption = None,
+    cluster_file: ClusterFileOption = None,
+) -> None:
+    """Show state, attempt, step, loss, speed, time left, nodes and reason of one run or of all."""
+    runs = load_profile(cluster_file, cluster).storage.runs
+    directories = list_runs(runs) if run is None else [find(run, runs)]
+    found = [run_status(directory, ask) for directory in directories]
+    if as_json:
+        typer.echo(json.dumps([asdict(entry) for entry in found], indent=2))
+    elif not found:
+        typer.echo(f"no run in {runs}")
+    else:
+        _print(found)
+
+
+def logs(
+    run: RunArgument,
+    node: Annotated[int | None, typer.Option(min=0, help="Only this node of a Slurm job.")] = None,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="At most so many last lines.")] = 200,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run ends.")] = False,
+    cluster: ClusterOption = None,
+    cluster_file: ClusterFileOption = None,
+) -> None:
+    """Show what a submitted run printed on its nodes."""
+    directory = find(run, load_profile(cluster_file, cluster).storage.runs)
+    submission = LaunchFolder(directory).read_submission()
+    if not submission:
+        mend = f"its steps are in {directory.events}"
+        raise UserError(f"run {run!r} was not submitted, it printed to its terminal", where="logs", mend=mend)
+    shown = _text(directory, submission, node)
+    typer.echo("\n".join(shown.splitlines()[-lines:]))
+    while follow and run_status(directory, ask).state not in ENDED:
+        time.sleep(FOLLOW_S)
+        text = _text(directory, submission, node)
+        typer.echo(text[len(shown) :], nl=False)
+        shown = text
+
+
+def cancel(
+    run: RunArgument,
+    now: Annotated[bool, typer.Option("--now", help="Do not wait for a checkpoint.")] = False,
+    wait: Annotated[int, typer.Option(min=1, help="Seconds to wait for a checkpoint.")] = 60,
+    cluster: ClusterOption = None,
+    cluster_file: ClusterFileOption = None,
+) -> None:
+    """End a run after a checkpoint: the same command that started it resumes it."""
+    directory = find(run, load_profile(cluster_file, cluster).storage.runs)
+    before = run_status(directory, ask)
+    if before.state in ENDED:
+        raise UserError(f"run {run!r} has ended ({before.state})", where="cancel", mend="there is nothing to cancel")
+    submission = LaunchFolder(directory).read_submission()
+    stopped = not now and before.state == "RUNNING" and _ask_to_stop(directory, wait)
+    if not stopped and not submission:
+        mend = "press Ctrl-C twice where it runs" if now else "wait longer: --wait SECONDS"
+        raise UserError(f"run {run!r} has not stopped", where="cancel", mend=mend)
+    if submission.get("launcher") == "slurm":
+        slurm_state.run_command(["scancel", str(submission["job_id"])])
+    elif submission.get("launcher") == "ray" and not stopped:
+        ray_jobs.stop(submission)
+    typer.echo(f"run {run} is cancelled{' after a checkpoint' if stopped else ''}")
+
+
+def find(name: str, runs: Path) -> RunDirectory:
+    """The folder of a run by name, unambiguous beginning of a name, or path.
+
+    Raises:
+        UserError: none, or several.
+    """
+    known = {directory.path.name: directory for directory in list_runs(runs)}
+    if name in known:
+        return known[name]
+    if (Path(name) / "spec.json").exists() or (Path(name) / "launch" / "spec.json").exists():
+        return RunDirectory(Path(name))
+    matching = [known[other] for other in known if other.startswith(name)]
+    if len(matching) > 1:
+        names = ", ".join(directory.path.name for directory in matching[:8])
+        raise UserError(f"{name!r} is the beginning of several runs", where=str(runs), mend=f"give one of {names}")
+    if not matching:
+        mend = f"known runs: {', '.join(list(known)[-8:])}" if known else "no run is there yet"
+        raise UserError(f"no run {name!r}", where=str(runs), mend=mend)
+    return matching[0]
+
+
+def ask(submission: Mapping[str, Any]) -> slurm_state.JobState | None:
+    """What the launcher of a submission says of its job."""
+    if submission["launcher"] == "slurm":
+        return slurm_state.job_state(str(submission["job_id"]))
+    return ray_jobs.job_state(submission) if submission.get("dashboard") else None
+
+
+def _text(directory: RunDirectory, submission: Mapping[str, Any], node: int | None) -> str:
+    if submission["launcher"] == "ray":
+        return ray_jobs.logs(submission)
+    which = "*" if node is None else str(node)
+    paths = sorted(Path(submission["logs"]).glob(f"{submission['job_id']}_{which}_log.*"))
+    return "".join(path.read_text(errors="replace") for path in paths)
+
+
+def _ask_to_stop(directory: RunDirectory, wait_s: int) -> bool:
+    directory.stop_request.touch()
+    deadline = time.monotonic() + wait_s
+    while time.monotonic() < deadline:
+        if directory.read_state().get("status") in ENDED:
+            return True
+        time.sleep(FOLLOW_S)
+    return False
+
+
+def _print(found: list[RunStatus]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("run", "launcher", "job", "state", "attempt", "step", "loss", "tokens/s", "left", "nodes", "reason")
+    for entry in found:
+        steps = f"{entry.step}/{entry.total_steps}" if entry.total_steps else str(entry.step)
+        speed = "-" if entry.tokens_per_s is None else f"{entry.tokens_per_s:,.0f}"
+        table.add_row(
+            entry.name, entry.launcher, entry.job or "-", entry.state, str(entry.attempt), steps,
+            "-" if entry.loss is None else f"{entry.loss:.4f}", speed,
+            "-" if entry.seconds_left is None else clock(entry.seconds_left), entry.nodes or "-", entry.reason or "-",
+        )  # fmt: skip
+    console = Console()
+    (console if console.is_terminal else Console(width=220)).print(table)

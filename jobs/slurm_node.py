@@ -1,0 +1,268 @@
+"""What one task of a Slurm job does: its part of Ray; on node 0 also the controller, the stop and the requeue."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from channels.errors import UserError
+from jobs import own_processes
+from jobs.doctor import examine_storage
+from jobs.launch_folder import LaunchFolder
+from jobs.meeting import POLL_S, BootstrapError, Meeting, Place
+from jobs.ray_node import RayNode, check_share, share_of
+from jobs.requeue import own_job, requeue
+from orchestrator.cluster import Profile
+from orchestrator.rundir import RunDirectory
+
+LEAVE_TIMEOUT_S = 60.0
+VISIBLE_S = 10.0
+"""How long a file may take to be seen on another node."""
+CONTROLLER_GRACE_S = 120.0
+CANCEL_GRACE_S = 15.0
+"""With what ends Ray after it, less than the 30 s (KillWait) after which Slurm kills a cancelled job."""
+LOST_GRACE_S = 5.0
+STOPPED = {-signal.SIGTERM, 128 + signal.SIGTERM, 128 + signal.SIGINT}
+"""Exit statuses of a controller that was asked to stop: before and after it could handle a signal, by request."""
+
+
+class NodeTask:
+    """What submitit pickles. It holds a path and nothing else, so a requeue starts what lies on disk."""
+
+    def __init__(self, run: Path) -> None:
+        self.run = str(run)
+
+    def __call__(self) -> str:
+        """Run this node to the end of the attempt; returns only when the run is finished."""
+        code, text = run_node(LaunchFolder(RunDirectory(Path(self.run))), place_from_slurm())
+        if code:
+            # Not an Exception: submitit would take it, or a return, for the result of a job that is to go on.
+            sys.stderr.write(f"wavetrain: {text}\n")
+            sys.stderr.flush()
+            raise SystemExit(code)
+        return text
+
+    def checkpoint(self) -> Any:
+        """What submitit requeues when the signal arrives before our own handlers are installed."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+@dataclass
+class Requests:
+    """Signals of Slurm: before a time limit or preemption (USR1, USR2), and at the end of a job (TERM)."""
+
+    requeue: bool = False
+    terminate: bool = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """The signal handler."""
+        if number == signal.SIGTERM:
+            self.terminate = True
+        else:
+            self.requeue = True
+
+    @contextmanager
+    def installed(self) -> Iterator["Requests"]:
+        """Handle the signals for the time of a ``with``, in place of submitit's handlers."""
+        before = {number: signal.signal(number, self) for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def place_from_slurm() -> Place:
+    """This task, as Slurm's environment tells it."""
+    import submitit
+
+    environment = submitit.JobEnvironment()
+    return Place(
+        job_id=int(environment.raw_job_id),
+        restart=int(os.environ.get("SLURM_RESTART_COUNT", "0")),
+        node=environment.node,
+        hosts=tuple(environment.hostnames),
+    )
+
+
+def run_node(launch: LaunchFolder, place: Place) -> tuple[int, str]:
+    """Exit code and a line on why."""
+    meeting = Meeting(launch.path / "attempts" / place.label, place)
+    own_processes.adopt_orphans()
+    with Requests().installed() as requests:
+        try:
+            profile, job = launch.read_profile(), launch.read_job()
+            share = share_of(profile, job.scale.workers, len(place.hosts))
+            check_share(share)
+            check_machine(profile)
+            with RayNode(meeting, profile, share) as node:
+                address = node.start()
+                member = _Head(launch, meeting, node, requests) if place.node == 0 else _Member(meeting, node)
+                member.run(address)
+        except (BootstrapError, UserError) as error:
+            meeting.mark("failed", cause=str(error))
+            if place.node == 0:
+                meeting.announce_end("failed", 1, cause=str(error))
+        finally:
+            meeting.mark("left")
+        return _leave(launch, meeting, requests)
+
+
+def check_machine(profile: Profile) -> None:
+    """The quick checks of ``wavetrain doctor``, on every node before Ray starts.
+
+    Raises:
+        BootstrapError: what failed.
+    """
+    failed = [
+        f"{finding.check}: {finding.found}" for finding in examine_storage(profile) if finding.verdict == "failed"
+    ]
+    if failed:
+        raise BootstrapError("; ".join(failed))
+
+
+class _Member:
+    """Every node but the first: keep Ray alive until node 0 announces the end."""
+
+    def __init__(self, meeting: Meeting, node: RayNode) -> None:
+        self.meeting, self.node = meeting, node
+
+    def run(self, address: str) -> None:
+        """Wait for the end.
+
+        Raises:
+            BootstrapError: Ray ended on this node before that.
+        """
+        deadline = None
+        while not self.meeting.end.exists():
+            try:
+                self.node.check()
+            except BootstrapError:
+                # The head ends its Ray right after its announcement, which may take a while to be seen here.
+                deadline = deadline or time.monotonic() + VISIBLE_S
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(POLL_S)
+
+
+class _Head:
+    """The first node: wait for the others, run the controller, announce how it ended."""
+
+    def __init__(self, launch: LaunchFolder, meeting: Meeting, node: RayNode, requests: Requests) -> None:
+        self.launch, self.meeting, self.node, self.requests = launch, meeting, node, requests
+        self.lost: list[str] = []
+
+    def run(self, address: str) -> None:
+        """One attempt of the run.
+
+        Raises:
+            BootstrapError: a node did not join.
+        """
+        self.meeting.wait(
+            lambda: not self.meeting.missing("ready") or self._asked(),
+            [self.node.check],
+            lambda: f"nodes {', '.join(self.meeting.missing('ready'))} have not joined Ray",
+            self.node.timeout_s,
+        )
+        if different := self.meeting.other_versions():
+            raise BootstrapError(f"nodes differ: {'; '.join(different)}")
+        code = -signal.SIGTERM if self._asked() else self._control(address)
+        outcome, cause = self._outcome(code)
+        self.meeting.announce_end(outcome, code, cause)
+
+    def _asked(self) -> bool:
+        return self.requests.requeue or self.requests.terminate
+
+    def _control(self, address: str) -> int:
+        """Run the controller as a child; its exit status."""
+        command = [sys.executable, "-m", "jobs.attempt", str(self.launch.run.path), address]
+        child = own_processes.start(command, self.node.environment, log=None)
+        while child.poll() is None:
+            self.lost = self.lost or self._lost()
+            if self._asked() or self.lost:
+                return self._stop(child)
+            time.sleep(POLL_S)
+        return int(child.returncode)
+
+    def _stop(self, child: "subprocess.Popen[bytes]") -> int:
+        # With a node gone there is no step at which a checkpoint could be written.
+        grace = LOST_GRACE_S if self.lost else CANCEL_GRACE_S if self.requests.terminate else CONTROLLER_GRACE_S
+        return own_processes.end(child, grace)
+
+    def _lost(self) -> list[str]:
+        try:
+            self.node.check()
+        except BootstrapError as error:
+            self.meeting.mark("failed", cause=str(error))
+            return [f"{self.meeting.place.host}: {error}"]
+        return self.meeting.failures()
+
+    def _outcome(self, code: int) -> tuple[str, str | None]:
+        if code == 0:
+            return "finished", None
+        if self.lost:
+            return "lost", "; ".join(self.lost)
+        if code in STOPPED and self.requests.requeue:
+            return "stopped", "asked to stop before the time limit"
+        if code in STOPPED:
+            return "cancelled", "cancelled"
+        return "failed", f"the controller ended with status {code}"
+
+
+def _leave(launch: LaunchFolder, meeting: Meeting, requests: Requests) -> tuple[int, str]:
+    """The last act of a node, when none of its processes is left."""
+    end = _end(meeting, requests)
+    outcome, cause = end["outcome"], end["cause"] or "unknown"
+    if meeting.place.node == 0:
+        meeting.token.unlink(missing_ok=True)
+    if outcome == "finished":
+        return 0, "finished"
+    if meeting.place.node == 0:
+        if (outcome == "stopped" and requests.requeue and not requests.terminate) or outcome == "lost":
+            return _requeue(launch, meeting, cause)
+    elif outcome in ("stopped", "lost"):
+        _wait_for_slurm(requests)
+    return 1, cause
+
+
+def _end(meeting: Meeting, requests: Requests) -> dict[str, Any]:
+    """How the attempt ended; a node that failed stays until node 0 has said so, or is gone itself."""
+    deadline = time.monotonic() + LEAVE_TIMEOUT_S
+    while not meeting.end.exists() and not requests.terminate and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+    if meeting.end.exists():
+        return meeting.read(meeting.end)
+    return {"outcome": "failed", "cause": "; ".join(meeting.failures())}
+
+
+def _requeue(launch: LaunchFolder, meeting: Meeting, cause: str) -> tuple[int, str]:
+    """Ask Slurm for the next attempt, once every other node has left."""
+    slurm = launch.read_profile().slurm
+    assert slurm is not None
+    place = meeting.place
+    if place.restart >= slurm.max_requeues:
+        return 1, f"{cause}; not requeued, slurm.max_requeues {slurm.max_requeues} is reached"
+    deadline = time.monotonic() + LEAVE_TIMEOUT_S
+    while meeting.missing("left") and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+    lost = meeting.lost_hosts()
+    try:
+        return 1, f"{cause}; {requeue(own_job(place.job_id), sorted({*slurm.exclude, *lost}) if lost else [])}"
+    except RuntimeError as error:
+        return 1, f"{cause}; not requeued: {error}"
+
+
+def _wait_for_slurm(requests: Requests) -> None:
+    """Stay until node 0 has requeued and Slurm ends the job: a status of ours would end the step before that."""
+    deadline = time.monotonic() + 2 * LEAVE_TIMEOUT_S
+    while not requests.terminate and time.monotonic() < deadline:
+        time.sleep(POLL_S)

@@ -1,0 +1,106 @@
+"""What Slurm says of a job, in our words: squeue while it knows the job, sacct or scontrol after that."""
+
+import re
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from channels.errors import UserError
+
+State = Literal["PENDING", "RUNNING", "FINISHED", "FAILED", "KILLED", "UNKNOWN"]
+STATES: dict[str, State] = {
+    "PENDING": "PENDING",
+    "CONFIGURING": "PENDING",
+    "REQUEUED": "PENDING",
+    "REQUEUE_FED": "PENDING",
+    "REQUEUE_HOLD": "PENDING",
+    "RESV_DEL_HOLD": "PENDING",
+    "SPECIAL_EXIT": "PENDING",
+    "RUNNING": "RUNNING",
+    "COMPLETING": "RUNNING",
+    "RESIZING": "RUNNING",
+    "SIGNALING": "RUNNING",
+    "STAGE_OUT": "RUNNING",
+    "STOPPED": "RUNNING",
+    "SUSPENDED": "RUNNING",
+    "COMPLETED": "FINISHED",
+    "BOOT_FAIL": "FAILED",
+    "DEADLINE": "FAILED",
+    "FAILED": "FAILED",
+    "LAUNCH_FAILED": "FAILED",
+    "NODE_FAIL": "FAILED",
+    "OUT_OF_MEMORY": "FAILED",
+    "RECONFIG_FAIL": "FAILED",
+    "TIMEOUT": "FAILED",
+    "CANCELLED": "KILLED",
+    "PREEMPTED": "KILLED",
+    "REVOKED": "KILLED",
+}
+"""Slurm's job states. A preempted job that is to go on is in squeue as PENDING, which is asked first."""
+SILENT = ("None", "Dependency", "")
+TIMEOUT_S = 30
+Run = Callable[[Sequence[str]], "subprocess.CompletedProcess[str]"]
+
+
+@dataclass(frozen=True, slots=True)
+class JobState:
+    """State of a submitted job."""
+
+    state: State
+    reason: str | None = None
+    nodes: str | None = None
+
+
+def run_command(command: Sequence[str]) -> "subprocess.CompletedProcess[str]":
+    """Run one of Slurm's programs, for a limited time.
+
+    Raises:
+        UserError: it is not installed or does not answer.
+    """
+    try:
+        return subprocess.run(list(command), capture_output=True, text=True, timeout=TIMEOUT_S)
+    except FileNotFoundError:
+        mend = "run this where Slurm's programs are, e.g. on the login node"
+        raise UserError(f"{command[0]} is not installed here", where="slurm", mend=mend) from None
+    except subprocess.TimeoutExpired:
+        mend = "ask again later: scontrol ping"
+        raise UserError(f"{command[0]} does not answer in {TIMEOUT_S} s", where="slurm", mend=mend) from None
+
+
+def job_state(job_id: str, run: Run = run_command) -> JobState:
+    """Ask Slurm for one job."""
+    queued = run(["squeue", "--noheader", "--jobs", job_id, "--states=all", "--format=%T|%r|%N"])
+    if queued.returncode == 0 and queued.stdout.strip():
+        return _state(*_fields(queued.stdout, 3))
+    columns = "State,Reason,NodeList,ExitCode"
+    recorded = run(["sacct", "-X", "--noheader", "--parsable2", f"--format={columns}", "--jobs", job_id])
+    if recorded.returncode == 0 and recorded.stdout.strip():
+        state, reason, nodes, code = _fields(recorded.stdout, 4)
+        return _state(state, reason, nodes, code)
+    return _state_of_record(run(["scontrol", "--oneliner", "show", "job", job_id]).stdout)
+
+
+def _state_of_record(record: str) -> JobState:
+    fields = dict(re.findall(r"(\w+)=(\S+)", record))
+    if "JobState" not in fields:
+        return JobState("UNKNOWN", "Slurm does not know the job (any more)")
+    nodes = fields.get("NodeList", "")
+    return _state(fields["JobState"], fields.get("Reason", ""), "" if nodes == "(null)" else nodes, fields["ExitCode"])
+
+
+def _fields(output: str, count: int) -> list[str]:
+    last = output.strip().splitlines()[-1].split("|")
+    return (last + [""] * count)[:count]
+
+
+def _state(name: str, reason: str, nodes: str, code: str = "") -> JobState:
+    # sacct writes `CANCELLED by 1000` and may cut a long name short with a plus.
+    word = name.split()[0].rstrip("+")
+    state: State = STATES.get(word, "UNKNOWN")
+    told = [] if reason in SILENT else [reason]
+    if STATES.get(word) not in ("RUNNING", "FINISHED") and word != state and word not in told:
+        told.insert(0, word)
+    if state == "FAILED" and code not in ("", "0:0"):
+        told.append(f"exit {code}")
+    return JobState(state, ", ".join(told) or None, nodes or None)

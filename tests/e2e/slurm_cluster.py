@@ -1,0 +1,114 @@
+"""A real Slurm of three nodes on this machine, with accounting; as root every node has its own network namespace."""
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+SCRIPTS = Path(__file__).parent / "mini_slurm"
+PROGRAMS = ("slurmctld", "slurmd", "slurmdbd", "sbatch", "munged", "mariadbd")
+SBIN = "/usr/sbin:/sbin"
+
+
+def missing_programs() -> list[str]:
+    """What of Slurm is not installed."""
+    path = f"{os.environ.get('PATH', '')}:{SBIN}"
+    return [name for name in PROGRAMS if shutil.which(name, path=path) is None]
+
+
+@dataclass(frozen=True)
+class SlurmCluster:
+    """Commands against the cluster."""
+
+    root: Path
+    interface: str
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What makes Slurm's programs talk to this cluster."""
+        return {"SLURM_CONF": str(self.root / "etc" / "slurm.conf"), "PATH": f"{os.environ.get('PATH', '')}:{SBIN}"}
+
+    def run(self, *command: str) -> str:
+        """Output of a command of Slurm."""
+        done = subprocess.run(
+            command, env=os.environ | self.environment, capture_output=True, text=True, timeout=60, check=True
+        )
+        return done.stdout.strip()
+
+    def state(self, job_id: str) -> str:
+        """State of a job in squeue, in sacct once it has left the queue."""
+        queued = [line for line in self.run("squeue", "-h", "-t", "all", "-o", "%A %T").splitlines() if line]
+        states = dict(line.split() for line in queued)
+        return states.get(job_id) or self.run("sacct", "-X", "-n", "-P", "-o", "State", "-j", job_id)
+
+    def wait_for(self, what: str, reached: Callable[[], bool], timeout_s: float) -> None:
+        """Poll with a limit."""
+        deadline = time.monotonic() + timeout_s
+        while not reached():
+            assert time.monotonic() < deadline, f"{what} is not reached in {timeout_s} s"
+            time.sleep(0.5)
+
+    def wait_for_end(self, job_id: str, timeout_s: float = 420.0) -> str:
+        """The state in which a job ended."""
+        running = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED", "")
+        self.wait_for(f"end of job {job_id}", lambda: self.state(job_id) not in running, timeout_s)
+        return self.state(job_id)
+
+
+def processes_of(job_id: str) -> list[psutil.Process]:
+    """Processes that a job's environment marks, and all that descend from them."""
+    mark = f"SLURM_JOB_ID={job_id}\0".encode()
+    found: dict[int, psutil.Process] = {}
+    for process in psutil.process_iter():
+        try:
+            if mark in Path(f"/proc/{process.pid}/environ").read_bytes() + b"\0":
+                found |= {child.pid: child for child in (process, *process.children(recursive=True))}
+        except (OSError, psutil.Error):
+            continue
+    return list(found.values())
+
+
+def folders_of(processes: list[psutil.Process]) -> list[Path]:
+    """Temporary folders that a job's Ray was given."""
+    options = [option for process in processes for option in process.cmdline() if option.startswith("--temp-dir=")]
+    return sorted({Path(option.partition("=")[2]) for option in options})
+
+
+@contextmanager
+def slurm_cluster() -> Iterator[SlurmCluster]:
+    """Bring the cluster up, and down with everything it started."""
+    root = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))
+    number = os.getpid() % 90
+    netns = os.geteuid() == 0 and shutil.which("ip") is not None
+    settings = {
+        "ROOT": str(root), "NODES": "3", "GPUS": "2", "CPUS": "4", "MEM": "8000", "ACCT": "1", "KILLWAIT": "30",
+        "MODE": "netns" if netns else "ports", "BASE": str(18_000 + 20 * number),
+        "TAG": f"wt{number}n", "NET": f"10.213.{100 + number}",
+    }  # fmt: skip
+    environment = os.environ | settings
+    try:
+        with (root / "up.log").open("w") as log:
+            subprocess.run([SCRIPTS / "up.sh"], env=environment, stdout=log, stderr=log, timeout=120, check=True)
+        yield SlurmCluster(root, "eth0" if netns else _first_interface())
+    finally:
+        down = subprocess.Popen([SCRIPTS / "down.sh"], env=environment | {"WIPE": "1"}, start_new_session=True)
+        try:
+            down.wait(90)
+        except subprocess.TimeoutExpired:
+            os.killpg(down.pid, signal.SIGKILL)
+            raise
+
+
+def _first_interface() -> str:
+    for name, entries in psutil.net_if_addrs().items():
+        if name != "lo" and any(entry.family.name == "AF_INET" for entry in entries):
+            return name
+    raise AssertionError("this machine has no network interface beside the loopback")

@@ -1,0 +1,63 @@
+"""The checks before training."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from jobs import doctor
+from jobs.doctor import Finding, examine, examine_storage, versions
+from orchestrator.cluster import Profile
+
+
+def profile_in(folder: Path, **fields: Any) -> Profile:
+    return Profile.model_validate({"storage": {"runs": str(folder / "runs")}, **fields})
+
+
+def by_name(findings: list[Finding]) -> dict[str, Finding]:
+    return {finding.check: finding for finding in findings}
+
+
+def test_this_machine_is_ready_and_nothing_is_left(tmp_path: Path) -> None:
+    found = by_name(examine(profile_in(tmp_path)))
+    assert set(found) == {"versions", "device", "WiMamba kernels", "run folder", "clock", "ports", "MLflow"}
+    assert not [finding for finding in found.values() if finding.verdict == "failed"], found
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_versions_name_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "PACKAGES", ("numpy", "no-such-package"))
+    found = versions()
+    assert found["no-such-package"] == "missing" and found["numpy"][0].isdigit()
+
+
+@pytest.mark.parametrize(("free_gb", "verdict"), [(0.5, "failed"), (5.0, "warning"), (500.0, "ok")])
+def test_room_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_gb: float, verdict: str) -> None:
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda place: SimpleNamespace(free=free_gb * 2**30))
+    assert by_name(examine_storage(profile_in(tmp_path)))["run folder"].verdict == verdict
+
+
+@pytest.mark.parametrize(("skew_s", "verdict"), [(0.0, "ok"), (5.0, "warning"), (-5.0, "warning"), (90.0, "failed")])
+def test_the_clock_of_the_file_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, skew_s: float, verdict: str
+) -> None:
+    import time
+
+    true = time.time
+    monkeypatch.setattr(doctor.time, "time", lambda: true() + skew_s)
+    assert by_name(examine_storage(profile_in(tmp_path)))["clock"].verdict == verdict
+
+
+def test_a_run_folder_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("")
+    found = by_name(examine_storage(profile_in(tmp_path)))
+    assert found["run folder"].verdict == "failed" and "clock" not in found
+
+
+def test_a_slurm_profile_with_a_wrong_interface_and_a_silent_server(tmp_path: Path) -> None:
+    slurm = {"launcher": "slurm", "slurm": {"partition": "gpu"}, "network": {"interface": "bond77"}}
+    found = by_name(examine(profile_in(tmp_path, **slurm), "http://127.0.0.1:9"))
+    assert found["ports"].verdict == "failed" and "bond77" in found["ports"].found
+    assert found["MLflow"].verdict == "failed" and "unreachable" in found["MLflow"].found
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,154 @@
+"""``status``, ``logs`` and ``cancel`` over files of runs, without a launcher."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from channels.errors import UserError
+from channels.files import write_json
+from jobs import runs_commands
+from jobs.launch_folder import LaunchFolder
+from jobs.run_status import RunStatus, run_status
+from jobs.slurm_state import JobState
+from orchestrator.events import EventWriter
+from orchestrator.rundir import RunDirectory, hold
+from tests.jobs.launches import job_of
+
+METRICS = {"train/loss": 0.5, "perf/tokens_per_s": 1000.0, "perf/step_ms": 200.0}
+
+
+def a_run(runs: Path, name: str = "demo", status: str = "RUNNING", job: str | None = None) -> RunDirectory:
+    directory = RunDirectory(runs / name)
+    directory.path.mkdir(parents=True)
+    write_json(directory.spec, job_of().model_dump(mode="json"))
+    directory.update_state(status=status, cause="a reason" if status == "FAILED" else None, attempts=2)
+    with EventWriter(directory.events) as events:
+        events.write("attempt", step=0, total_steps=60)
+        events.write("step", step=10, metrics=METRICS)
+    if job:
+        directory.launch.mkdir()
+        record = {"launcher": "slurm", "job_id": job, "logs": str(directory.launch / "slurm")}
+        write_json(LaunchFolder(directory).submission, record)
+    return directory
+
+
+def seen(directory: RunDirectory, state: JobState | None = None) -> RunStatus:
+    return run_status(directory, lambda submission: state)
+
+
+def test_a_running_job_tells_step_speed_and_time_left(tmp_path: Path) -> None:
+    found = seen(a_run(tmp_path, job="12"), JobState("RUNNING", None, "n[1-2]"))
+    assert (found.state, found.attempt, found.step, found.total_steps) == ("RUNNING", 2, 10, 60)
+    assert (found.loss, found.tokens_per_s, found.seconds_left) == (0.5, 1000.0, pytest.approx(10.0))
+    assert (found.launcher, found.job, found.nodes) == ("slurm", "12", "n[1-2]")
+
+
+def test_a_requeued_job_is_pending_with_its_reason(tmp_path: Path) -> None:
+    found = seen(a_run(tmp_path, status="KILLED", job="12"), JobState("PENDING", "BeginTime"))
+    assert (found.state, found.reason, found.seconds_left) == ("PENDING", "BeginTime", None)
+
+
+def test_a_job_that_slurm_ended_is_not_running(tmp_path: Path) -> None:
+    found = seen(a_run(tmp_path, job="12"), JobState("KILLED", "CANCELLED"))
+    assert (found.state, found.reason) == ("KILLED", "CANCELLED")
+
+
+def test_a_bootstrap_failure_tells_its_cause(tmp_path: Path) -> None:
+    directory = a_run(tmp_path, job="12")
+    end = directory.launch / "attempts" / "12-0" / "end.json"
+    end.parent.mkdir(parents=True)
+    write_json(end, {"outcome": "failed", "cause": "nodes n2 have not joined"})
+    found = seen(directory, JobState("FAILED", "exit 1:0"))
+    assert (found.state, found.reason) == ("FAILED", "nodes n2 have not joined")
+
+
+@pytest.mark.parametrize(("own", "reason"), [("FINISHED", None), ("FAILED", "a reason")])
+def test_the_run_knows_best_how_it_ended(tmp_path: Path, own: str, reason: str | None) -> None:
+    found = seen(a_run(tmp_path, status=own, job="12"), JobState("FAILED", "exit 1:0"))
+    assert (found.state, found.reason) == (own, reason)
+
+
+def test_a_local_run_without_controller_is_not_running(tmp_path: Path) -> None:
+    directory = a_run(tmp_path)
+    with hold(directory):
+        assert seen(directory).state == "RUNNING"
+    found = seen(directory)
+    assert found.state == "KILLED" and "controller is gone" in str(found.reason)
+
+
+def test_a_torn_line_of_events_is_passed_over(tmp_path: Path) -> None:
+    directory = a_run(tmp_path, status="FINISHED")
+    with directory.events.open("a") as file:
+        file.write('{"kind":"step","st')
+    assert seen(directory).step == 10
+
+
+@pytest.fixture
+def wavetrain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Runs the command line in a folder with runs; exit code, output, error."""
+    from jobs.cli import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["wavetrain", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capsys.readouterr()
+        return int(ended.value.code or 0), said.out, said.err
+
+    return run
+
+
+def test_a_beginning_that_fits_several_runs_is_refused(tmp_path: Path, wavetrain: Any) -> None:
+    a_run(tmp_path / "runs", "demo-1", "FINISHED")
+    a_run(tmp_path / "runs", "demo-2", "FINISHED")
+    code, _, error = wavetrain("status", "demo")
+    assert code == 2 and error.count("\n") == 1 and "demo-1, demo-2" in error
+    assert wavetrain("status", "demo-2", "--json")[0] == 0
+    assert "demo-2" in wavetrain("status")[1]
+    code, _, error = wavetrain("logs", "nothing")
+    assert code == 2 and "known runs: " in error
+
+
+def test_logs_of_a_node(tmp_path: Path, wavetrain: Any) -> None:
+    directory = a_run(tmp_path / "runs", "demo", "FINISHED", job="12")
+    folder = LaunchFolder(directory).submitted
+    folder.mkdir()
+    for node in (0, 1):
+        (folder / f"12_{node}_log.err").write_text("".join(f"node {node} line {line}\n" for line in range(5)))
+    assert wavetrain("logs", "demo", "--node", "1", "-n", "2")[1] == "node 1 line 3\nnode 1 line 4\n"
+    assert "node 0 line 0" in wavetrain("logs", "demo")[1]
+
+
+def test_cancelling_what_has_ended_and_what_never_listens(
+    tmp_path: Path, wavetrain: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a_run(tmp_path / "runs", "done", "FINISHED")
+    assert "has ended (FINISHED)" in wavetrain("cancel", "done")[2]
+    a_run(tmp_path / "runs", "deaf", "RUNNING", job="12")
+    commands: list[list[str]] = []
+    monkeypatch.setattr(runs_commands, "ask", lambda submission: JobState("RUNNING"))
+    monkeypatch.setattr(runs_commands.slurm_state, "run_command", commands.append)
+    code, out, _ = wavetrain("cancel", "deaf", "--wait", "1")
+    assert code == 0 and "after a checkpoint" not in out
+    assert commands == [["scancel", "12"]]
+    assert (tmp_path / "runs" / "deaf" / "stop.request").exists()
+
+
+def test_a_run_that_was_not_submitted_has_no_logs(tmp_path: Path, wavetrain: Any) -> None:
+    a_run(tmp_path / "runs", "local", "FINISHED")
+    assert "printed to its terminal" in wavetrain("logs", "local")[2]
+
+
+def test_a_run_that_is_queued_is_not_submitted_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from jobs import submit_command
+
+    directory = a_run(tmp_path, job="12")
+    monkeypatch.setattr(submit_command, "ask", lambda submission: JobState("PENDING", "Resources"))
+    with pytest.raises(UserError, match="job 12 is PENDING"):
+        submit_command._check_not_queued(directory)
+    assert json.loads(directory.state.read_text())["status"] == "RUNNING"
