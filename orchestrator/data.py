@@ -66,6 +66,10 @@ class TrainingData:
         sums: NDArray[np.float64] = sum((piece.weight @ self.targets[piece.source] for piece in pieces), np.zeros(()))
         return sums
 
+    def padded_tokens(self, piece: Slice) -> int:
+        """Tokens of a batch of all samples of a slice, padded to the longest; class tokens count as in the plan."""
+        return len(piece.source) * int(self.lengths[piece.source].max())
+
     def valid_tokens(self, pieces: Sequence[Slice]) -> int:
         """Tokens of the true samples in the pieces."""
         return int(sum(piece.weight @ self.lengths[piece.source] for piece in pieces))

@@ -102,7 +102,7 @@ class StepLoader:
             draws=tuple(micro.epoch for micro in micro_slices),
             denominators=self._data.denominators(everything),
             valid_tokens=self._data.valid_tokens(everything),
-            padded_tokens=sum(batch.tokens.shape[0] * batch.tokens.shape[1] for batch in micro_batches),
+            padded_tokens=sum(self._data.padded_tokens(micro) for micro in micro_slices),
             source_entropy=source_entropy(
                 self._batches.schedule.catalogue,
                 np.concatenate([piece.source for piece in everything]),
