@@ -5,9 +5,13 @@ from pathlib import Path
 
 from channels.errors import UserError
 from channels.store import ChannelStore
+from channels.verify import find_fault
 from orchestrator.cluster import Profile
 from orchestrator.config import JobSpec
 from samplers.catalogue import Catalogue
+
+CHECKSUM_BYTES = 2**31
+"""Stores up to this size are compared with their checksums before a run."""
 
 
 def check_resources(job: JobSpec, profile: Profile) -> None:
@@ -62,18 +66,18 @@ def check_batches(job: JobSpec, catalogue: Catalogue) -> None:
 
 
 def check_store(store: ChannelStore) -> None:
-    """Every shard of the store is there and has its size (checksums: ``wavetrain channels verify``).
+    """Every shard is there and has its size; of a store that is read in seconds the checksums are compared too.
 
     Raises:
-        UserError: a missing or truncated shard, named.
+        UserError: a missing, truncated or altered shard, named.
     """
-    for entry in store.sets.values():
-        for split in entry.splits.values():
-            for shard in split.shards:
-                path = Path(store.path) / shard.file
-                if not path.exists() or path.stat().st_size != shard.bytes:
-                    found = "is missing" if not path.exists() else f"has {path.stat().st_size} bytes, not {shard.bytes}"
-                    raise UserError(f"shard {found}", where=str(path), mend="make or import the set again")
+    shards = [shard for entry in store.sets.values() for split in entry.splits.values() for shard in split.shards]
+    checksums = sum(shard.bytes for shard in shards) <= CHECKSUM_BYTES
+    for shard in shards:
+        fault = find_fault(store.path, shard, checksum=checksums)
+        if fault is not None:
+            mend = "make or import the set again; wavetrain channels verify lists all damage"
+            raise UserError(fault.what, where=str(store.path / fault.file), mend=mend)
 
 
 def check_run_folder(runs: Path) -> None:

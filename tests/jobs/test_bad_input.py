@@ -77,12 +77,17 @@ def test_store_of_another_schema(folder: Path, small_store: Path, wavetrain: Any
     assert_says(wavetrain("train", str(spec_file(folder, store))), "manifest.json", "99")
 
 
-def test_truncated_shard(folder: Path, small_store: Path, wavetrain: Any) -> None:
+@pytest.mark.parametrize(("damage", "word"), [("truncate", "truncated"), ("flip", "altered"), ("remove", "missing")])
+def test_corrupt_shard(folder: Path, small_store: Path, wavetrain: Any, damage: str, word: str) -> None:
     store = folder / "broken"
     shutil.copytree(small_store, store)
     shard = sorted((store / "shards").rglob("*.safetensors"))[0]
-    shard.write_bytes(shard.read_bytes()[:-100])
-    assert_says(wavetrain("train", str(spec_file(folder, store))), shard.name, "bytes")
+    content = bytearray(shard.read_bytes())
+    content[-50] ^= 1
+    shard.write_bytes(content[:-100] if damage == "truncate" else content)
+    if damage == "remove":
+        shard.unlink()
+    assert_says(wavetrain("train", str(spec_file(folder, store))), shard.name, word, "channels verify")
     assert not (folder / "runs").exists()
 
 
