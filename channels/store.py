@@ -1,7 +1,8 @@
 """Reading channels from a store: by set, split and index, memory-mapped, only what is touched."""
 
+import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ _OPEN_SHARDS = 256
 
 
 class ChannelStore:
-    """An opened store. It is picklable: a copy in another process maps the shards anew.
+    """An opened store. Threads may share it; it is picklable: a copy in another process maps the shards anew.
 
     path: the folder. fingerprint: hex SHA-256 of its content. sets: in the order they were added.
     """
@@ -29,6 +30,7 @@ class ChannelStore:
         self.fingerprint = fingerprint(sets)
         self.sets: Mapping[str, StoredSet] = dict(sets)
         self._mapped: OrderedDict[str, dict[str, NDArray[Any]]] = OrderedDict()
+        self._mapping = threading.Lock()
 
     @classmethod
     def open(cls, path: Path | str) -> "ChannelStore":
@@ -62,6 +64,12 @@ class ChannelStore:
                     found.setdefault(name.removeprefix(LABEL), empty)[places] = tensor[rows]
         return found
 
+    def forget(self, files: Iterable[str]) -> None:
+        """Unmap shards, e.g. copies that were removed; a read under way ends undisturbed, a later one maps anew."""
+        with self._mapping:
+            for file in files:
+                self._mapped.pop(file, None)
+
     def __getstate__(self) -> dict[str, Any]:
         """Path and manifest; maps stay behind."""
         return {"path": self.path, "sets": dict(self.sets)}
@@ -93,13 +101,14 @@ class ChannelStore:
         return [(stored.shards[number], place, rows[place]) for number, place in places]
 
     def _tensors(self, shard: Shard) -> dict[str, NDArray[Any]]:
-        if shard.file in self._mapped:
-            self._mapped.move_to_end(shard.file)
-        else:
-            self._mapped[shard.file] = map_shard(self.path / shard.file, shard)
-            if len(self._mapped) > _OPEN_SHARDS:
-                self._mapped.popitem(last=False)
-        return self._mapped[shard.file]
+        with self._mapping:
+            if shard.file in self._mapped:
+                self._mapped.move_to_end(shard.file)
+            else:
+                self._mapped[shard.file] = map_shard(self.path / shard.file, shard)
+                if len(self._mapped) > _OPEN_SHARDS:
+                    self._mapped.popitem(last=False)
+            return self._mapped[shard.file]
 
     def _check_shards_exist(self) -> None:
         for stored in self.sets.values():

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Protocol
 
 from channels.store import ChannelStore
-from orchestrator.cached_store import CachedStore
 from orchestrator.shard_cache import CacheCounts
 from orchestrator.shard_map import ShardMap
 from samplers.schedule import Schedule, Slice
@@ -55,7 +54,7 @@ class NodePlacement:
         leader: bool,
         whole_first: bool,
     ) -> None:
-        self.store = CachedStore(cache.folder, store.sets)
+        self.store = ChannelStore(cache.folder, store.sets)
         self._cache = cache
         self._schedule = schedule
         self._shard_map = shard_map

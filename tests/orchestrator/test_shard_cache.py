@@ -18,7 +18,6 @@ from channels.errors import UserError
 from channels.manifest import Shard
 from channels.store import ChannelStore
 from orchestrator import shard_cache
-from orchestrator.cached_store import CachedStore
 from orchestrator.shard_cache import CacheCounts, ShardCache, size_text
 
 SIZES = (100, 150, 200, 250, 300, 350)
@@ -78,7 +77,7 @@ def test_copies_are_where_a_channel_store_looks_for_them(small_store: Path, tmp_
     shards = store.sets["R1"].splits["train"].shards
     cache = ShardCache(tmp_path, 10**9, small_store, shards)
     cache.acquire("rank", [shard.file for shard in shards])
-    copied = CachedStore(tmp_path, store.sets)
+    copied = ChannelStore(tmp_path, store.sets)
     index = np.asarray([44, 3, 17], np.int64)
     assert np.array_equal(copied.read("R1", "train", index), store.read("R1", "train", index))
     assert cache.counts() == CacheCounts(sum(shard.bytes for shard in shards), 0, len(shards), 0)
@@ -92,7 +91,7 @@ def test_an_evicted_shard_stays_readable_until_it_is_forgotten(small_store: Path
     first, second = store.sets["R1"].splits["train"].shards[:2]
     cache = ShardCache(tmp_path, first.bytes + second.bytes - 1, small_store, [first, second])
     cache.acquire("rank", [first.file])
-    copied = CachedStore(tmp_path, store.sets)
+    copied = ChannelStore(tmp_path, store.sets)
     before = copied.read("R1", "train", np.arange(3))
     cache.release("rank")
     cache.acquire("rank", [second.file])
