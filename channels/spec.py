@@ -36,6 +36,13 @@ class ChannelSpec:
     los: bool | None
     speed_kmh: tuple[float, float]
 
+    def __post_init__(self) -> None:
+        """Whole numbers become floats where floats are meant: 30 and 30.0 must have one fingerprint."""
+        for field in ("fc_ghz", "subcarrier_spacing_khz", "slot_ms"):
+            object.__setattr__(self, field, float(getattr(self, field)))
+        low, high = self.speed_kmh
+        object.__setattr__(self, "speed_kmh", (float(low), float(high)))
+
     @property
     def antennas(self) -> int:
         """Elements of the planar array."""

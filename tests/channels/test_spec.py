@@ -1,3 +1,4 @@
+import json
 from dataclasses import FrozenInstanceError, replace
 
 import pytest
@@ -54,3 +55,13 @@ def test_missing_key_and_wrong_kind(spec: ChannelSpec):
         ChannelSpec.from_mapping(rest, "sets.yaml")
     with pytest.raises(UserError, match="mapping"):
         ChannelSpec.from_mapping(["S1"], "sets.yaml")
+
+
+def test_whole_numbers_are_floats_where_floats_are_meant():
+    whole = ChannelSpec(
+        name="A", fc_ghz=2, subcarriers=16, subcarrier_spacing_khz=30, slots=8, slot_ms=1, rows=1, cols=4,
+        scenario="UMi", los=True, speed_kmh=(3, 30),
+    )  # fmt: skip
+    again = ChannelSpec.from_mapping(whole.to_mapping(), "test")
+    assert json.dumps(again.to_mapping()) == json.dumps(whole.to_mapping())
+    assert '"slot_ms": 1.0' in json.dumps(whole.to_mapping())
