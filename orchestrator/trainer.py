@@ -1,6 +1,5 @@
 """Ray Train's controller and worker group, with our failure policy."""
 
-from pathlib import Path
 from typing import Any
 
 from orchestrator.cluster import Profile
@@ -63,8 +62,3 @@ def _ray_worker(config: dict[str, str]) -> None:
     from orchestrator.worker import ray_worker
 
     ray_worker(config)
-
-
-def ray_train_folder(directory: RunDirectory) -> Path:
-    """Where Ray Train keeps its own state of a run."""
-    return directory.path / "ray_train"
