@@ -55,6 +55,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--contestant", help="run one contestant here and print its line as JSON")
     arguments = parser.parse_args()
+    if arguments.repeats < 2:
+        parser.error(f"--repeats {arguments.repeats}: a deviation needs at least 2")
     if arguments.contestant:
         print(json.dumps(contest(arguments)))
         return
