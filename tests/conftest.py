@@ -11,7 +11,26 @@ from tests.ranks import RankPools
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+LEFT_OUT = pytest.StashKey[int]()
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+def pytest_deselected(items: list[pytest.Item]) -> None:
+    """Count the launching tests that the default selection leaves out."""
+    launching = [item for item in items if item.get_closest_marker("launching")]
+    if launching:
+        stash = launching[0].config.stash
+        stash[LEFT_OUT] = stash.get(LEFT_OUT, 0) + len(launching)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """One line on what was left out, and why."""
+    from tests.e2e.slurm_cluster import missing_programs
+
+    missing = missing_programs()
+    slurm = f"Slurm is not installed here: {', '.join(missing)}" if missing else "Slurm is installed here"
+    if config.stash.get(LEFT_OUT, 0):
+        terminalreporter.write_line(f"left out: {config.stash[LEFT_OUT]} tests of launching ({slurm}): make test-launching")
 
 
 @pytest.fixture(scope="session")
