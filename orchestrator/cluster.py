@@ -65,6 +65,8 @@ class Profile(Section):
     launcher: Literal["local", "ray", "slurm"] = "local"
     device: Literal["cpu", "cuda"] = "cpu"
     cpus_per_worker: Positive = 1
+    device_peak_flops: Annotated[float, Field(gt=0)] | None = None
+    """Operations/s of a worker's device in the job's precision; null: by its name, and no MFU if that is unknown."""
     ray_address: str | None = None
     """Address of a standing Ray cluster (launcher ``ray``), or of the one that a Slurm job started for itself."""
     ray_dashboard: str | None = None

@@ -37,7 +37,7 @@ class TrainingData:
     """Masked tokens [sources, tasks] that one sample contributes to each task."""
     lengths: NDArray[np.int64]
     """Tokens [sources] of one sample."""
-    flops: tuple[float, ...]
+    flops: NDArray[np.float64]
     """Arithmetic [sources] of one forward pass of one sample."""
     snr_db: float | None
     seed: int
@@ -110,13 +110,14 @@ def open_training_data(section: DataSection, spec: ModelSpec, seed: int) -> tupl
     catalogue = Catalogue(tuple(sources))
     unit_shapes = [_unit_shape(origin) for origin in origins]
     targets = [spec.target_tokens(shape, origin.variant) for shape, origin in zip(unit_shapes, origins, strict=True)]
+    flops = [spec.forward_flops(shape, origin.variant) for shape, origin in zip(unit_shapes, origins, strict=True)]
     data = TrainingData(
         store=store,
         spec=spec,
         origins=tuple(origins),
         targets=np.asarray(targets, np.float64),
         lengths=np.asarray([source.length for source in sources], np.int64),
-        flops=tuple(spec.forward_flops(shape, at.variant) for shape, at in zip(unit_shapes, origins, strict=True)),
+        flops=np.asarray(flops, np.float64),
         snr_db=section.snr_db,
         seed=seed,
     )

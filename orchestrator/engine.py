@@ -27,6 +27,8 @@ class StepResult:
     grad_norm: float
     padded_tokens: int
     """Tokens computed by all ranks, padding included."""
+    computed_flops: float
+    """Operations of all ranks, padding included."""
     stop: bool
     """Some rank was asked to stop after this step."""
 
@@ -95,14 +97,14 @@ class TrainingEngine:
             part = engine(micro.to(self.device, non_blocking=True), MaskDraw(seed=seed, epoch=epoch))
             sums += part.detach()
             if number == last:
-                losses, padded, stop = self._agree(sums * scale, batch, stop)
+                losses, padded, flops, stop = self._agree(sums * scale, batch, stop)
             engine.backward((part * scale).sum() * self.world)
             if number != last:
                 engine.step()
         plain = self._plain_norm()
         engine.step()
         norm = engine.get_global_grad_norm() if plain is None else plain
-        return StepResult(tuple(losses * active_tasks(batch)), float(norm), padded, stop)
+        return StepResult(tuple(losses * active_tasks(batch)), float(norm), padded, flops, stop)
 
     def _plain_norm(self) -> float | None:
         """Norm before clipping where DeepSpeed leaves clipping to torch and forgets the norm (stage 0 in fp32)."""
@@ -111,23 +113,25 @@ class TrainingEngine:
         gradients = [parameter.grad for parameter in self.deepspeed.module.parameters() if parameter.grad is not None]
         return float(torch.nn.utils.get_total_norm(gradients))
 
-    def _agree(self, share: Tensor, batch: StepBatch, stop: bool) -> tuple[NDArray[np.float64], int, bool]:
-        """Sum losses, padding and flags over the ranks; raise everywhere if one rank's loss is not finite."""
+    def _agree(self, share: Tensor, batch: StepBatch, stop: bool) -> tuple[NDArray[np.float64], int, float, bool]:
+        """Sum losses, padding, work and flags over the ranks; raise everywhere if one rank's loss is not finite."""
         finite = bool(torch.isfinite(share).all())
-        report = torch.zeros(self._tasks + 2 + self.world, dtype=torch.float64, device=self.device)
+        report = torch.zeros(self._tasks + 3 + self.world, dtype=torch.float64, device=self.device)
         report[: self._tasks] = share if finite else torch.zeros_like(share)
         report[self._tasks] = batch.padded_tokens
-        report[self._tasks + 1] = float(stop)
-        report[self._tasks + 2 + self.rank] = float(not finite)
+        report[self._tasks + 1] = batch.computed_flops
+        report[self._tasks + 2] = float(stop)
+        report[self._tasks + 3 + self.rank] = float(not finite)
         dist.all_reduce(report)
         values = report.cpu().numpy()
-        bad = np.flatnonzero(values[self._tasks + 2 :])
+        bad = np.flatnonzero(values[self._tasks + 3 :])
         if len(bad):
             raise TrainingDivergedError(
                 f"loss is NaN or infinite at epoch {batch.epoch}, step {batch.step} of the epoch, "
                 f"rank {', '.join(map(str, bad))}, bucket {batch.bucket}"
             )
-        return values[: self._tasks], int(values[self._tasks]), bool(values[self._tasks + 1])
+        padded, flops, stop = values[self._tasks : self._tasks + 3]
+        return values[: self._tasks], int(padded), float(flops), bool(stop)
 
     def full_weights(self) -> dict[str, Tensor]:
         """All parameters and buffers in fp32 on the CPU (collective: every rank calls it, rank 0 gets the result)."""

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from models.interface import TokenBatch
+from orchestrator.accounting import padded_flops, valid_flops
 from orchestrator.data import TrainingData
 from orchestrator.placement import Placement
 from samplers.batches import ScheduledBatches
@@ -34,6 +35,10 @@ class StepBatch:
     """Tokens of the true samples of the whole global batch."""
     padded_tokens: int
     """Tokens this rank computes, padding and fillers included."""
+    valid_flops: float
+    """Operations that the true samples of the whole global batch need, forward and backward."""
+    computed_flops: float
+    """Operations of this rank, padding and fillers included."""
     source_entropy: float
     """Bits; of the sets that the global batch draws from."""
     bucket: int
@@ -103,6 +108,8 @@ class StepLoader:
             denominators=self._data.denominators(everything),
             valid_tokens=self._data.valid_tokens(everything),
             padded_tokens=sum(self._data.padded_tokens(micro) for micro in micro_slices),
+            valid_flops=valid_flops(self._data.flops, everything),
+            computed_flops=sum(padded_flops(self._data.flops, micro) for micro in micro_slices),
             source_entropy=source_entropy(
                 self._batches.schedule.catalogue,
                 np.concatenate([piece.source for piece in everything]),

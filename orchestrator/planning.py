@@ -1,6 +1,6 @@
 """From a job to its plan and schedule: the only place that turns spec fields into sampler arguments."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from channels.errors import UserError
 from orchestrator.config import JobSpec
@@ -11,7 +11,7 @@ from samplers.schedule import Schedule
 from samplers.segmentation import Constraints
 
 
-def make_job_plan(job: JobSpec, catalogue: Catalogue, flops: Sequence[float]) -> Plan:
+def make_job_plan(job: JobSpec, catalogue: Catalogue, flops: Iterable[float]) -> Plan:
     """Buckets and batch sizes of a job; ``flops``: of one sample of each source.
 
     Raises:
@@ -34,17 +34,17 @@ def make_job_plan(job: JobSpec, catalogue: Catalogue, flops: Sequence[float]) ->
     )
 
 
-def _flops_cost(catalogue: Catalogue, flops: Sequence[float]) -> Cost:
+def _flops_cost(catalogue: Catalogue, flops: Iterable[float]) -> Cost:
     """Arithmetic of a forward pass by length: the dearest source of each length, never falling with the length."""
     table: dict[int, float] = {}
     dearest = 0.0
     for source, operations in sorted(zip(catalogue, flops, strict=True), key=lambda pair: pair[0].length):
-        dearest = max(dearest, operations)
+        dearest = max(dearest, float(operations))
         table[source.length] = dearest
     return Cost.from_table(table)
 
 
-def make_schedule(job: JobSpec, catalogue: Catalogue, flops: Sequence[float], plan: Plan | None = None) -> Schedule:
+def make_schedule(job: JobSpec, catalogue: Catalogue, flops: Iterable[float], plan: Plan | None = None) -> Schedule:
     """The schedule of a whole run; ``plan`` replaces the job's own, e.g. after a memory probe."""
     plan = plan or make_job_plan(job, catalogue, flops)
     sizes = job.batching.micro_batch

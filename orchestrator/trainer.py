@@ -46,6 +46,7 @@ def make_trainer(job: JobSpec, profile: Profile, directory: RunDirectory, *, das
             "device": profile.device,
             "threads": str(profile.cpus_per_worker),
             "cache": str(profile.storage.cache.absolute()) if profile.storage.cache else "",
+            "peak_flops": "" if profile.device_peak_flops is None else str(profile.device_peak_flops),
         },
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
         scaling_config=ScalingConfig(num_workers=job.scale.workers, use_gpu=use_gpu, resources_per_worker=resources),

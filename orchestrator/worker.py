@@ -14,6 +14,7 @@ import torch.distributed as dist
 from models.export import save_model
 from models.registry import make_spec
 from orchestrator import checkpoints
+from orchestrator.accounting import StepWork, device_peak
 from orchestrator.config import JobSpec
 from orchestrator.coverage import EpochCoverage, imbalance_of_ranks, sum_over_ranks
 from orchestrator.data import open_training_data
@@ -56,17 +57,26 @@ def ray_worker(config: dict[str, str]) -> None:
 
     cache = Path(config["cache"]) if config["cache"] else None
     directory = RunDirectory(Path(config["run"]))
-    Worker(directory, device=config["device"], cache=cache, node=ray.get_runtime_context().get_node_id()).run()
+    peak = float(config["peak_flops"]) if config["peak_flops"] else None
+    node = ray.get_runtime_context().get_node_id()
+    Worker(directory, device=config["device"], cache=cache, node=node, peak_flops=peak).run()
 
 
 class Worker:
     """One rank of one attempt.
 
     cache: folder in node-local storage for copies of shards. node: Ray's id of the node, needed where copies are made.
+    peak_flops: operations/s of the device as the cluster's profile states them.
     """
 
     def __init__(
-        self, directory: RunDirectory, device: str, *, cache: Path | None = None, node: str | None = None
+        self,
+        directory: RunDirectory,
+        device: str,
+        *,
+        cache: Path | None = None,
+        node: str | None = None,
+        peak_flops: float | None = None,
     ) -> None:
         self.directory = directory
         self.job: JobSpec = directory.read_spec()
@@ -79,6 +89,8 @@ class Worker:
         self.engine = TrainingEngine(
             self.spec.build(self.job.seed), self.job.train, device=device, tasks=len(self.spec.tasks)
         )
+        peak = device_peak(self.engine.device.type, self.job.train.precision, peak_flops)
+        self.peak_flops = None if peak is None else peak * self.world
         self.progress = Progress()
         self.coverage = EpochCoverage(catalogue)
         self.events: EventWriter | None = None
@@ -201,6 +213,7 @@ class Worker:
             self._end_epoch(batch.epoch)
 
     def _metrics(self, batch: StepBatch, result: StepResult, seconds: float) -> dict[str, float]:
+        work = StepWork(batch.valid_tokens, result.padded_tokens, batch.valid_flops, result.computed_flops)
         by_task = {f"train/loss_{task}": loss for task, loss in zip(self.spec.tasks, result.losses, strict=True)}
         return {
             "train/loss": float(np.mean(result.losses)),
@@ -211,7 +224,7 @@ class Worker:
             "data/padding_ratio": 1.0 - batch.valid_tokens / max(result.padded_tokens, 1),
             "data/source_entropy": batch.source_entropy,
             "data/bucket": float(batch.bucket),
-            "perf/tokens_per_s": batch.valid_tokens / seconds,
+            **work.speeds(seconds, self.peak_flops),
             "perf/step_ms": 1e3 * seconds,
             "perf/data_wait_ms": 1e3 * self.progress.wait_seconds,
             "time/train_s": self.progress.train_seconds,

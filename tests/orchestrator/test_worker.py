@@ -65,6 +65,8 @@ def test_snapshot_models_train_stop_and_go_on(
         assert 0.0 <= epoch["metrics"]["data/rank_imbalance"] < 1.0
     for step in events_of(straight, "step"):
         assert 0.0 <= step["metrics"]["data/padding_ratio"] < 1.0
+        assert 0.0 < step["metrics"]["perf/flops_per_s"] <= step["metrics"]["perf/computed_flops_per_s"]
+        assert "perf/mfu" not in step["metrics"]
 
     broken = prepare(tmp_path / "broken", job)
     broken.stop_request.touch()
