@@ -14,8 +14,10 @@ from jobs import ray_jobs, slurm_state
 from jobs.launch_folder import LaunchFolder
 from jobs.run_status import ENDED, RunStatus, list_runs, run_status
 from jobs.train_command import ClusterFileOption, ClusterOption
+from jobs.watch import watch
 from orchestrator.cluster import load_profile
-from orchestrator.live import clock
+from orchestrator.live import LiveView
+from orchestrator.progress import clock
 from orchestrator.rundir import RunDirectory
 
 FOLLOW_S = 0.5
@@ -25,11 +27,16 @@ RunArgument = Annotated[str, typer.Argument(help="Name or folder of a run.", sho
 def status(
     run: Annotated[str | None, typer.Argument(help="Name or folder of a run; all runs otherwise.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--watch", "-w", help="Follow one run until it ends (Ctrl-C leaves).")
+    ] = False,
     cluster: ClusterOption = None,
     cluster_file: ClusterFileOption = None,
 ) -> None:
     """Show state, attempt, step, loss, speed, time left, nodes and reason of one run or of all."""
     runs = load_profile(cluster_file, cluster).storage.runs
+    if follow:
+        raise typer.Exit(_watch(find(run, runs) if run else newest(runs)))
     directories = list_runs(runs) if run is None else [find(run, runs)]
     found = [run_status(directory, ask) for directory in directories]
     if as_json:
@@ -85,6 +92,26 @@ def cancel(
     elif submission.get("launcher") == "ray" and not stopped:
         ray_jobs.stop(submission)
     typer.echo(f"run {run} is cancelled{' after a checkpoint' if stopped else ''}")
+
+
+def newest(runs: Path) -> RunDirectory:
+    """The run that was touched last.
+
+    Raises:
+        UserError: there is none.
+    """
+    known = list_runs(runs)
+    if not known:
+        raise UserError("no run is there yet", where=str(runs), mend="wavetrain train SPEC")
+    return known[-1]
+
+
+def _watch(directory: RunDirectory) -> int:
+    """Follow a run; 0, or 1 where it failed."""
+    ended = watch(directory, ask, LiveView(title=directory.path.name))
+    if ended is None:
+        typer.echo(f"run {directory.path.name} goes on: wavetrain status --watch {directory.path.name}", err=True)
+    return 1 if ended and ended.state == "FAILED" else 0
 
 
 def find(name: str, runs: Path) -> RunDirectory:

@@ -34,7 +34,7 @@ def train(
     from orchestrator.controller import run_job
     from orchestrator.live import LiveView
 
-    outcome = run_job(job, profile, LiveView())
+    outcome = run_job(job, profile, LiveView(title=job.name))
     raise typer.Exit(report(outcome))
 
 

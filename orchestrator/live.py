@@ -1,4 +1,4 @@
-"""What a person sees while a run trains: one live line on a terminal, plain lines elsewhere."""
+"""What a person sees while a run trains: a panel on a terminal, plain lines elsewhere."""
 
 import sys
 import time
@@ -6,82 +6,95 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
+from orchestrator.live_panel import make_panel
+from orchestrator.progress import RunProgress, clock
+
 PLAIN_INTERVAL_S = 5.0
-RATE_WINDOW = 50
 
 
 @dataclass
 class LiveView:
-    """Turns events into a line with step, loss, tokens/s, padding and time left."""
+    """Shows the events of a run as they come; call ``update`` a few times a second, with or without events."""
 
+    title: str = ""
     stream: TextIO = field(default_factory=lambda: sys.stderr)
-    total_steps: int = 0
-    _last: Mapping[str, Any] = field(default_factory=dict)
-    _recent_ms: list[float] = field(default_factory=list)
-    _shown: float = 0.0
-    _shown_step: int = -1
-    _width: int = 0
+    state: str = ""
+    """What the launcher says of the run, shown beside the title."""
+    progress: RunProgress = field(default_factory=RunProgress)
+    _live: Any = None
+    _shown: float = float("-inf")
+    _shown_step: int = 0
 
-    def update(self, events: Sequence[Mapping[str, Any]]) -> None:
-        """Take in new events and redraw if it is time."""
+    def update(self, events: Sequence[Mapping[str, Any]], *, quiet: bool = False) -> None:
+        """Take in new events and redraw if it is time. quiet: they are old, nothing is said of them singly."""
         for event in events:
-            match event["kind"]:
-                case "attempt":
-                    self.total_steps = event["total_steps"]
-                    verb = "starts" if event["step"] == 0 else f"resumes after step {event['step']}"
-                    self.say(f"training {verb}: {event['world']} ranks on {event['device']}, {self.total_steps} steps")
-                case "warning":
-                    self.say(f"warning: {event['text']}")
-                case "note":
-                    self.say(event["text"])
-                case "step":
-                    self._last = event
-                    self._recent_ms = [*self._recent_ms[1 - RATE_WINDOW :], event["metrics"]["perf/step_ms"]]
-        self._draw()
+            self.progress.add(event)
+            if not quiet:
+                self._tell(event)
+        if any(event["kind"] in ("attempt", "step") for event in events) or self._live:
+            self._draw()
 
     def say(self, text: str) -> None:
         """A line that stays."""
-        self._erase()
-        print(text, file=self.stream, flush=True)
+        if self._live:
+            self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(text, file=self.stream, flush=True)
 
     def close(self) -> None:
-        """Show the last step and leave the line."""
-        if self._last and self._last["step"] != self._shown_step:
-            self._erase()
-            print(self._line(), file=self.stream, flush=True)
-            self._last = {}
+        """Leave the last state on the screen."""
+        if self._live:
+            self._live.update(self._panel(), refresh=True)
+            self._live.stop()
+            self._live = None
+        elif self.progress.last and self.progress.step != self._shown_step:
+            self._print_line()
+        self._shown_step = self.progress.step
+
+    def _tell(self, event: Mapping[str, Any]) -> None:
+        match event["kind"]:
+            case "attempt":
+                verb = "starts" if event["step"] == 0 else f"resumes after step {event['step']}"
+                self.say(f"training {verb}: {event['world']} ranks on {event['device']}, {event['total_steps']} steps")
+            case "warning":
+                self.say(f"warning: {event['text']}")
+            case "note":
+                self.say(event["text"])
 
     def _draw(self) -> None:
-        if not self._last:
-            return
-        now = time.monotonic()
-        if self.stream.isatty():
-            line = self._line()
-            print("\r" + line.ljust(self._width), end="", file=self.stream, flush=True)
-            self._width = len(line)
-        elif now - self._shown >= PLAIN_INTERVAL_S and self._last["step"] != self._shown_step:
-            print(self._line(), file=self.stream, flush=True)
-            self._shown, self._shown_step = now, self._last["step"]
+        if self._on_terminal():
+            self._live = self._live or self._start()
+            self._live.update(self._panel(), refresh=True)
+        elif time.monotonic() - self._shown >= PLAIN_INTERVAL_S and self.progress.step != self._shown_step:
+            self._print_line()
 
-    def _erase(self) -> None:
-        if self._width and self.stream.isatty():
-            print("\r" + " " * self._width + "\r", end="", file=self.stream)
-        self._width = 0
+    def _on_terminal(self) -> bool:
+        from rich.console import Console
+
+        return self.stream.isatty() and not Console(file=self.stream).is_dumb_terminal
+
+    def _start(self) -> Any:
+        from rich.console import Console
+        from rich.live import Live
+
+        live = Live(console=Console(file=self.stream), auto_refresh=False, vertical_overflow="crop")
+        live.start()
+        return live
+
+    def _panel(self) -> Any:
+        return make_panel(self.progress, self.title, time.time(), self.state)
+
+    def _print_line(self) -> None:
+        if self.progress.last:
+            print(self._line(), file=self.stream, flush=True)
+            self._shown, self._shown_step = time.monotonic(), self.progress.step
 
     def _line(self) -> str:
-        metrics = self._last["metrics"]
-        step = self._last["step"]
-        mean_ms = sum(self._recent_ms) / len(self._recent_ms)
-        left = (self.total_steps - step) * mean_ms / 1e3
+        progress, metrics = self.progress, self.progress.last
+        mfu = f"  MFU {100 * metrics['perf/mfu']:.1f} %" if "perf/mfu" in metrics else ""
         return (
-            f"step {step}/{self.total_steps}  epoch {metrics['train/epoch']:.2f}  loss {metrics['train/loss']:.4f}  "
-            f"{metrics['perf/tokens_per_s']:,.0f} tokens/s  padding {100 * metrics['data/padding_ratio']:.1f} %  "
-            f"wait {metrics['perf/data_wait_ms']:.1f} ms  left {clock(left)}"
+            f"step {progress.step}/{progress.total_steps}  epoch {metrics['train/epoch']:.2f}  "
+            f"loss {metrics['train/loss']:.4f}  {progress.tokens_per_s:,.0f} tokens/s  "
+            f"padding {100 * progress.padding:.1f} %  wait {progress.wait_ms:.1f} ms{mfu}  "
+            f"left {clock(progress.seconds_left)}"
         )
-
-
-def clock(seconds: float) -> str:
-    """Seconds as m:ss or h:mm:ss."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

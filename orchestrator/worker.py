@@ -109,7 +109,7 @@ class Worker:
             self._resume()
             self._emit(
                 "attempt", step=self.progress.step, world=self.world, total_steps=self.schedule.total_steps,
-                device=str(self.engine.device),
+                epochs=self.job.train.epochs, device=str(self.engine.device),
             )  # fmt: skip
             for note in self.spec.notes(self.engine.device.type):
                 self._emit("note", text=note)

@@ -1,6 +1,5 @@
 """Events, run folders, small files, the live line and the learning rate."""
 
-import io
 import json
 import math
 import os
@@ -16,7 +15,6 @@ from channels.files import write_atomically
 from orchestrator import guardian
 from orchestrator.events import EventWriter, read_events, repair
 from orchestrator.learning_rate import learning_rate
-from orchestrator.live import LiveView, clock
 from orchestrator.rundir import RunDirectory, check_resumable, find_run, hold
 from tests.jobs_for_tests import small_job
 
@@ -100,32 +98,6 @@ def test_learning_rate_warms_up_and_falls_along_half_a_cosine() -> None:
     assert rate[80] == pytest.approx(0.5 + 1.5 * 0.5 * (1 + math.cos(math.pi / 2)))
     assert rate[150] == pytest.approx(0.5)
     assert learning_rate(0, peak=1.0, floor=0, warmup=0, total=1) == 1.0
-
-
-def step_event(step: int, ms: float = 100.0) -> dict:
-    metrics = {
-        "train/loss": 0.25, "train/epoch": 1.5, "perf/tokens_per_s": 12345.6, "data/padding_ratio": 0.125,
-        "perf/data_wait_ms": 0.1, "perf/step_ms": ms,
-    }  # fmt: skip
-    return {"kind": "step", "step": step, "time": 0.0, "metrics": metrics}
-
-
-def test_live_view_off_a_terminal_prints_plain_lines_now_and_then() -> None:
-    stream = io.StringIO()
-    view = LiveView(stream=stream)
-    view.update([{"kind": "attempt", "step": 0, "world": 2, "device": "cpu", "total_steps": 100}])
-    for step in range(1, 50):
-        view.update([step_event(step)])
-    view.close()
-    lines = stream.getvalue().splitlines()
-    assert len(lines) == 3
-    assert "2 ranks on cpu, 100 steps" in lines[0]
-    for part in ("step 49/100", "loss 0.2500", "12,346 tokens/s", "padding 12.5 %", "left 0:05"):
-        assert part in lines[-1], lines[-1]
-
-
-def test_clock() -> None:
-    assert [clock(seconds) for seconds in (0, 61, 3600)] == ["0:00", "1:01", "1:00:00"]
 
 
 def test_guardian_ends_only_what_belongs_to_its_folder(tmp_path: Path) -> None:
