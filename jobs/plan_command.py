@@ -50,7 +50,7 @@ class Method(StrEnum):
 
 def plan(
     spec: Annotated[Path | None, typer.Argument(help="Job spec whose store is planned; or give --preset.")] = None,
-    preset: Annotated[str | None, typer.Option(help="Catalogue without data: demo or hetercsi.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Catalogue without data: demo, hetercsi or wimamba.")] = None,
     sets: Annotated[str | None, typer.Option(help="First N pre-training sets, or names: P01,P05.")] = None,
     samples: Annotated[int, typer.Option(min=1, help="Training samples of each set.")] = 9000,
     batch: Annotated[int | None, typer.Option(min=1, help="Samples of a slice over all ranks.  [default: 128]")] = None,

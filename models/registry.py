@@ -1,7 +1,12 @@
-"""Models by name. A model's module is imported only when the model is asked for."""
+"""Models by name: ours, and those that installed packages offer. A module is imported only when its model is asked for.
+
+A package offers a model by an entry point of the group ``wavetrain.models``, its name and the class of its
+specification: ``mixer = "my_package.mixer:MixerSpec"``.
+"""
 
 from collections.abc import Mapping
 from importlib import import_module
+from importlib.metadata import entry_points
 from types import MappingProxyType
 from typing import Any, cast
 
@@ -22,13 +27,23 @@ SPECS: Mapping[str, str] = MappingProxyType(
 
 def model_names() -> list[str]:
     """Every name ``make_spec`` knows, sorted."""
-    return sorted(SPECS)
+    return sorted(_known())
 
 
 def make_spec(name: str, options: Mapping[str, Any]) -> ModelSpec:
     """The specification of a model. Raises UserError for an unknown name or option and for a value out of its type."""
-    if name not in SPECS:
-        raise UserError(f"unknown model {name!r}", where="model.name", mend=nearest(name, model_names()))
-    module, _, attribute = SPECS[name].partition(":")
-    spec = getattr(import_module(module), attribute)
+    known = _known()
+    if name not in known:
+        raise UserError(f"unknown model {name!r}", where="model.name", mend=nearest(name, sorted(known)))
+    module, _, attribute = known[name].partition(":")
+    try:
+        spec = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        mend = "install the package that offers it anew"
+        raise UserError(f"{known[name]} cannot be imported ({error})", where=f"model {name!r}", mend=mend) from None
     return cast(ModelSpec, from_options(spec, options, where="model.options"))
+
+
+def _known() -> dict[str, str]:
+    """Name to ``module:class``; nobody else's model takes the name of one of ours."""
+    return {**{point.name: point.value for point in entry_points(group="wavetrain.models")}, **SPECS}

@@ -1,6 +1,10 @@
+from pathlib import Path
+
 import pytest
 
 from channels.errors import UserError
+from models.lwm import LwmSpec
+from models.raw import RawSpec
 from models.registry import make_spec, model_names
 
 
@@ -41,3 +45,25 @@ def test_bad_options_are_told_in_one_line(name, options, told):
     assert "\n" not in text
     for part in told:
         assert part in text
+
+
+def offer(folder: Path, lines: str) -> None:
+    """What an installed package that offers models leaves in site-packages."""
+    info = folder / "others-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: others\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[wavetrain.models]\n{lines}")
+
+
+def test_packages_offer_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    offer(tmp_path, "plain = models.raw:RawSpec\nlwm = models.raw:RawSpec\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert isinstance(make_spec("plain", {"patches": [4]}), RawSpec)
+    assert isinstance(make_spec("lwm", {}), LwmSpec), "nobody takes the name of one of ours"
+
+
+def test_a_package_without_its_model_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    offer(tmp_path, "gone = models.nowhere:Spec\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match=r"model 'gone': models\.nowhere:Spec cannot be imported"):
+        make_spec("gone", {})

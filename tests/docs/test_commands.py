@@ -1,0 +1,49 @@
+"""Runs the documentation: the ``sh`` blocks of the pages, in the order of a reader."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.docs.pages import ROOT, Block, blocks
+
+BESIDE = ("jobs", "benchmarks", "cluster.yaml", "docs", "tests")
+JOURNEY = ("quick-start", "data", "sampling", "training", "report", "reproducing-the-papers")
+TIMEOUT_S = 1500
+pytestmark = [pytest.mark.docs, pytest.mark.timeout(TIMEOUT_S)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a reader works in: the checkout, here as links, so that runs and channels stay outside of it."""
+    folder = tmp_path_factory.mktemp("reader")
+    for name in BESIDE:
+        (folder / name).symlink_to(ROOT / name)
+    (folder / "bin").mkdir()
+    command = folder / "bin" / "wavetrain"
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m jobs.cli "$@"\n')
+    command.chmod(0o755)
+    return folder
+
+
+def shell_blocks(name: str) -> list[Block]:
+    """The blocks of a page that its reader can run anywhere."""
+    page = ROOT / "docs" / f"{name}.md"
+    return [block for block in blocks(page) if block.language == "sh" and not block.note]
+
+
+@pytest.mark.parametrize("page", JOURNEY)
+def test_the_blocks_of_a_page_run(page: str, folder: Path) -> None:
+    """The pages are read in this order, in one folder: later ones use what the first made."""
+    found = shell_blocks(page)
+    assert found, f"{page} has no block to run"
+    path = f"{folder / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    for block in found:
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", block.body],
+            cwd=folder, env=environment, text=True, capture_output=True, timeout=TIMEOUT_S, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{page}:\n{block.body}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"

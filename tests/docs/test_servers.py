@@ -1,0 +1,51 @@
+"""Commands of the documentation that serve until they are interrupted."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import requests
+
+from tests.docs.pages import ROOT
+
+pytestmark = pytest.mark.docs
+TIMEOUT_S = 120
+
+
+def test_the_user_interface_answers(tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    (tmp_path / "runs").mkdir()
+    MlflowClient(f"sqlite:///{tmp_path}/runs/mlflow.db").create_experiment("wavetrain")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "jobs.cli", "ui", "--port", str(port), "--cluster-file", str(ROOT / "cluster.yaml")],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, start_new_session=True,
+    )  # fmt: skip
+    try:
+        assert "wavetrain" in wait_for(f"http://127.0.0.1:{port}/ajax-api/2.0/mlflow/experiments/search?max_results=5")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def wait_for(url: str) -> str:
+    """The text of a page, once it is there."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while True:
+        try:
+            answer = requests.get(url, timeout=5)
+            answer.raise_for_status()
+            return answer.text
+        except requests.RequestException:
+            assert time.monotonic() < deadline, url
+            time.sleep(0.5)
