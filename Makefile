@@ -7,7 +7,7 @@ DEMO_SPEC := jobs/demo.yaml
 DEMO_SET ?=
 export PYTHONWARNINGS := ignore::FutureWarning
 
-.PHONY: venv demo test test-launching lint format clean
+.PHONY: venv demo test test-launching test-faults test-docs lint format clean
 
 venv: $(STAMP)
 
@@ -29,6 +29,14 @@ test: venv
 # A real Slurm of two nodes (Debian: slurmctld slurmd slurm-client munge iproute2 slurmdbd mariadb-server) and a Ray cluster.
 test-launching: venv
 	$(BIN)/python -m pytest -m launching -rs
+
+# Real runs that lose ranks, nodes, disks and trackers.
+test-faults: venv
+	$(BIN)/python -m pytest -m faults -rs
+
+# The commands of the documentation, page by page.
+test-docs: venv
+	$(BIN)/python -m pytest -m docs -rs
 
 lint: venv
 	$(BIN)/ruff check .
