@@ -30,7 +30,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     missing = missing_programs()
     slurm = f"Slurm is not installed here: {', '.join(missing)}" if missing else "Slurm is installed here"
     if config.stash.get(LEFT_OUT, 0):
-        terminalreporter.write_line(f"left out: {config.stash[LEFT_OUT]} tests of launching ({slurm}): make test-launching")
+        terminalreporter.write_line(
+            f"left out: {config.stash[LEFT_OUT]} tests of launching ({slurm}): make test-launching"
+        )
 
 
 @pytest.fixture(scope="session")
