@@ -2,6 +2,9 @@
 
 import importlib
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,11 +37,30 @@ class StepResult:
 
 
 def set_up_deepspeed(device: str) -> None:
-    """Choose DeepSpeed's accelerator before it is imported, and spare the CPU its two-minute shared-memory build."""
+    """Import DeepSpeed for this device, without what a worker has no use for.
+
+    Its autotuner imports MLflow where there is one, which takes as long as DeepSpeed itself; on a CPU it compiles a
+    shared-memory operation for two minutes.
+    """
     if device == "cpu":
         os.environ["DS_ACCELERATOR"] = "cpu"
+    with _hidden("mlflow"):
         torch_backend = importlib.import_module("deepspeed.comm.torch")
+    if device == "cpu":
         setattr(torch_backend, "build_shm_op", lambda: None)  # noqa: B010
+
+
+@contextmanager
+def _hidden(package: str) -> Iterator[None]:
+    """Let imports of a package fail for the time of a ``with``, unless it has been imported already."""
+    if package in sys.modules:
+        yield
+        return
+    sys.modules[package] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[package]
 
 
 def deepspeed_config(train: TrainSection) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """The step on real gloo ranks: every ZeRO stage, any world size, micro-batches and fillers give the same numbers."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -137,3 +139,15 @@ def test_a_loss_that_is_not_finite_stops_all_ranks_before_the_weights_change(ran
     assert messages[0] == messages[1]
     for part in ("NaN", "step 0", "rank 1", "bucket"):
         assert part in messages[0]
+
+
+def test_deepspeed_comes_without_mlflow() -> None:
+    """Workers never talk to MLflow, whose import would double their start."""
+    lines = (
+        "import sys",
+        "from orchestrator.engine import set_up_deepspeed",
+        "set_up_deepspeed('cpu')",
+        "print('deepspeed' in sys.modules, 'mlflow' in sys.modules)",
+    )
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-2:] == ["True", "False"]
