@@ -25,19 +25,23 @@ def ui(
     """Serve the MLflow UI until interrupted, on loopback unless the profile says otherwise."""
     profile = load_profile(cluster_file, cluster)
     runs = profile.storage.runs
+    if uri is not None and uri.startswith("http"):
+        raise UserError("that is a server with pages of its own", where="--uri", mend="open the address in a browser")
     if uri is None and not (runs / "mlflow.db").exists():
         raise UserError("no tracking database yet", where=str(runs / "mlflow.db"), mend="train something first")
     host = profile.network.bind
     check_port(host, port)
     typer.echo(f"MLflow UI: http://{host}:{port}  (Ctrl-C ends it)")
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri or default_uri(runs)]
-    raise typer.Exit(_serve([*command, "--host", host, "--port", str(port), "--workers", "1"]))
+    command = [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port), "--workers", "1"]
+    raise typer.Exit(_serve(command, uri or default_uri(runs)))
 
 
-def _serve(command: list[str]) -> int:
+def _serve(command: list[str], uri: str) -> int:
     """Run a server with its helpers in a process group of its own, which ends with this process."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    process = subprocess.Popen(command, start_new_session=True)
+    # The address may hold a password, and everybody can read the arguments of a process.
+    environment = {**os.environ, "MLFLOW_BACKEND_STORE_URI": uri}
+    process = subprocess.Popen(command, env=environment, start_new_session=True)
     try:
         return process.wait()
     except KeyboardInterrupt:
