@@ -1,6 +1,7 @@
 """Normalisation and measurement noise, applied to channels as they are read."""
 
 import hashlib
+import math
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +10,7 @@ from channels.errors import UserError
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _NOISE_STREAM = 0x6E6F697365
-"""Third word of the Philox counter: keeps noise apart from other draws that share seed, key and epoch."""
+"""Keeps noise apart from other draws that share seed, key and epoch."""
 
 
 def sample_power(channel: NDArray[np.complex64]) -> NDArray[np.float64]:
@@ -43,10 +44,8 @@ def sample_keys(set_name: str, split: str, indices: NDArray[np.int64]) -> NDArra
     digest = hashlib.blake2b(f"{set_name}\0{split}".encode(), digest_size=8).digest()
     state = np.uint64(int.from_bytes(digest, "little"))
     with np.errstate(over="ignore"):
-        word = state + (np.asarray(indices).astype(np.uint64) + np.uint64(1)) * _GOLDEN
-        word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return ((word ^ (word >> np.uint64(31))) >> np.uint64(1)).astype(np.int64)
+        word = _mix(state + (np.asarray(indices).astype(np.uint64) + np.uint64(1)) * _GOLDEN)
+    return (word >> np.uint64(1)).astype(np.int64)
 
 
 def add_noise(
@@ -56,19 +55,45 @@ def add_noise(
 
     channel: complex64 [n, T, K, A]; keys: int64 [n]. Half of the variance lies in each of the real and imaginary parts
     (as in HeterCSI, where snr_db is 20). A sample's noise is a function of (seed, key, epoch) and of nothing else in
-    the batch: Philox is keyed by (key, seed) and its counter starts at the epoch.
+    the batch: the three are hashed to the state of a splitmix64 generator.
     """
     assert len(keys) == len(channel), "one key a sample"
-    noisy = np.empty(channel.shape, np.complex64)
     deviation = np.sqrt(sample_power(channel) * 10 ** (-snr_db / 10) / 2).astype(np.float32)
-    for index, key in enumerate(keys):
-        generator = np.random.Generator(_philox(seed, int(key), epoch))
-        parts = generator.standard_normal((*channel.shape[1:], 2), np.float32)
-        parts *= deviation[index]
-        np.add(channel[index], parts.view(np.complex64)[..., 0], out=noisy[index])
+    noise = _normal_pairs(_states(seed, keys, epoch), math.prod(channel.shape[1:]))
+    noise *= deviation[:, None, None]
+    noisy: NDArray[np.complex64] = noise.view(np.complex64).reshape(channel.shape)
+    noisy += channel
     return noisy
 
 
-def _philox(seed: int, key: int, epoch: int) -> np.random.Philox:
-    words = np.array([key, seed], np.uint64)
-    return np.random.Philox(key=words, counter=np.array([0, 0, _NOISE_STREAM, epoch], np.uint64))
+def _states(seed: int, keys: NDArray[np.int64], epoch: int) -> NDArray[np.uint64]:
+    """One state of splitmix64 a key."""
+    with np.errstate(over="ignore"):
+        origin: NDArray[np.uint64] = np.full(1, _NOISE_STREAM, np.uint64)
+        for word in (seed, epoch):
+            origin = _mix((origin + _GOLDEN) ^ np.uint64(word))
+        return _mix(origin ^ np.asarray(keys).astype(np.uint64))
+
+
+def _normal_pairs(states: NDArray[np.uint64], count: int) -> NDArray[np.float32]:
+    """Standard normal float32 [n, count, 2]: each output of a state's generator makes a pair (Box and Muller 1958)."""
+    with np.errstate(over="ignore"):
+        words = _mix(states[:, None] + np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN)
+    # Floats hold 24 bits: the high ones of either half give a number in (0, 1] and one in [0, 1).
+    radius = (((words >> np.uint64(40)).astype(np.float32)) + np.float32(1)) * np.float32(2.0**-24)
+    angle = ((words >> np.uint64(8)) & np.uint64(0xFFFFFF)).astype(np.float32) * np.float32(2 * np.pi * 2.0**-24)
+    np.sqrt(np.multiply(np.log(radius, out=radius), np.float32(-2), out=radius), out=radius)
+    pairs = np.empty((*words.shape, 2), np.float32)
+    np.multiply(radius, np.cos(angle), out=pairs[..., 0])
+    np.multiply(radius, np.sin(angle), out=pairs[..., 1])
+    return pairs
+
+
+def _mix(word: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The finaliser of splitmix64 (Steele, Lea, Flood 2014), in place."""
+    word ^= word >> np.uint64(30)
+    word *= np.uint64(0xBF58476D1CE4E5B9)
+    word ^= word >> np.uint64(27)
+    word *= np.uint64(0x94D049BB133111EB)
+    word ^= word >> np.uint64(31)
+    return word

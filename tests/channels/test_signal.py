@@ -108,3 +108,33 @@ def test_noise_is_fresh_for_seed_key_and_epoch(noise: Draw):
     correlation = np.abs(np.corrcoef(flat))
     assert correlation[~np.eye(len(flat), dtype=bool)].max() < 0.5
     np.testing.assert_array_equal(add_noise(channel, 20.0, 0, KEYS[:2], 0) - channel, draws[0])
+
+
+def test_noise_is_normal_to_its_tails(noise: Draw):
+    channel = np.ones((64, 8, 32, 16), np.complex64)
+    parts = (add_noise(channel, 0.0, 5, KEYS, 1) - channel).view(np.float32).astype(np.float64).ravel() * np.sqrt(2)
+    assert len(parts) == 524_288
+    # Moments and shares beyond 1, 2 and 3 deviations of a standard normal, within five standard errors.
+    for moment, expected, error in ((1, 0, 1.0), (2, 1, 1.5), (3, 0, 3.9), (4, 3, 9.9)):
+        assert np.mean(parts**moment) == pytest.approx(expected, abs=5 * error / len(parts) ** 0.5)
+    for bound, share in ((1, 0.317311), (2, 0.045500), (3, 0.002700)):
+        error = (share * (1 - share) / len(parts)) ** 0.5
+        assert np.mean(np.abs(parts) > bound) == pytest.approx(share, abs=5 * error)
+
+
+def test_noise_is_that_of_splitmix64():
+    channel = np.ones((1, 1, 1, 2), np.complex64)
+    origin = 0x6E6F697365
+    for word in (11, 4):  # seed, epoch
+        origin = mix_word(((origin + 0x9E3779B97F4A7C15) % 2**64) ^ word)
+    state = mix_word(origin ^ int(KEYS[0]))
+    for place, word in enumerate(splitmix64(state, 2)):
+        radius = np.sqrt(-2 * np.log(((word >> 40) + 1) / 2**24))
+        angle = 2 * np.pi * ((word >> 8) % 2**24) / 2**24
+        expected = 1 + radius * np.exp(1j * angle) / np.sqrt(2)
+        assert add_noise(channel, 0.0, 11, KEYS[:1], 4)[0, 0, 0, place] == pytest.approx(expected, rel=1e-5)
+
+
+def mix_word(word: int) -> int:
+    """The finaliser of splitmix64: the generator's first output from a state that is one increment behind."""
+    return splitmix64((word - 0x9E3779B97F4A7C15) % 2**64, 1)[0]
