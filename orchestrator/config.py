@@ -148,6 +148,8 @@ class TrackingSection(Section):
     experiment: str = "wavetrain"
     every_steps: Positive = 1
     """Steps between two lines of metrics."""
+    system_every_s: Annotated[float, Field(ge=0)] = 5.0
+    """Seconds between two samples of every machine's CPU, memory, network and GPUs, at first; 0: none."""
 
 
 class JobSpec(Section):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 import time
 from pathlib import Path
 from types import TracebackType
@@ -11,16 +12,18 @@ TAIL_BYTES = 4 << 20
 
 
 class EventWriter:
-    """Appends one JSON object a line; a line is written whole and flushed."""
+    """Appends one JSON object a line; a line is written whole and flushed. Threads may share it."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("a", encoding="utf-8")
+        self._lock = threading.Lock()
 
     def write(self, kind: str, **fields: Any) -> None:
-        """Append an event; ``time`` is seconds since 1970."""
+        """Append an event; ``time`` is seconds since 1970, of this moment unless given."""
         line = json.dumps({"kind": kind, "time": time.time(), **fields}, separators=(",", ":"))
-        self._file.write(line + "\n")
-        self._file.flush()
+        with self._lock:
+            self._file.write(line + "\n")
+            self._file.flush()
 
     def sync(self) -> None:
         """Force what was written to the disk."""

@@ -6,7 +6,7 @@ from typing import Any
 from orchestrator.progress import NodeHealth, RunProgress, clock, sparkline
 
 SPARKLINE_WIDTH = 48
-SILENT_S = 30.0
+SILENT_S = 150.0
 """A node that has not been heard of for so long is marked."""
 
 

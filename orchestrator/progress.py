@@ -10,7 +10,6 @@ from typing import Any
 RECENT_STEPS = 50
 TRACE_LENGTH = 512
 WARNINGS_KEPT = 3
-SYSTEM = "system"
 BLOCKS = "▁▂▃▄▅▆▇█"
 
 

@@ -40,6 +40,11 @@ class RunDirectory:
         return self.path / "events.jsonl"
 
     @property
+    def system(self) -> Path:
+        """The newest system metrics of every machine."""
+        return self.path / "system"
+
+    @property
     def checkpoints(self) -> Path:
         """Training states."""
         return self.path / "checkpoints"

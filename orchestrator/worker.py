@@ -1,7 +1,8 @@
 """What every rank runs: build, resume, train step by step, save, stop when asked."""
 
+import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ from orchestrator.events import EventWriter, repair
 from orchestrator.failures import TrainingDivergedError
 from orchestrator.learning_rate import learning_rate
 from orchestrator.loader import StepBatch, StepLoader
+from orchestrator.node_monitor import NodeMonitor, gather_machines, watches
 from orchestrator.placement import Placement, gather_node_group, make_placement
 from orchestrator.planning import make_schedule
 from orchestrator.rundir import RunDirectory
@@ -107,10 +109,12 @@ class Worker:
                 repair(self.directory.events)
                 self.events = stack.enter_context(EventWriter(self.directory.events))
             self._resume()
+            machines = gather_machines(platform.node())
             self._emit(
                 "attempt", step=self.progress.step, world=self.world, total_steps=self.schedule.total_steps,
-                epochs=self.job.train.epochs, device=str(self.engine.device),
+                epochs=self.job.train.epochs, device=str(self.engine.device), machines=list(dict.fromkeys(machines)),
             )  # fmt: skip
+            self._watch_machine(stack, machines)
             for note in self.spec.notes(self.engine.device.type):
                 self._emit("note", text=note)
             loader = stack.enter_context(self._loader())
@@ -121,6 +125,14 @@ class Worker:
             self._emit("end", step=self.progress.step, outcome=outcome, train_s=self.progress.train_seconds)
         dist.barrier()
         return outcome
+
+    def _watch_machine(self, stack: ExitStack, machines: Sequence[str]) -> None:
+        """One rank of each machine samples it until the attempt ends."""
+        every_s = self.job.tracking.system_every_s
+        if every_s and watches(machines, self.rank):
+            machine = machines[self.rank]
+            monitor = NodeMonitor(self.directory.system, machine, every_s, lambda: self.progress.step, self.events)
+            stack.enter_context(monitor)
 
     def _place(self, cache: Path | None, node: str | None) -> Placement:
         section = self.job.data

@@ -1,0 +1,67 @@
+"""How busy a machine is: CPU, memory, network and GPUs, under the names that MLflow uses."""
+
+import time
+from dataclasses import dataclass, field
+
+import psutil
+
+MEGABYTE = 1e6
+
+
+def _network() -> tuple[float, float]:
+    counters = psutil.net_io_counters()
+    return (counters.bytes_recv / MEGABYTE, counters.bytes_sent / MEGABYTE) if counters else (0.0, 0.0)
+
+
+@dataclass
+class SystemSampler:
+    """Samples the machine it runs on; rates are means since the sample before. gpus: those this process may use."""
+
+    gpus: int = 0
+    _time: float = field(default_factory=time.monotonic)
+    _network: tuple[float, float] = field(default_factory=_network)
+
+    def __post_init__(self) -> None:
+        """The first call of psutil only starts the clock."""
+        psutil.cpu_percent()
+
+    def sample(self) -> dict[str, float]:
+        """Percent, megabytes and megabytes a second."""
+        memory = psutil.virtual_memory()
+        return {
+            "cpu_utilization_percentage": psutil.cpu_percent(),
+            "system_memory_usage_megabytes": (memory.total - memory.available) / MEGABYTE,
+            "system_memory_usage_percentage": memory.percent,
+            **self._network_rates(),
+            **gpu_metrics(self.gpus),
+        }
+
+    def _network_rates(self) -> dict[str, float]:
+        now, counters = time.monotonic(), _network()
+        seconds = max(now - self._time, 1e-9)
+        received, sent = ((new - old) / seconds for new, old in zip(counters, self._network, strict=True))
+        self._time, self._network = now, counters
+        return {"network_receive_megabytes_per_s": received, "network_transmit_megabytes_per_s": sent}
+
+
+def count_gpus() -> int:
+    """GPUs that can be asked: those torch sees, none where NVIDIA's management library (nvidia-ml-py) is missing."""
+    from importlib.util import find_spec
+
+    import torch
+
+    return torch.cuda.device_count() if find_spec("pynvml") and torch.cuda.is_available() else 0
+
+
+def gpu_metrics(count: int) -> dict[str, float]:
+    """Utilisation, memory and power of the first ``count`` devices that torch sees."""
+    import torch
+
+    found: dict[str, float] = {}
+    for gpu in range(count):
+        used = torch.cuda.device_memory_used(gpu)
+        found[f"gpu_{gpu}_utilization_percentage"] = float(torch.cuda.utilization(gpu))
+        found[f"gpu_{gpu}_memory_usage_megabytes"] = used / MEGABYTE
+        found[f"gpu_{gpu}_memory_usage_percentage"] = 100 * used / torch.cuda.get_device_properties(gpu).total_memory
+        found[f"gpu_{gpu}_power_usage_watts"] = torch.cuda.power_draw(gpu) / 1e3
+    return found
