@@ -1,41 +1,62 @@
-"""Training states on disk: complete or absent, newest last, damaged ones passed over loudly."""
+"""Training states on disk: complete or absent, damaged ones passed over loudly, loaded by any world size."""
 
 import hashlib
 import json
+import platform
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
+from pydantic import TypeAdapter
 
 from channels.errors import UserError
-from channels.files import sync_file, sync_folder, write_atomically, write_json
-from orchestrator.engine import TrainingEngine
+from channels.files import sync_folder, write_atomically, write_json
+from orchestrator.fragments import TrainingState
+from orchestrator.state_files import StateReader
 
-SCHEMA = 1
-TAG = "state"
+SCHEMA = 2
+INFO = "checkpoint.json"
+LATEST = "latest"
+MARK = ".written"
+"""Suffix of a rank's note, beside its file, that it wrote it; gone once the state is complete."""
+VERSIONED = ("torch", "deepspeed", "ray", "numpy", "safetensors", "wavetrain")
 
 
 @dataclass(frozen=True, slots=True)
 class CheckpointInfo:
-    """``checkpoint.json``: what a state belongs to and what it consists of."""
+    """``checkpoint.json``: what a state belongs to and what it consists of.
+
+    There is no generator to save: noise, masks, order and dropout are all drawn from (seed, what they are for), so
+    ``seed`` and ``step`` hold the state of every stream.
+    """
 
     schema: int
     step: int
     """Optimizer steps done."""
+    optimizer_step: int
+    """AdamW's own count."""
+    seed: int
     world_size: int
     zero_stage: int
     fingerprint: str
     """Of the job's training identity."""
     sampler: dict[str, Any]
-    """State of the scheduled batches (cursor and fingerprints)."""
+    """State of the scheduled batches: cursor and fingerprints of catalogue and plan."""
     train_seconds: float
     epoch_totals: tuple[float, int, int]
     """Of the epoch under way: seconds, computed tokens, valid tokens."""
+    mlflow_run_id: str | None
+    versions: dict[str, str]
     files: dict[str, tuple[int, str]]
-    """Relative name -> bytes, sha256."""
+    """Name -> bytes, sha256."""
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes the numbers."""
+    return {"python": platform.python_version()} | {name: metadata.version(name) for name in VERSIONED}
 
 
 def folder_name(step: int) -> str:
@@ -43,38 +64,43 @@ def folder_name(step: int) -> str:
     return f"step-{step:09d}"
 
 
-def save(engine: TrainingEngine, root: Path, info: CheckpointInfo, keep: int) -> Path:
-    """Save the state of all ranks (collective); ``latest`` moves only when every rank's files are complete."""
-    final = root / folder_name(info.step)
-    temporary = root / f".{folder_name(info.step)}.tmp"
-    if engine.rank == 0:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-    dist.barrier()
-    engine.deepspeed.save_checkpoint(str(temporary), tag=TAG, client_state={"step": info.step}, save_latest=False)
-    dist.barrier()
-    if engine.rank == 0:
-        _commit(temporary, final, info)
-        _prune(root, keep)
-    dist.barrier()
-    return final
+def unfinished_folder(root: Path, step: int) -> Path:
+    """Where the ranks write a state that is not complete yet."""
+    return root / f".{folder_name(step)}.tmp"
 
 
-def _commit(temporary: Path, final: Path, info: CheckpointInfo) -> None:
-    files = sorted(path for path in temporary.rglob("*") if path.is_file())
-    for path in files:
-        sync_file(path)
-    listed = {str(path.relative_to(temporary)): (path.stat().st_size, file_digest(path)) for path in files}
-    write_json(temporary / "checkpoint.json", asdict(info) | {"files": listed})
+def write_mark(file: Path, size: int, digest: str) -> None:
+    """Note beside a rank's file that it is on the disk."""
+    write_json(file.with_name(file.name + MARK), [size, digest])
+
+
+def commit(root: Path, info: CheckpointInfo, keep: int) -> Path:
+    """Turn the files that all ranks have written into a complete state; ``latest`` moves, old ones go."""
+    temporary, final = unfinished_folder(root, info.step), root / folder_name(info.step)
+    marks = sorted(temporary.glob(f"*{MARK}"))
+    assert len(marks) == info.world_size, f"{len(marks)} files of {info.world_size} ranks in {temporary}"
+    files = {mark.name.removesuffix(MARK): tuple(json.loads(mark.read_text())) for mark in marks}
+    for mark in marks:
+        mark.unlink()
+    write_json(temporary / INFO, asdict(replace(info, files=files)))
     if final.exists():
         shutil.rmtree(final)
     temporary.replace(final)
-    sync_folder(final.parent)
-    write_atomically(final.parent / "latest", final.name + "\n")
+    sync_folder(root)
+    write_atomically(root / LATEST, final.name + "\n")
+    prune(root, keep)
+    return final
 
 
-def _prune(root: Path, keep: int) -> None:
+def prune(root: Path, keep: int) -> None:
+    """Remove all but the newest states."""
     for path in sorted(root.glob("step-*"))[:-keep]:
+        shutil.rmtree(path)
+
+
+def remove_unfinished(root: Path) -> None:
+    """Remove what attempts left that ended while writing."""
+    for path in root.glob(".step-*.tmp"):
         shutil.rmtree(path)
 
 
@@ -98,11 +124,11 @@ def find_damage(path: Path) -> str | None:
     """What is wrong with a saved state, or None."""
     try:
         info = read_info(path)
-    except (OSError, ValueError, TypeError) as error:
-        return f"checkpoint.json: {error}"
+    except (OSError, ValueError) as error:
+        return f"{INFO}: {' '.join(str(error).split())[:200]}"
     for name, (size, digest) in info.files.items():
         file = path / name
-        if not file.exists():
+        if file.parent != path or not file.is_file():
             return f"{name} is missing"
         if file.stat().st_size != size:
             return f"{name} has {file.stat().st_size} bytes instead of {size}"
@@ -112,27 +138,31 @@ def find_damage(path: Path) -> str | None:
 
 
 def read_info(path: Path) -> CheckpointInfo:
-    """Parse ``checkpoint.json``."""
-    content = json.loads((path / "checkpoint.json").read_text())
-    info = CheckpointInfo(**content)
-    if info.schema != SCHEMA:
-        raise ValueError(f"schema {info.schema} instead of {SCHEMA}")
-    return info
-
-
-def load(engine: TrainingEngine, path: Path, info: CheckpointInfo, fingerprint: str, zero_stage: int) -> None:
-    """Put a saved state into the engine (collective).
+    """Parse ``checkpoint.json``.
 
     Raises:
-        UserError: the state belongs to another job, world size or ZeRO stage.
+        OSError, ValueError: it cannot be read, or is not what this version writes.
+    """
+    content = json.loads((path / INFO).read_text())
+    found = content.get("schema") if isinstance(content, dict) else None
+    if found != SCHEMA:
+        raise ValueError(f"schema {found} instead of {SCHEMA}")
+    return TypeAdapter(CheckpointInfo).validate_python(content)
+
+
+def load(state: TrainingState, path: Path, info: CheckpointInfo, fingerprint: str) -> None:
+    """Put a saved state into an engine of any world size and ZeRO stage (collective).
+
+    Raises:
+        UserError: the state belongs to another job or model.
     """
     mend = "resume with what it was saved with, or choose another run name"
     if info.fingerprint != fingerprint:
         raise UserError("the checkpoint belongs to another job", where=str(path), mend=mend)
-    if info.world_size != engine.world:
-        raise UserError(f"saved by {info.world_size} ranks, now there are {engine.world}", where=str(path), mend=mend)
-    if info.zero_stage != zero_stage:
-        raise UserError(f"saved with ZeRO stage {info.zero_stage}, now it is {zero_stage}", where=str(path), mend=mend)
-    loaded, _ = engine.deepspeed.load_checkpoint(str(path), tag=TAG)
-    if loaded is None:
-        raise UserError("DeepSpeed finds no state in it", where=str(path), mend="remove the folder")
+    with StateReader([path / name for name in info.files]) as reader:
+        if reader.sizes() != state.sizes:
+            raise UserError("the checkpoint is of a model with other parameters", where=str(path), mend=mend)
+        for fragment in state.held():
+            reader.fill(fragment)
+    state.set_optimizer_step(info.optimizer_step)
+    state.publish()

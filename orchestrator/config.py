@@ -124,8 +124,11 @@ class ScaleSection(Section):
 class CheckpointSection(Section):
     """When training state is saved."""
 
-    every_steps: Positive = 100
+    every_steps: Positive | None = 100
+    every_minutes: Annotated[float, Field(gt=0)] | None = None
+    """Also when so much time has passed since the last one."""
     keep: Positive = 2
+    """Newest states that are kept."""
 
 
 class EvaluationSection(Section):
@@ -178,13 +181,15 @@ class JobSpec(Section):
     def training_identity(self) -> dict[str, Any]:
         """The fields that decide which numbers training computes: what a resumed run must share.
 
-        The store counts by its content, which the run's state holds, not by its path.
+        The store counts by its content, which the run's state holds, not by its path. World size, ZeRO stage and
+        micro-batch may change: batches do not depend on them, sums only in their rounding.
         """
         resolved = self.model_dump(mode="json")
-        kept = ("name", "seed", "data", "model", "batching", "train", "scale")
+        kept = ("name", "seed", "data", "model", "batching", "train")
         identity = {key: resolved[key] for key in kept}
-        for harmless in ("max_failures", "loader_threads", "prefetch"):
+        for harmless in ("max_failures", "loader_threads", "prefetch", "zero_stage"):
             identity["train"].pop(harmless)
+        identity["batching"].pop("micro_batch")
         for harmless in ("store", "zeroshot_sets", "placement", "cache_gb"):
             identity["data"].pop(harmless)
         return identity

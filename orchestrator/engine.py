@@ -19,6 +19,7 @@ from models.parameters import optimizer_groups
 from orchestrator.config import TrainSection
 from orchestrator.failures import TrainingDivergedError
 from orchestrator.loader import StepBatch
+from orchestrator.signals import SILENCE, Signals
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +33,8 @@ class StepResult:
     """Tokens computed by all ranks, padding included."""
     computed_flops: float
     """Operations of all ranks, padding included."""
-    stop: bool
-    """Some rank was asked to stop after this step."""
+    signals: Signals
+    """How many ranks said what."""
 
 
 def set_up_deepspeed(device: str) -> None:
@@ -99,7 +100,7 @@ class TrainingEngine:
         self.world = dist.get_world_size()
         self._tasks = tasks
 
-    def step(self, batch: StepBatch, seed: int, lr: float, stop: bool) -> StepResult:
+    def step(self, batch: StepBatch, seed: int, lr: float, signals: Signals = SILENCE) -> StepResult:
         """Train on one global batch.
 
         The gradient is that of the mean over tasks of (sum of errors / masked tokens of the global batch), whatever
@@ -119,14 +120,14 @@ class TrainingEngine:
             part = engine(micro.to(self.device, non_blocking=True), MaskDraw(seed=seed, epoch=epoch))
             sums += part.detach()
             if number == last:
-                losses, padded, flops, stop = self._agree(sums * scale, batch, stop)
+                losses, padded, flops, signals = self._agree(sums * scale, batch, signals)
             engine.backward((part * scale).sum() * self.world)
             if number != last:
                 engine.step()
         plain = self._plain_norm()
         engine.step()
         norm = engine.get_global_grad_norm() if plain is None else plain
-        return StepResult(tuple(losses * active_tasks(batch)), float(norm), padded, flops, stop)
+        return StepResult(tuple(losses * active_tasks(batch)), float(norm), padded, flops, signals)
 
     def _plain_norm(self) -> float | None:
         """Norm before clipping where DeepSpeed leaves clipping to torch and forgets the norm (stage 0 in fp32)."""
@@ -135,25 +136,27 @@ class TrainingEngine:
         gradients = [parameter.grad for parameter in self.deepspeed.module.parameters() if parameter.grad is not None]
         return float(torch.nn.utils.get_total_norm(gradients))
 
-    def _agree(self, share: Tensor, batch: StepBatch, stop: bool) -> tuple[NDArray[np.float64], int, float, bool]:
-        """Sum losses, padding, work and flags over the ranks; raise everywhere if one rank's loss is not finite."""
+    def _agree(
+        self, share: Tensor, batch: StepBatch, signals: Signals
+    ) -> tuple[NDArray[np.float64], int, float, Signals]:
+        """Sum losses, padding, work and signals over the ranks; raise everywhere if one rank's loss is not finite."""
         finite = bool(torch.isfinite(share).all())
-        report = torch.zeros(self._tasks + 3 + self.world, dtype=torch.float64, device=self.device)
-        report[: self._tasks] = share if finite else torch.zeros_like(share)
-        report[self._tasks] = batch.padded_tokens
-        report[self._tasks + 1] = batch.computed_flops
-        report[self._tasks + 2] = float(stop)
-        report[self._tasks + 3 + self.rank] = float(not finite)
+        work = (batch.padded_tokens, batch.computed_flops)
+        said = torch.tensor([*work, *signals.values()], dtype=torch.float64, device=self.device)
+        strange = torch.zeros(self.world, dtype=torch.float64, device=self.device)
+        strange[self.rank] = float(not finite)
+        report = torch.cat([share.double() if finite else torch.zeros_like(share).double(), said, strange])
         dist.all_reduce(report)
-        values = report.cpu().numpy()
-        bad = np.flatnonzero(values[self._tasks + 3 :])
+        losses, (padded, flops, *agreed), bad_ranks = np.split(
+            report.cpu().numpy(), [self._tasks, self._tasks + len(said)]
+        )
+        bad = np.flatnonzero(bad_ranks)
         if len(bad):
             raise TrainingDivergedError(
                 f"loss is NaN or infinite at epoch {batch.epoch}, step {batch.step} of the epoch, "
                 f"rank {', '.join(map(str, bad))}, bucket {batch.bucket}"
             )
-        padded, flops, stop = values[self._tasks : self._tasks + 3]
-        return values[: self._tasks], int(padded), float(flops), bool(stop)
+        return losses, int(padded), float(flops), Signals(*map(int, agreed))
 
     def full_weights(self) -> dict[str, Tensor]:
         """All parameters and buffers in fp32 on the CPU (collective: every rank calls it, rank 0 gets the result)."""

@@ -16,18 +16,21 @@ from models.export import save_model
 from models.registry import make_spec
 from orchestrator import checkpoints
 from orchestrator.accounting import StepWork, device_peak
+from orchestrator.checkpoint_writer import CheckpointWriter, Saved
 from orchestrator.config import JobSpec
 from orchestrator.coverage import EpochCoverage, imbalance_of_ranks, sum_over_ranks
 from orchestrator.data import open_training_data
 from orchestrator.engine import StepResult, TrainingEngine
 from orchestrator.events import EventWriter, repair
 from orchestrator.failures import TrainingDivergedError
+from orchestrator.fragments import TrainingState
 from orchestrator.learning_rate import learning_rate
 from orchestrator.loader import StepBatch, StepLoader
 from orchestrator.node_monitor import NodeMonitor, gather_machines, watches
 from orchestrator.placement import Placement, gather_node_group, make_placement
 from orchestrator.planning import make_schedule
 from orchestrator.rundir import RunDirectory
+from orchestrator.signals import Signals
 from samplers.batches import ScheduledBatches
 from samplers.permutation import root_key
 from samplers.schedule import Schedule
@@ -50,6 +53,8 @@ class Progress:
     valid: int = 0
     wait_seconds: float = 0.0
     stop_checked: float = field(default_factory=time.monotonic)
+    saved: float = field(default_factory=time.monotonic)
+    """When the last training state was taken."""
 
 
 def ray_worker(config: dict[str, str]) -> None:
@@ -93,6 +98,10 @@ class Worker:
         )
         peak = device_peak(self.engine.device.type, self.job.train.precision, peak_flops)
         self.peak_flops = None if peak is None else peak * self.world
+        self.state = TrainingState(self.engine.deepspeed, self.rank, self.world)
+        self.writer = CheckpointWriter(
+            self.state, directory.checkpoints, keep=self.job.checkpoint.keep, device=self.engine.device
+        )
         self.progress = Progress()
         self.coverage = EpochCoverage(catalogue)
         self.events: EventWriter | None = None
@@ -108,6 +117,7 @@ class Worker:
             if self.rank == 0:
                 repair(self.directory.events)
                 self.events = stack.enter_context(EventWriter(self.directory.events))
+            stack.enter_context(self.writer)
             self._resume()
             machines = gather_machines(platform.node())
             self._emit(
@@ -169,12 +179,14 @@ class Worker:
             self._account(batch, result, now - started)
             started = now
             finished = self.progress.step == self.schedule.total_steps
-            if finished or result.stop or self.progress.step % self.job.checkpoint.every_steps == 0:
+            self._report(self.writer.advance(result.signals))
+            if finished or self._is_save_due(result.signals):
                 self._save()
                 started = time.perf_counter()
-            if result.stop and not finished:
-                return "stopped"
-        return "finished"
+            if result.signals.stop and not finished:
+                break
+        self._report(self.writer.finish())
+        return "finished" if self.progress.step == self.schedule.total_steps else "stopped"
 
     def _timed(self, loader: StepLoader) -> Iterator[StepBatch]:
         steps = iter(loader)
@@ -191,7 +203,7 @@ class Worker:
         self.lr = self._rate(position)
         torch.manual_seed(root_key("step", self.job.seed, self.progress.step, self.rank) & (2**63 - 1))
         try:
-            return self.engine.step(batch, self.job.seed, self.lr, stop=self._stop_requested())
+            return self.engine.step(batch, self.job.seed, self.lr, self._signals())
         except TrainingDivergedError as error:
             self._emit("diverged", step=self.progress.step, cause=str(error))
             raise
@@ -201,6 +213,19 @@ class Worker:
         return learning_rate(
             position, peak=train.lr, floor=train.min_lr, warmup=train.warmup_epochs, total=float(train.epochs)
         )
+
+    def _signals(self) -> Signals:
+        """What this rank has to say in the next step; when to stop or save is rank 0's to decide."""
+        written, unwritten = self.writer.signals()
+        minutes = self.job.checkpoint.every_minutes
+        late = minutes is not None and time.monotonic() - self.progress.saved >= 60 * minutes
+        return Signals(
+            stop=self._stop_requested(), save=self.rank == 0 and late, written=written, unwritten=unwritten
+        )  # fmt: skip
+
+    def _is_save_due(self, agreed: Signals) -> bool:
+        every = self.job.checkpoint.every_steps
+        return bool(agreed.stop or agreed.save) or (every is not None and self.progress.step % every == 0)
 
     def _stop_requested(self) -> bool:
         """Rank 0 looks for the request now and then; the step's reduction tells the others."""
@@ -262,28 +287,40 @@ class Worker:
         progress.epoch_seconds, progress.padded, progress.valid, progress.own_padded = 0.0, 0, 0, 0
 
     def _save(self) -> None:
-        started = time.perf_counter()
         progress = self.progress
         if self.events:
             self.events.sync()
         info = checkpoints.CheckpointInfo(
             schema=checkpoints.SCHEMA,
             step=progress.step,
+            optimizer_step=self.state.optimizer_step,
+            seed=self.job.seed,
             world_size=self.world,
             zero_stage=self.job.train.zero_stage,
             fingerprint=self.job.fingerprint,
             sampler=self.batches.state_dict(),
             train_seconds=progress.train_seconds,
             epoch_totals=(progress.epoch_seconds, progress.padded, progress.valid),
+            mlflow_run_id=self.directory.read_state().get("mlflow_run_id"),
+            versions=checkpoints.versions(),
             files={},
         )
-        checkpoints.save(self.engine, self.directory.checkpoints, info, self.job.checkpoint.keep)
-        stall = 1e3 * (time.perf_counter() - started)
-        self._emit("checkpoint", step=progress.step, metrics={"perf/checkpoint_stall_ms": stall})
+        self._report(self.writer.begin(info))
+        progress.saved = time.monotonic()
+
+    def _report(self, ended: list[Saved]) -> None:
+        for saved in ended:
+            if saved.problem is None:
+                metrics = {"perf/checkpoint_stall_ms": saved.stall_ms, "perf/checkpoint_write_ms": saved.write_ms}
+                self._emit("checkpoint", step=saved.step, metrics=metrics)
+            else:
+                text = f"NO checkpoint at step {saved.step}: {saved.problem}; the run goes on from the one before it"
+                self._emit("warning", text=text, step=saved.step, metrics={"health/checkpoint_failed": 1.0})
 
     def _resume(self) -> None:
         choice: list[Any] = [None]
         if self.rank == 0:
+            checkpoints.remove_unfinished(self.directory.checkpoints)
             choice = [
                 checkpoints.newest_complete(self.directory.checkpoints, lambda text: self._emit("warning", text=text))
             ]
@@ -291,11 +328,18 @@ class Worker:
         if choice[0] is None:
             return
         path, info = choice[0]
-        checkpoints.load(self.engine, path, info, self.job.fingerprint, self.job.train.zero_stage)
+        checkpoints.load(self.state, path, info, self.job.fingerprint)
+        self._note_change("ranks", info.world_size, self.world)
+        self._note_change("ZeRO stage", info.zero_stage, self.job.train.zero_stage)
         self.batches.load_state_dict(info.sampler)
         self.progress.step, self.progress.train_seconds = info.step, info.train_seconds
         self.progress.epoch_seconds, self.progress.padded, self.progress.valid = info.epoch_totals
         self._replay_coverage()
+
+    def _note_change(self, what: str, before: int, now: int) -> None:
+        if before != now:
+            text = f"{what}: {before} at the checkpoint, {now} now; same batches, numbers equal up to rounding"
+            self._emit("note", text=text)
 
     def _replay_coverage(self) -> None:
         """What earlier attempts trained on in this epoch: a pure function of the cursor."""

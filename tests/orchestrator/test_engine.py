@@ -36,7 +36,7 @@ def train_some(job: JobSpec, steps: int) -> dict[str, Any]:
         data, batches, SharedPlacement(data.store), micro_batch=job.batching.micro_batch, threads=1, prefetch=2
     ) as loader:
         for batch, _ in zip(loader, range(steps), strict=False):
-            results.append(engine.step(batch, job.seed, lr=1e-3, stop=False))
+            results.append(engine.step(batch, job.seed, lr=1e-3))
             ids.append(np.concatenate([np.c_[piece.source, piece.index, piece.weight] for piece in batch.pieces]))
     weights = engine.full_weights()
     return {
@@ -126,7 +126,7 @@ def diverge(job: JobSpec) -> str:
         if dist.get_rank() == 1:
             batch.micro_batches[0].tokens.fill_(float("nan"))
         try:
-            engine.step(batch, job.seed, lr=1e-3, stop=False)
+            engine.step(batch, job.seed, lr=1e-3)
         except TrainingDivergedError as error:
             after = engine.full_weights()
             assert all(torch.equal(after[name], tensor) for name, tensor in before.items())

@@ -1,0 +1,26 @@
+"""What ranks tell each other once a step, inside the reduction that the step needs anyway."""
+
+from dataclasses import astuple, dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Signals:
+    """What one rank says (0 or 1 each), or, summed over the ranks, how many say it."""
+
+    stop: int = 0
+    """Save after this step and end."""
+    save: int = 0
+    """Save after this step and go on."""
+    pause: int = 0
+    """Save after this step and wait: the group is about to be resized."""
+    written: int = 0
+    """The share of the pending training state is on the disk."""
+    unwritten: int = 0
+    """It could not be written: the disk is full."""
+
+    def values(self) -> tuple[int, ...]:
+        """The numbers in order."""
+        return astuple(self)
+
+
+SILENCE = Signals()
