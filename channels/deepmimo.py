@@ -6,7 +6,6 @@ sight and positions are read here; the package ``deepmimo`` computes the channel
 """
 
 import io
-import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -19,6 +18,8 @@ from numpy.typing import NDArray
 
 from channels.catalogue import Progress
 from channels.errors import UserError
+from channels.files import parse_json
+from channels.mat5 import read_variables
 from channels.shards import Samples
 from channels.spec import ChannelSpec
 from channels.writer import open_writer
@@ -26,7 +27,15 @@ from channels.writer import open_writer
 SLICE_SAMPLES = 1024
 """Users whose channels are computed at once."""
 
+PARAMETERS = "params.json"
 QUANTITIES = ("aoa_az", "aoa_el", "aod_az", "aod_el", "delay", "inter", "phase", "power", "rx_pos", "tx_pos")
+TRANSMITTERS = 1000
+"""Most of one set: their numbers have three digits in the names of files."""
+
+QUANTITY_BYTES = 2**34
+"""Most of one quantity: a file of a few bytes can claim any shape."""
+
+_PER_PATH = tuple(name for name in QUANTITIES if not name.endswith("_pos"))
 _FORMATS = (".npz", ".mat")
 
 
@@ -120,11 +129,11 @@ def find_sets(source: Path, options: ScenarioOptions) -> list[ScenarioSet]:
 def _parameters(source: Path) -> dict[str, Any]:
     if not source.is_dir():
         raise UserError("no such folder", where=str(source))
-    file = source / "params.json"
+    file = source / PARAMETERS
     if not file.is_file():
         raise UserError("a file is missing", where=str(file), mend="a DeepMIMO v4 scenario folder has one")
     try:
-        parameters: dict[str, Any] = json.loads(file.read_bytes())
+        parameters: dict[str, Any] = parse_json(file.read_bytes())
         scenes = int(parameters["scene"]["num_scenes"])
         float(parameters["rt_params"]["frequency"])
     except (ValueError, KeyError, TypeError) as error:
@@ -138,11 +147,13 @@ def _pairs(parameters: Mapping[str, Any], source: Path) -> list[tuple[int, int, 
     """(transmitter set, transmitter, receiver set) of every pair; transmitters that also receive are no users."""
     try:
         sets = [parameters["txrx_sets"][key] for key in sorted(parameters["txrx_sets"])]
+        if any(not 0 <= one["num_points"] <= TRANSMITTERS for one in sets if one["is_tx"]):
+            raise ValueError(f"not between 0 and {TRANSMITTERS} transmitters in a set")
         senders = [(int(one["id"]), index) for one in sets if one["is_tx"] for index in range(int(one["num_points"]))]
         receivers = [int(one["id"]) for one in sets if one["is_rx"] and not one["is_tx"]]
     except (KeyError, TypeError, ValueError) as error:
         what = f"not the parameters of a DeepMIMO v4 scenario ({error!r})"
-        raise UserError(what, where=str(source / "params.json")) from error
+        raise UserError(what, where=str(source / PARAMETERS)) from error
     return [(sender, index, receiver) for sender, index in senders for receiver in receivers]
 
 
@@ -150,15 +161,22 @@ def _scenario_set(
     source: Path, pair: tuple[int, int, int], parameters: Mapping[str, Any], options: ScenarioOptions
 ) -> ScenarioSet:
     quantities = {name: _quantity(source, name, pair) for name in QUANTITIES}
+    _check_shapes(quantities, source)
     position = np.asarray(quantities["rx_pos"], np.float32)
-    for name in ("aoa_az", "inter", "power"):
-        if len(quantities[name]) != len(position):
-            what = f"{name} has {len(quantities[name])} users, rx_pos {len(position)}"
-            raise UserError(what, where=str(source), mend="fetch the scenario again")
     reached = np.flatnonzero(~np.isnan(quantities["aoa_az"]).all(axis=1))
     los = quantities["inter"][:, 0] == 0
     users = _split(reached, position, options)
     return ScenarioSet(_spec(source, pair, parameters, options), source.absolute(), pair, options, users, los, position)
+
+
+def _check_shapes(quantities: Mapping[str, NDArray[Any]], source: Path) -> None:
+    """One number a user and path, three a position."""
+    users, paths = quantities["rx_pos"].shape[0], quantities["aoa_az"].shape[-1]
+    expected = {"rx_pos": (users, 3), "tx_pos": (1, 3), **dict.fromkeys(_PER_PATH, (users, paths))}
+    for name, values in quantities.items():
+        if values.shape != expected[name] or values.dtype.kind not in "fiu":
+            what = f"{name} is of shape {values.shape} and type {values.dtype}, not numbers of shape {expected[name]}"
+            raise UserError(what, where=str(source), mend="fetch the scenario again")
 
 
 def _spec(
@@ -194,10 +212,14 @@ def _split(
     return {"train": along[:train], "val": along[train:]}
 
 
+def _stem(source: Path, name: str, pair: tuple[int, int, int]) -> Path:
+    sender, index, receiver = pair
+    return source / f"{name}_t{sender:03}_tx{index:03}_r{receiver:03}"
+
+
 def _quantity(source: Path, name: str, pair: tuple[int, int, int]) -> NDArray[Any]:
     """The array of one file, read without pickle: a scenario is somebody else's data."""
-    sender, index, receiver = pair
-    stem = source / f"{name}_t{sender:03}_tx{index:03}_r{receiver:03}"
+    stem = _stem(source, name, pair)
     file = next((found for found in (stem.with_suffix(end) for end in _FORMATS) if found.is_file()), None)
     if file is None:
         where = str(stem.with_suffix(_FORMATS[0]))
@@ -206,10 +228,8 @@ def _quantity(source: Path, name: str, pair: tuple[int, int, int]) -> NDArray[An
         if file.suffix == ".npz":
             with np.load(file, allow_pickle=False) as content:
                 return np.atleast_2d(content[name])
-        from scipy.io import loadmat
-
-        return np.atleast_2d(loadmat(file, variable_names=[name])[name])
-    # numpy, zipfile and scipy raise whatever their parsers stumble over on a broken file.
+        return np.atleast_2d(np.asarray(read_variables(file, [name], QUANTITY_BYTES)[name]))
+    # numpy and zipfile raise whatever their parsers stumble over on a broken file.
     except Exception as error:
         raise UserError(f"cannot be read ({error})", where=str(file), mend="fetch the scenario again") from error
 
@@ -229,14 +249,21 @@ def _package() -> Any:
 def _load(folder: Path, pair: tuple[int, int, int], paths: int) -> Any:
     """The package's dataset of one pair.
 
-    The package looks for a lower-case name below a configured folder and asks on the terminal where there is none, so
-    the scenario is shown to it under a name it accepts.
+    The package looks for a lower-case name below a configured folder and asks on the terminal where there is none, and
+    it unpickles what it reads: so a copy of the checked arrays is shown to it under a name it accepts. The scene's
+    buildings, which no channel needs, are left out.
+
+    Raises UserError for parameters that it cannot use.
     """
     deepmimo = _package()
     sender, index, receiver = pair
     before = deepmimo.config.get("scenarios_folder")
     with tempfile.TemporaryDirectory() as shown, _quiet():
-        (Path(shown) / "scenario").symlink_to(folder, target_is_directory=True)
+        scenario = Path(shown) / "scenario"
+        scenario.mkdir()
+        (scenario / PARAMETERS).write_bytes((folder / PARAMETERS).read_bytes())
+        for name in QUANTITIES:
+            np.savez(_stem(scenario, name, pair), allow_pickle=False, **{name: _quantity(folder, name, pair)})
         deepmimo.config.set("scenarios_folder", shown)
         try:
             return deepmimo.load(
@@ -246,6 +273,10 @@ def _load(folder: Path, pair: tuple[int, int, int], paths: int) -> Any:
                 rx_sets={receiver: "all"},
                 matrices=[*QUANTITIES],
             )
+        # Parameters of a foreign scenario are not checked further by the package than it happens to stumble.
+        except Exception as error:
+            what = f"the package deepmimo cannot use it ({error!r})"
+            raise UserError(what, where=str(folder / PARAMETERS), mend="fetch the scenario again") from error
         finally:
             deepmimo.config.set("scenarios_folder", before)
 

@@ -23,6 +23,14 @@ def write_atomically(path: Path, content: str | bytes, mode: int = 0o644) -> Non
     sync_folder(path.parent)
 
 
+def parse_json(content: bytes) -> Any:
+    """The value of a JSON text. Raises ValueError where it is none, or nests deeper than Python can follow."""
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("it nests too deep") from None
+
+
 def write_json(path: Path, value: Any) -> None:
     """Indented JSON, written atomically."""
     write_atomically(path, json.dumps(value, indent=2, sort_keys=False) + "\n")

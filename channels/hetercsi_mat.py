@@ -6,6 +6,7 @@ shows with its axes reversed as a compound of ``real`` and ``imag``; ``speed_<sp
 label.
 """
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,12 +18,19 @@ import numpy as np
 
 from channels.errors import UserError
 from channels.manifest import ROLES, SPLITS
+from channels.mat5 import read_variables
 from channels.presets import load_preset
 from channels.shards import Samples
 from channels.spec import ChannelSpec
 
 SLICE_SAMPLES = 128
 """Samples read at once: the published files are up to 3.5 GB."""
+
+SAMPLE_BYTES = 2**28
+"""Most of one sample: a file of a few bytes can claim any shape. The largest published one has 0.4 MB."""
+
+CONFIG_BYTES = 2**20
+_CONFIG_FIELDS = ("fc", "K", "delta_f", "T", "delta_t", "UPA", "scenario")
 
 _SCENARIO = re.compile(r"3GPP_38\.901_(?P<scenario>[A-Za-z0-9]+)_(?P<los>N?LOS)", re.IGNORECASE)
 
@@ -118,18 +126,16 @@ def _spec(folder: Path, name: str) -> ChannelSpec:
 
 def _config(file: Path) -> dict[str, Any]:
     """config.mat (MATLAB v5; Hz and seconds) in the units of ChannelSpec."""
-    from scipy.io import loadmat
-
     try:
-        content = loadmat(file, variable_names=["fc", "K", "delta_f", "T", "delta_t", "UPA", "scenario"])
-        number = {key: float(content[key].item()) for key in ("fc", "K", "delta_f", "T", "delta_t")}
-        rows, cols = (float(size) for size in content["UPA"].ravel())
-        words = _SCENARIO.fullmatch(str(content["scenario"].ravel()[0]))
-    # scipy raises whatever its parser stumbles over on a broken file.
-    except Exception as error:
+        content = read_variables(file, _CONFIG_FIELDS, CONFIG_BYTES)
+        number = {key: float(np.asarray(content[key]).item()) for key in ("fc", "K", "delta_f", "T", "delta_t")}
+        rows, cols = (float(size) for size in np.ravel(content["UPA"]))
+        scenario = str(content["scenario"])
+    except (OSError, ValueError, KeyError) as error:
         raise UserError(f"not a readable config.mat ({error!r})", where=str(file)) from error
+    words = _SCENARIO.fullmatch(scenario)
     if words is None:
-        what = f"scenario {content['scenario'].ravel()[0]!r} is not of the form 3GPP_38.901_<scenario>_<LOS|NLOS>"
+        what = f"scenario {scenario[:80]!r} is not of the form 3GPP_38.901_<scenario>_<LOS|NLOS>"
         raise UserError(what, where=str(file))
     whole = {"subcarriers": number["K"], "slots": number["T"], "rows": rows, "cols": cols}
     return {
@@ -167,6 +173,8 @@ def _count(path: Path, split: str, spec: ChannelSpec) -> int:
             raise UserError(what, where=str(path))
         if dataset.shape[3] == 0:
             raise UserError(f"H_{split} holds no sample", where=str(path))
+        if math.prod(spec.shape) * 8 > SAMPLE_BYTES:
+            raise UserError(f"samples of shape {spec.shape} are larger than {SAMPLE_BYTES} bytes", where=str(path))
         speed = file.get(f"speed_{split}")
         if speed is not None and getattr(speed, "shape", None) != (1, dataset.shape[3]):
             raise UserError(f"speed_{split} does not have one value a sample", where=str(path))
@@ -180,6 +188,9 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         with h5py.File(path, "r") as file:
             yield file
-    except (OSError, RuntimeError, KeyError) as error:
+    except UserError:
+        raise
+    # HDF5 finds damage late, and h5py then raises what it is reading at that moment.
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
         mend = "it must be a complete MATLAB v7.3 (HDF5) file; fetch it again"
         raise UserError(f"cannot be read ({error})", where=str(path), mend=mend) from error

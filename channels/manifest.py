@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from channels.errors import UserError
+from channels.files import parse_json
 from channels.spec import ChannelSpec
 
 SCHEMA = 1
@@ -75,7 +77,7 @@ def read_manifest(store: Path) -> dict[str, StoredSet]:
         raise UserError(what, where=str(store), mend="make one with 'wavetrain channels make --store DIR'")
     remake = "make or import the store again"
     try:
-        document = json.loads(file.read_bytes())
+        document = parse_json(file.read_bytes())
         schema = document["schema"]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"not a readable manifest ({error!r})", where=str(file), mend=remake) from error
@@ -107,27 +109,34 @@ def _set_to_json(stored: StoredSet) -> dict[str, Any]:
 
 def _set_from_json(row: Mapping[str, Any], where: str) -> StoredSet:
     spec = ChannelSpec.from_mapping(row["spec"], where)
+    sample_bytes = 8 * math.prod(spec.shape)
     if row["role"] not in ROLES:
         raise ValueError(f"role {row['role']!r} of set {spec.name}")
     return StoredSet(
         spec=spec,
         role=row["role"],
-        splits={name: _split_from_json(spec.name, name, split) for name, split in row["splits"].items()},
+        splits={name: _split_from_json(spec.name, name, split, sample_bytes) for name, split in row["splits"].items()},
         mean_power=float(row["mean_power"]),
         origin=dict(row["origin"]),
     )
 
 
-def _split_from_json(set_name: str, split: str, row: Mapping[str, Any]) -> StoredSplit:
+def _split_from_json(set_name: str, split: str, row: Mapping[str, Any], sample_bytes: int) -> StoredSplit:
     if split not in SPLITS:
         raise ValueError(f"split {split!r} of set {set_name}")
     shards = tuple(Shard(**shard) for shard in row["shards"])
+    count, per_shard = row["count"], row["shard_samples"]
+    numbers = [count, per_shard, *(number for shard in shards for number in (shard.count, shard.bytes))]
+    if not all(type(number) is int and 0 < number < 2**63 for number in numbers):
+        raise ValueError(f"{set_name}/{split} has a size that is no number above 0")
     for index, shard in enumerate(shards):
         # Also keeps a hostile manifest from pointing outside the store.
         if shard.file != shard_file(set_name, split, index):
             raise ValueError(f"shard {index} of {set_name}/{split} is called {shard.file!r}")
-    per_shard = row["shard_samples"]
-    expected = [min(per_shard, row["count"] - start) for start in range(0, row["count"], per_shard)]
-    if [shard.count for shard in shards] != expected:
-        raise ValueError(f"the shards of {set_name}/{split} do not hold {row['count']} samples")
-    return StoredSplit(count=row["count"], shards=shards, shard_samples=per_shard)
+        if not isinstance(shard.sha256, str) or shard.bytes < shard.count * sample_bytes:
+            raise ValueError(f"shard {index} of {set_name}/{split} cannot hold its samples")
+        if shard.count != min(per_shard, count - index * per_shard):
+            raise ValueError(f"shard {index} of {set_name}/{split} holds {shard.count} samples")
+    if len(shards) != -(-count // per_shard):
+        raise ValueError(f"the shards of {set_name}/{split} do not hold {count} samples")
+    return StoredSplit(count=count, shards=shards, shard_samples=per_shard)

@@ -1,7 +1,6 @@
 """One shard: a safetensors file of consecutive samples, written once, memory-mapped ever after."""
 
 import hashlib
-import json
 import math
 import os
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from channels.errors import UserError
+from channels.files import parse_json
 from channels.manifest import Shard
 
 CHANNEL = "channel"
@@ -73,14 +73,14 @@ def map_shard(path: Path, shard: Shard) -> dict[str, NDArray[Any]]:
         counts = {name: len(tensor) for name, tensor in tensors.items()}
         if counts.get(CHANNEL) != shard.count or set(counts.values()) != {shard.count}:
             raise ValueError(f"tensors of {counts} samples instead of {shard.count}")
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"the shard is corrupt ({error})", where=str(path), mend=mend) from error
     return tensors
 
 
 def _tensors(content: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
     data_start = 8 + int.from_bytes(content[:8].tobytes(), "little")
-    header = json.loads(content[8:data_start].tobytes())
+    header = parse_json(content[8:data_start].tobytes())
     tensors = {}
     for name, entry in header.items():
         if name == "__metadata__":

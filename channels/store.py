@@ -45,11 +45,12 @@ class ChannelStore:
         Raises UserError for a set, split or index that the store does not hold and for a missing or corrupt shard.
         """
         stored = self._split(set_name, split)
-        channel = np.empty((len(indices), *self.sets[set_name].spec.shape), np.complex64)
-        for shard, places, rows in self._touched(stored, set_name, split, indices):
-            parts = self._tensors(shard)[CHANNEL]
-            if parts.shape[1:] != (*channel.shape[1:], 2):
-                raise UserError(f"samples of shape {parts.shape[1:]}", where=shard.file, mend="make its set again")
+        shape = self.sets[set_name].spec.shape
+        touched = self._touched(stored, set_name, split, indices)
+        # Compared before anything is allocated: a manifest may claim any shape.
+        found = [(self._channel(shard, shape), places, rows) for shard, places, rows in touched]
+        channel = np.empty((len(indices), *shape), np.complex64)
+        for parts, places, rows in found:
             channel[places] = parts[rows].view(np.complex64)[..., 0]
         return channel
 
@@ -109,6 +110,14 @@ class ChannelStore:
                 if len(self._mapped) > _OPEN_SHARDS:
                     self._mapped.popitem(last=False)
             return self._mapped[shard.file]
+
+    def _channel(self, shard: Shard, shape: tuple[int, int, int]) -> NDArray[np.float32]:
+        """Float32 [n, T, K, A, 2] of a shard."""
+        parts = self._tensors(shard)[CHANNEL]
+        if parts.shape[1:] != (*shape, 2) or parts.dtype != np.float32:
+            what = f"samples of shape {parts.shape[1:]} and type {parts.dtype}"
+            raise UserError(what, where=shard.file, mend="make its set again")
+        return parts
 
     def _check_shards_exist(self) -> None:
         for stored in self.sets.values():

@@ -2,7 +2,9 @@
 
 import difflib
 import hashlib
+import itertools
 import json
+import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -13,6 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from channels.errors import UserError
 
 Positive = Annotated[int, Field(gt=0)]
+SPEC_CHARACTERS = 2**16
+SPEC_NESTING = 64
+"""Most characters and open brackets of a spec; PyYAML's time grows with the square of both."""
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 
 
@@ -228,7 +233,11 @@ def read_mapping(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot be read ({error})", where=str(path), mend="give a readable text file") from None
     try:
-        mapping = yaml.safe_load(text)
+        mapping = yaml.safe_load(text) if _is_small(text) else None
+    # PyYAML hands through what its constructors stumble over, e.g. the date 2001-99-99.
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        reason = "it nests too deep" if isinstance(error, RecursionError) else " ".join(str(error).split())[:200]
+        raise UserError(f"not YAML: {reason}", where=str(path), mend="correct the value") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" at line {mark.line + 1}" if mark else ""
@@ -237,6 +246,12 @@ def read_mapping(path: Path) -> dict[str, Any]:
     if not isinstance(mapping, dict) or not all(isinstance(key, str) for key in mapping):
         raise UserError("the top level is not a mapping of names", where=str(path), mend="write `name: ...` lines")
     return mapping
+
+
+def _is_small(text: str) -> bool:
+    """Whether a text is of the size of a spec: anything else is none and not worth parsing."""
+    opened = itertools.accumulate((character in "[{") - (character in "]}") for character in text)
+    return len(text) <= SPEC_CHARACTERS and max(opened, default=0) <= SPEC_NESTING
 
 
 def apply_override(mapping: dict[str, Any], override: str) -> None:
@@ -280,7 +295,7 @@ def _first_error(model: type[BaseModel], mapping: Mapping[str, Any], where: str,
     if detail["type"] == "missing":
         return UserError(f"{field!r} is missing", where=where, mend="add it")
     message = detail["msg"].removeprefix("Value error, ")
-    value = "" if isinstance(detail["input"], dict | BaseModel) else f" = {detail['input']!r}"
+    value = "" if isinstance(detail["input"], dict | BaseModel) else f" = {reprlib.repr(detail['input'])}"
     return UserError(f"{field or 'spec'}{value}: {message}", where=where, mend="correct the value")
 
 

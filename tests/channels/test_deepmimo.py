@@ -121,6 +121,26 @@ def test_a_pickled_array_is_not_loaded(scenario: Path):
         find_sets(scenario, ScenarioOptions())
 
 
+def test_the_package_unpickles_nothing_of_a_scenario(scenario: Path, tmp_path: Path):
+    """It would: it reads with allow_pickle, and the scene's vertices are none of the files that are checked."""
+    pytest.importorskip("deepmimo", reason="the extra deepmimo is not installed")
+    trap = np.empty(1, object)
+    trap[0] = Toucher(str(tmp_path / "touched"))
+    np.savez(scenario / "vertices.npz", vertices=trap)
+    import_deepmimo(scenario, tmp_path / "store", ScenarioOptions(antennas=4, subcarriers=8), quiet)
+    assert not (tmp_path / "touched").exists()
+
+
+class Toucher:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (Path(self.path),)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -1,0 +1,65 @@
+"""What the fuzzers call: every reader of files that others may have written."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from channels.errors import UserError
+
+
+def import_mat(folder: Path) -> None:
+    """HeterCSI import of a source into a store inside the folder."""
+    from channels.catalogue import import_hetercsi
+
+    import_hetercsi(folder, folder / "store", lambda *_: None)
+
+
+def import_scenario(folder: Path) -> None:
+    """DeepMIMO import of a scenario into a store inside the folder."""
+    from channels.deepmimo import ScenarioOptions, import_deepmimo
+
+    options = ScenarioOptions(antennas=4, subcarriers=8)
+    import_deepmimo(folder, folder / "store", options, lambda *_: None)
+
+
+def open_store(folder: Path) -> None:
+    """A store, all its samples and its check."""
+    from channels.store import ChannelStore
+    from channels.verify import verify
+
+    store = ChannelStore.open(folder)
+    verify(folder)
+    for name, stored in store.sets.items():
+        for split, part in stored.splits.items():
+            indices = np.arange(min(part.count, 100))
+            store.read(name, split, indices)
+            store.labels(name, split, indices)
+
+
+def open_forged_store(folder: Path) -> None:
+    """A store whose forger knew how to make the fingerprint."""
+    from channels import manifest
+
+    file = folder / manifest.MANIFEST_FILE
+    try:
+        document = json.loads(file.read_bytes())
+        sets = {row["spec"]["name"]: manifest._set_from_json(row, "") for row in document["sets"]}
+        file.write_bytes(json.dumps(document | {"fingerprint": manifest.fingerprint(sets)}).encode())
+    except (UserError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        pass
+    open_store(folder)
+
+
+def read_job(folder: Path) -> None:
+    """A job spec."""
+    from orchestrator.config import load_job
+
+    load_job(folder / "job.yaml")
+
+
+def read_cluster(folder: Path) -> None:
+    """A cluster file."""
+    from orchestrator.cluster import load_profile
+
+    load_profile(folder / "cluster.yaml", None)
