@@ -10,7 +10,9 @@ from jobs import (
     doctor_command,
     evaluate_command,
     plan_command,
+    report_command,
     runs_commands,
+    study_command,
     submit_command,
     train_command,
     ui_command,
@@ -32,6 +34,8 @@ app.command("status")(runs_commands.status)
 app.command("logs")(runs_commands.logs)
 app.command("cancel")(runs_commands.cancel)
 app.command("evaluate")(evaluate_command.evaluate)
+app.command("report")(report_command.report)
+app.command("study")(study_command.study)
 app.command("ui")(ui_command.ui)
 
 

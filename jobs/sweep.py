@@ -9,7 +9,7 @@ from pathlib import Path
 from channels.errors import UserError
 from channels.files import write_json
 from orchestrator.cluster import Profile
-from orchestrator.config import JobSpec, load_job
+from orchestrator.config import JobSpec, TrackingSection, load_job
 from orchestrator.rundir import RunDirectory
 from orchestrator.tracking import Tracker, default_uri
 
@@ -65,17 +65,22 @@ def _child_name(name: str, chosen: Sequence[str]) -> str:
 
 def make_parent(sweep: Sweep, profile: Profile) -> str:
     """The MLflow run above the children, made once; its id."""
-    runs = profile.storage.runs
-    directory = RunDirectory(runs / f"{sweep.name}.sweep")
-    directory.path.mkdir(parents=True, exist_ok=True)
-    tracking = sweep.children[0].tracking
-    artifacts = runs / "mlartifacts" / tracking.experiment
-    known = directory.read_state().get("mlflow_run_id")
-    tracker = Tracker(tracking.uri or default_uri(runs), tracking.experiment, artifacts, sweep.name, known)
-    directory.update_state(mlflow_run_id=tracker.run_id)
+    tracker = open_parent(sweep.name, sweep.children[0].tracking, profile)
     tracker.tags({"wavetrain.sweep": ", ".join(sweep.axes), "wavetrain.children": str(len(sweep.children))})
     tracker.end("FINISHED")
     return tracker.run_id
+
+
+def open_parent(name: str, tracking: TrackingSection, profile: Profile) -> Tracker:
+    """The MLflow run above the children of a sweep, made once and found again by the sweep's name."""
+    runs = profile.storage.runs
+    directory = RunDirectory(runs / f"{name}.sweep")
+    directory.path.mkdir(parents=True, exist_ok=True)
+    artifacts = runs / "mlartifacts" / tracking.experiment
+    known = directory.read_state().get("mlflow_run_id")
+    tracker = Tracker(tracking.uri or default_uri(runs), tracking.experiment, artifacts, name, known)
+    directory.update_state(mlflow_run_id=tracker.run_id)
+    return tracker
 
 
 def mark_child(directory: RunDirectory, parent: str) -> None:

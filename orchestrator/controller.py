@@ -253,8 +253,9 @@ class _Controller:
                 return None
         scores = [score for _, part in sorted(done.items()) for score in part]
         step = self.prepared.schedule.total_steps
-        seconds = {"time/evaluation_s": time.monotonic() - started}
-        tracker.metrics(to_metrics(scores) | seconds, step=step, time_s=time.time())
+        seconds = time.monotonic() - started
+        self.directory.update_state(evaluation_s=round(seconds, 3))
+        tracker.metrics(to_metrics(scores) | {"time/evaluation_s": seconds}, step=step, time_s=time.time())
         return scores
 
     def _outcome(self, status: Status, cause: str | None = None, scores: list[Score] | None = None) -> RunOutcome:

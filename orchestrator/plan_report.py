@@ -110,6 +110,7 @@ def _describe_bucket(catalogue: Catalogue, bucket: Bucket, slices: int) -> dict[
         "variant": bucket.variant,
         "shortest": min(source.length for source in sources),
         "longest": bucket.length,
+        "lengths": _samples_by_length(catalogue, bucket),
         "samples": bucket.samples,
         "batch": bucket.batch_size,
         "slices": slices,
@@ -118,6 +119,15 @@ def _describe_bucket(catalogue: Catalogue, bucket: Bucket, slices: int) -> dict[
         "entropy_normalised": round(entropy.normalised, 4),
         "sets": list(dict.fromkeys(source.name for source in sources)),
     }
+
+
+def _samples_by_length(catalogue: Catalogue, bucket: Bucket) -> list[tuple[int, int]]:
+    """(tokens of a sample, samples) in ascending order."""
+    counts: dict[int, int] = {}
+    for piece in bucket.pieces:
+        length = catalogue[piece.source].length
+        counts[length] = counts.get(length, 0) + piece.count
+    return sorted(counts.items())
 
 
 def _cells(bucket: dict[str, Any]) -> list[str]:

@@ -14,6 +14,7 @@ import psutil
 import yaml
 
 from orchestrator.config import JobSpec
+from tests.jobs_for_tests import small_job
 
 ROOT = Path(__file__).parents[2]
 RUN_TIMEOUT_S = 240
@@ -100,6 +101,11 @@ class Place:
         client = MlflowClient(tracking_uri=f"sqlite:///{self.folder / 'runs' / 'mlflow.db'}")
         points = client.get_metric_history(self.state(name)["mlflow_run_id"], metric)
         return sorted((point.step, point.value) for point in points)
+
+
+def job_for(store: Path, name: str) -> JobSpec:
+    """A job of eight epochs, long enough to be killed on the way."""
+    return small_job(store, name, train={"epochs": 8, "lr": 1e-3, "warmup_epochs": 0.5}, checkpoint={"every_steps": 7})
 
 
 def family(process: subprocess.Popen[str]) -> list[psutil.Process]:

@@ -10,31 +10,10 @@ from channels.store import ChannelStore
 from models.export import load_model
 from orchestrator.config import JobSpec
 from orchestrator.evaluation import evaluate_set
-from tests.e2e.runs import Place, assert_all_gone, family, worker_processes
+from tests.e2e.runs import Place, assert_all_gone, family, job_for, worker_processes
 from tests.jobs_for_tests import small_job
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    folder = tmp_path_factory.mktemp("runs")
-    (folder / "cluster.yaml").write_text("default: here\nprofiles: {here: {storage: {runs: runs, cache: cache}}}\n")
-    return Place(folder)
-
-
-def job_for(store: Path, name: str) -> JobSpec:
-    return small_job(store, name, train={"epochs": 8, "lr": 1e-3, "warmup_epochs": 0.5}, checkpoint={"every_steps": 7})
-
-
-@pytest.fixture(scope="module")
-def undisturbed(place: Place, small_store: Path) -> JobSpec:
-    """A run that nobody touched."""
-    job = job_for(small_store, "undisturbed")
-    done = place.run("train", str(place.spec(job)))
-    assert done.returncode == 0, done.stderr
-    assert "average" in done.stdout and "wavetrain ui" in done.stdout
-    return job
 
 
 def test_a_run_learns_covers_every_sample_and_is_tracked(place: Place, undisturbed: JobSpec) -> None:

@@ -1,0 +1,41 @@
+"""``wavetrain report``: one self-contained page about one run or several, with CSV and PNG files beside it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from channels.errors import UserError
+from jobs.run_status import run_status
+from jobs.runs_commands import ask, find
+from jobs.train_command import ClusterFileOption, ClusterOption
+from orchestrator.cluster import load_profile
+
+
+def report(
+    runs: Annotated[list[str], typer.Argument(help="Names or folders of runs.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="The page; CSV and PNG files lie beside it.")] = Path("report.html"),
+    cluster: ClusterOption = None,
+    cluster_file: ClusterFileOption = None,
+) -> None:
+    """Write a report of finished, failed and running runs, side by side."""
+    check_page(out)
+    folder = load_profile(cluster_file, cluster).storage.runs
+    directories = {found.path.resolve(): found for found in (find(name, folder) for name in runs)}
+    from orchestrator.report_data import read_run
+    from orchestrator.report_page import write_report
+
+    records = []
+    for directory in directories.values():
+        status = run_status(directory, ask)
+        records.append(read_run(directory, status.state, status.reason))
+    page, *beside = write_report(records, out)
+    typer.echo(f"{page} ({len(beside)} CSV and PNG files beside it)")
+
+
+def check_page(out: Path) -> None:
+    """Raises UserError for a page that is no HTML file, or whose folder is not there."""
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"{out.name!r} is no HTML file", where="--out", mend="give it the ending .html")
+    if not out.parent.is_dir():
+        raise UserError("no such folder", where=f"--out {out.parent}", mend="make it first")

@@ -1,0 +1,13 @@
+"""Published figures that ours are read beside: facts of the papers, each file with its source."""
+
+from importlib import resources
+from typing import Any
+
+import yaml
+
+
+def published(paper: str) -> dict[str, Any]:
+    """The figures of a paper by table, e.g. ``published("hetercsi")["table2"]``; units are in the file."""
+    text = resources.files(__name__).joinpath(f"{paper}.yaml").read_text(encoding="utf-8")
+    figures: dict[str, Any] = yaml.safe_load(text)
+    return figures
