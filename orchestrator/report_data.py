@@ -205,13 +205,14 @@ def _epochs(events: Sequence[Event]) -> tuple[Mapping[str, float], ...]:
 def _attempt(life: Sequence[Event]) -> Attempt:
     first, last = life[0], life[-1]
     steps = [event["step"] for event in life if event["kind"] in ("step", "checkpoint")]
+    ends = [event["outcome"] for event in life if event["kind"] == "end"]
     return Attempt(
         first_step=int(first["step"]),
         last_step=int(max(steps, default=first["step"])),
         workers=int(first["world"]),
         device=str(first["device"]),
         seconds=last["time"] - first["time"],
-        outcome=last["outcome"] if last["kind"] == "end" else None,
+        outcome=ends[-1] if ends else None,
     )
 
 

@@ -104,7 +104,7 @@ def draw_plans(records: Sequence[RunRecord]) -> Any:
     """Samples by length, with the longest sample of every bucket but the last as a boundary; a panel a run."""
     columns = min(len(records), 3)
     rows = -(-len(records) // columns)
-    figure, axes = new_figure(rows, columns, (11 if columns > 1 else 7, 2.9 * rows), squeeze=False)
+    figure, axes = new_figure(rows, columns, (11, 2.9 * rows), squeeze=False)
     for axis, record in zip(axes.flat, records, strict=False):
         _draw_lengths(axis, record)
     for axis in list(axes.flat)[len(records) :]:
@@ -217,8 +217,8 @@ def _draw_lengths(axis: Any, record: RunRecord) -> None:
     lengths = sorted(counts)
     axis.set(title=f"{record.name}: {plan_name(record)}", xlabel="length of a sample, tokens", ylabel="samples")
     if not lengths:
-        # Runs of before plans told lengths.
-        axis.text(0.5, 0.5, "lengths are not recorded", transform=axis.transAxes, ha="center", color=INK)
+        axis.text(0.5, 0.5, "this plan does not tell lengths", transform=axis.transAxes, ha="center", color=INK)
+        axis.set(xticks=(), yticks=())
         return
     axis.bar(range(len(lengths)), [counts[length] for length in lengths], 0.7, color=COLOURS[0])
     if record.plan["strategy"] == "bucket":

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from orchestrator.live import clock
+from orchestrator.progress import clock
 from orchestrator.report_data import RunRecord
 
 Measure = Callable[[RunRecord], float | None]
