@@ -8,6 +8,9 @@ from jobs.launch_folder import LaunchFolder
 from jobs.train_command import report
 from orchestrator.rundir import RunDirectory
 
+LOCK_PATIENCE_S = 120.0
+"""A file server may keep the lock of a node that was lost for a minute or two."""
+
 
 def main(run: str, address: str) -> int:
     """Train and evaluate on the Ray that answers at an address; the exit code."""
@@ -17,7 +20,7 @@ def main(run: str, address: str) -> int:
     from orchestrator.live import LiveView
 
     try:
-        return report(run_job(launch.read_job(), profile, LiveView()))
+        return report(run_job(launch.read_job(), profile, LiveView(), LOCK_PATIENCE_S))
     except UserError as error:
         sys.stderr.write(f"wavetrain: {error}\n")
         return 2

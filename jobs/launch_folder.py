@@ -1,6 +1,7 @@
 """What a launcher leaves in the folder of a run: resolved spec and profile, code, and how it was submitted."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,12 @@ class LaunchFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.path / "spec.json", job.model_dump(mode="json"))
         write_json(self.path / "profile.json", profile.model_dump(mode="json"))
+
+    def tag(self, tags: Mapping[str, str]) -> None:
+        """Add to the MLflow tags that the next controller gives to the run."""
+        path = self.run.launch_tags
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_json(path, {**(json.loads(path.read_text()) if path.exists() else {}), **tags})
 
     def read_job(self) -> JobSpec:
         """The spec that was submitted."""

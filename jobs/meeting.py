@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,10 @@ POLL_S = 0.2
 
 class BootstrapError(RuntimeError):
     """The nodes of an allocation did not become one Ray cluster; says which node and why."""
+
+
+class BadNodeError(BootstrapError):
+    """This very node is at fault: the next attempt does better without it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,20 +71,25 @@ class Meeting:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(self.token, secret, mode=0o600)
 
-    def announce_head(self, address: str) -> None:
-        """Tell the other nodes where the Ray head answers."""
-        write_json(self.head, {"address": address, "host": self.place.host})
+    def announce_head(self, address: str, lifeline: tuple[str, int]) -> None:
+        """Tell the other nodes where the Ray head answers, and where node 0 holds their lifelines."""
+        write_json(self.head, {"address": address, "host": self.place.host, "lifeline": lifeline})
 
     def announce_end(self, outcome: str, code: int, cause: str | None) -> None:
         """Tell every node, and whoever looks at the run, how the attempt ended."""
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.end, {"outcome": outcome, "code": code, "cause": cause, "time": time.time()})
 
-    def mark(self, state: str, **details: Any) -> None:
-        """Say that this node is ``ready``, has ``failed`` or has ``left``."""
+    def mark(self, state: str, node: int | None = None, **details: Any) -> None:
+        """Say that this node, or another that cannot, is ``ready``, has ``failed`` or has ``left``."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        content = {"host": self.place.host, "time": time.time(), **details}
-        write_json(self.folder / f"{state}-{self.place.node}.json", content)
+        number = self.place.node if node is None else node
+        content = {"host": self.place.hosts[number], "time": time.time(), **details}
+        write_json(self.folder / f"{state}-{number}.json", content)
+
+    def is_superseded(self) -> bool:
+        """Whether Slurm has begun a later life of the job: it gave this node up and could not reach us."""
+        return (self.folder.parent / replace(self.place, restart=self.place.restart + 1).label).exists()
 
     def marked(self, state: str) -> set[int]:
         """Nodes that said so."""
@@ -107,14 +116,18 @@ class Meeting:
         found = [self.read(self.folder / f"failed-{number}.json") for number in sorted(self.marked("failed"))]
         return [f"{entry['host']}: {entry.get('cause', 'failed')}" for entry in found]
 
-    def lost_hosts(self) -> set[str]:
-        """Nodes that failed after they had been ready, in any life of the job."""
-        lost = set()
-        for folder in self.folder.parent.glob(f"{self.place.job_id}-*"):
-            for failed in folder.glob("failed-*.json"):
-                if failed.with_name(failed.name.replace("failed", "ready")).exists():
-                    lost.add(str(self.read(failed)["host"]))
-        return lost
+    def fail(self, error: Exception, node: int | None = None) -> None:
+        """Mark a node as failed, and as bad where the error says so."""
+        self.mark("failed", node, cause=str(error), bad=isinstance(error, BadNodeError))
+
+    def bad_hosts(self) -> set[str]:
+        """Nodes found bad in this life of the job."""
+        return {str(entry["host"]) for entry in map(self.read, self.folder.glob("failed-*.json")) if entry.get("bad")}
+
+    def bad_hosts_so_far(self) -> set[str]:
+        """Nodes found bad in any life of the job."""
+        lives = self.folder.parent.glob(f"{self.place.job_id}-*")
+        return set[str]().union(*(replace(self, folder=folder).bad_hosts() for folder in lives))
 
     def read(self, path: Path) -> dict[str, Any]:
         """One of the files."""

@@ -15,7 +15,7 @@ FIXED = 16
 
 @dataclass(frozen=True, slots=True)
 class PortWindow:
-    """Consecutive ports on one address; the first is only held, so that nobody else takes the window."""
+    """Consecutive ports on one address; the first is held by us, so that nobody else takes the window."""
 
     first: int
     guard: socket.socket
@@ -74,7 +74,7 @@ def _hold(address: str, port: int) -> socket.socket | None:
     guard = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         guard.bind((address, port))
-        guard.listen(1)
+        guard.listen(128)
     except OSError:
         guard.close()
         return None

@@ -2,17 +2,16 @@
 
 import os
 import secrets
-import shutil
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from jobs import own_processes
 from jobs.doctor import versions
-from jobs.meeting import BootstrapError, Meeting
+from jobs.meeting import BadNodeError, BootstrapError, Meeting
 from jobs.port_window import PortWindow, answers, claim, interface_address
+from jobs.session_folder import SessionFolder, remove_abandoned
 from orchestrator.cluster import Profile
 from orchestrator.ray_session import OBJECT_STORE_BYTES, ray_environment
 
@@ -35,7 +34,8 @@ def check_share(share: Share) -> None:
     """Compare with what Slurm granted and with what is usable.
 
     Raises:
-        BootstrapError: fewer CPUs or GPUs than the workers of this node need.
+        BootstrapError: fewer CPUs than the workers of this node need.
+        BadNodeError: fewer GPUs.
     """
     granted = int(os.environ.get("SLURM_CPUS_PER_TASK") or os.environ.get("SLURM_CPUS_ON_NODE") or share.cpus)
     if granted < share.cpus:
@@ -46,7 +46,7 @@ def check_share(share: Share) -> None:
         usable = torch.cuda.device_count()
         if usable < share.gpus:
             visible = os.environ.get("CUDA_VISIBLE_DEVICES", "not set")
-            raise BootstrapError(f"{usable} GPUs are usable (CUDA_VISIBLE_DEVICES {visible}), {share.gpus} are needed")
+            raise BadNodeError(f"{usable} GPUs are usable (CUDA_VISIBLE_DEVICES {visible}), {share.gpus} are needed")
 
 
 class RayNode:
@@ -58,8 +58,8 @@ class RayNode:
         self.timeout_s = profile.slurm.bootstrap_timeout_s
         self.address = interface_address(profile.network.interface)
         self.window: PortWindow = claim(self.address, meeting.place.job_id, meeting.place.node)
-        # Socket names inside must stay under 108 bytes, so the folder is as short as it can be.
-        self.folder = Path(tempfile.mkdtemp(prefix="wt-", dir="/tmp" if Path("/tmp").is_dir() else None))
+        self.session = SessionFolder()
+        remove_abandoned(self.session.path.parent)
         self.child: subprocess.Popen[bytes] | None = None
 
     @property
@@ -85,7 +85,7 @@ class RayNode:
             self._wait_for(self.window.gcs)
             head = f"{self.address}:{self.window.gcs}"
             self._wait_for(self.window.node_manager)
-            self.meeting.announce_head(head)
+            self.meeting.announce_head(head, (self.address, self.window.first))
         else:
             missing = f"node 0 ({self.meeting.place.hosts[0]}) has not started the Ray head"
             self.meeting.wait(self.meeting.head.exists, [], lambda: missing, self.timeout_s)
@@ -97,16 +97,17 @@ class RayNode:
         return head
 
     def check(self) -> None:
-        """Raise BootstrapError when this node's Ray has ended."""
+        """Raise BootstrapError when this node's Ray has ended, BadNodeError when it had been ready."""
         if self.child is not None and self.child.poll() is not None:
             log = self.meeting.log("ray")
-            raise BootstrapError(f"Ray ended with status {self.child.returncode}: {_last_line(log)} (see {log})")
+            kind = BadNodeError if self.meeting.place.node in self.meeting.marked("ready") else BootstrapError
+            raise kind(f"Ray ended with status {self.child.returncode}: {_last_line(log)} (see {log})")
 
     def _start(self, *options: str) -> None:
         command = [
             sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *options,
             "--log-color=false", "--disable-usage-stats",
-            *self.window.options, f"--node-ip-address={self.address}", f"--temp-dir={self.folder}",
+            *self.window.options, f"--node-ip-address={self.address}", f"--temp-dir={self.session.path}",
             f"--num-cpus={self.share.cpus}", f"--num-gpus={self.share.gpus}",
             f"--object-store-memory={OBJECT_STORE_BYTES}", "--include-log-monitor=false",
         ]  # fmt: skip
@@ -128,7 +129,7 @@ class RayNode:
     def __exit__(self, *error: object) -> None:
         own_processes.end_descendants(grace_s=5.0)
         self.window.release()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self.session.remove()
 
 
 def _last_line(log: Path) -> str:

@@ -16,7 +16,8 @@ from channels.errors import UserError
 from jobs import own_processes
 from jobs.doctor import examine_storage
 from jobs.launch_folder import LaunchFolder
-from jobs.meeting import POLL_S, BootstrapError, Meeting, Place
+from jobs.lifeline import Lifeline, Lifelines
+from jobs.meeting import POLL_S, BadNodeError, BootstrapError, Meeting, Place
 from jobs.ray_node import RayNode, check_share, share_of
 from jobs.requeue import own_job, requeue
 from orchestrator.cluster import Profile
@@ -29,6 +30,7 @@ CONTROLLER_GRACE_S = 120.0
 CANCEL_GRACE_S = 15.0
 """With what ends Ray after it, less than the 30 s (KillWait) after which Slurm kills a cancelled job."""
 LOST_GRACE_S = 5.0
+EXCLUDED_TAG = "wavetrain.excluded_nodes"
 STOPPED = {-signal.SIGTERM, 128 + signal.SIGTERM, 128 + signal.SIGINT}
 """Exit statuses of a controller that was asked to stop: before and after it could handle a signal, by request."""
 
@@ -109,25 +111,34 @@ def run_node(launch: LaunchFolder, place: Place) -> tuple[int, str]:
                 member = _Head(launch, meeting, node, requests) if place.node == 0 else _Member(meeting, node)
                 member.run(address)
         except (BootstrapError, UserError) as error:
-            meeting.mark("failed", cause=str(error))
+            meeting.fail(error)
             if place.node == 0:
-                meeting.announce_end("failed", 1, cause=str(error))
+                meeting.announce_end(*_failed_start(meeting))
         finally:
             meeting.mark("left")
         return _leave(launch, meeting, requests)
+
+
+def _failed_start(meeting: Meeting) -> tuple[str, int, str]:
+    """Outcome, code and cause of an attempt whose nodes did not meet: without a few bad ones the next may succeed."""
+    deadline = time.monotonic() + VISIBLE_S
+    while meeting.bad_hosts() and meeting.missing("failed") and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+    bad = meeting.bad_hosts()
+    return "lost" if 0 < len(bad) < len(meeting.place.hosts) else "failed", 1, "; ".join(meeting.failures())
 
 
 def check_machine(profile: Profile) -> None:
     """The quick checks of ``wavetrain doctor``, on every node before Ray starts.
 
     Raises:
-        BootstrapError: what failed.
+        BadNodeError: what failed.
     """
     failed = [
         f"{finding.check}: {finding.found}" for finding in examine_storage(profile) if finding.verdict == "failed"
     ]
     if failed:
-        raise BootstrapError("; ".join(failed))
+        raise BadNodeError("; ".join(failed))
 
 
 class _Member:
@@ -135,17 +146,19 @@ class _Member:
 
     def __init__(self, meeting: Meeting, node: RayNode) -> None:
         self.meeting, self.node = meeting, node
+        host, port = meeting.read(meeting.head)["lifeline"]
+        self.lifeline = Lifeline((host, port), meeting.token.read_text(), meeting.place.node)
 
     def run(self, address: str) -> None:
         """Wait for the end.
 
         Raises:
-            BootstrapError: Ray ended on this node before that.
+            BootstrapError: Ray ended on this node before that, or node 0 is gone.
         """
         deadline = None
         while not self.meeting.end.exists():
             try:
-                self.node.check()
+                self._check()
             except BootstrapError:
                 # The head ends its Ray right after its announcement, which may take a while to be seen here.
                 deadline = deadline or time.monotonic() + VISIBLE_S
@@ -153,12 +166,18 @@ class _Member:
                     raise
             time.sleep(POLL_S)
 
+    def _check(self) -> None:
+        self.node.check()
+        if self.lifeline.is_cut() or self.meeting.is_superseded():
+            raise BootstrapError(f"node 0 ({self.meeting.place.hosts[0]}) does not answer any more")
+
 
 class _Head:
     """The first node: wait for the others, run the controller, announce how it ended."""
 
     def __init__(self, launch: LaunchFolder, meeting: Meeting, node: RayNode, requests: Requests) -> None:
         self.launch, self.meeting, self.node, self.requests = launch, meeting, node, requests
+        self.lifelines = Lifelines(node.window.guard, meeting.token.read_text())
         self.lost: list[str] = []
 
     def run(self, address: str) -> None:
@@ -184,6 +203,8 @@ class _Head:
 
     def _control(self, address: str) -> int:
         """Run the controller as a child; its exit status."""
+        if excluded := self.meeting.bad_hosts_so_far():
+            self.launch.tag({EXCLUDED_TAG: ", ".join(sorted(excluded))})
         command = [sys.executable, "-m", "jobs.attempt", str(self.launch.run.path), address]
         child = own_processes.start(command, self.node.environment, log=None)
         while child.poll() is None:
@@ -202,8 +223,13 @@ class _Head:
         try:
             self.node.check()
         except BootstrapError as error:
-            self.meeting.mark("failed", cause=str(error))
+            self.meeting.fail(error)
             return [f"{self.meeting.place.host}: {error}"]
+        if self.meeting.is_superseded():
+            return ["Slurm has begun another attempt without this node"]
+        for number in set(self.lifelines.cut()) - self.meeting.marked("failed") - self.meeting.marked("left"):
+            self.meeting.fail(BadNodeError("the node does not answer any more"), number)
+            self.meeting.mark("left", number)
         return self.meeting.failures()
 
     def _outcome(self, code: int) -> tuple[str, str | None]:
@@ -252,11 +278,13 @@ def _requeue(launch: LaunchFolder, meeting: Meeting, cause: str) -> tuple[int, s
     if place.restart >= slurm.max_requeues:
         return 1, f"{cause}; not requeued, slurm.max_requeues {slurm.max_requeues} is reached"
     deadline = time.monotonic() + LEAVE_TIMEOUT_S
-    while meeting.missing("left") and time.monotonic() < deadline:
+    while meeting.missing("left") and not meeting.is_superseded() and time.monotonic() < deadline:
         time.sleep(POLL_S)
-    lost = meeting.lost_hosts()
+    if meeting.is_superseded():
+        return 1, cause
+    bad = meeting.bad_hosts_so_far()
     try:
-        return 1, f"{cause}; {requeue(own_job(place.job_id), sorted({*slurm.exclude, *lost}) if lost else [])}"
+        return 1, f"{cause}; {requeue(own_job(place.job_id), sorted({*slurm.exclude, *bad}) if bad else [])}"
     except RuntimeError as error:
         return 1, f"{cause}; not requeued: {error}"
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from channels.errors import UserError
-from channels.files import write_json
+from jobs.launch_folder import LaunchFolder
 from orchestrator.cluster import Profile
 from orchestrator.config import JobSpec, TrackingSection, load_job
 from orchestrator.rundir import RunDirectory
@@ -85,5 +85,4 @@ def open_parent(name: str, tracking: TrackingSection, profile: Profile) -> Track
 
 def mark_child(directory: RunDirectory, parent: str) -> None:
     """Let the child's MLflow run say whose child it is."""
-    directory.launch.mkdir(parents=True, exist_ok=True)
-    write_json(directory.launch_tags, {PARENT_TAG: parent})
+    LaunchFolder(directory).tag({PARENT_TAG: parent})

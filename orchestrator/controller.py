@@ -120,8 +120,8 @@ def prepare(job: JobSpec, profile: Profile) -> Prepared:
     )
 
 
-def run_job(job: JobSpec, profile: Profile, view: LiveView) -> RunOutcome:
-    """Start or resume a run and see it to its end.
+def run_job(job: JobSpec, profile: Profile, view: LiveView, patience_s: float = 0.0) -> RunOutcome:
+    """Start or resume a run and see it to its end. patience_s: how long an earlier controller may take to end.
 
     Raises:
         UserError: bad input; nothing was started.
@@ -130,7 +130,7 @@ def run_job(job: JobSpec, profile: Profile, view: LiveView) -> RunOutcome:
     with StopRequest().installed() as stop:
         if not prepared.resumes:
             prepared.directory.path.mkdir(parents=True, exist_ok=True)
-        with hold(prepared.directory):
+        with hold(prepared.directory, patience_s):
             return _Controller(prepared, view, stop).run()
 
 

@@ -2,15 +2,18 @@
 
 import fcntl
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from channels.errors import UserError
 from channels.files import write_json
 from orchestrator.config import JobSpec, differences, validate
+
+LOCK_POLL_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,14 +130,25 @@ def check_resumable(directory: RunDirectory, spec: JobSpec, store_fingerprint: s
 
 
 @contextmanager
-def hold(directory: RunDirectory) -> Iterator[None]:
-    """Keep every other controller out of the run while this one works."""
-    path = directory.path / "controller.lock"
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                "another controller is working on this run", where=str(directory.path), mend="wait for it or stop it"
-            ) from None
+def hold(directory: RunDirectory, patience_s: float = 0.0) -> Iterator[None]:
+    """Keep every other controller out of the run while this one works; one that is ending is waited for.
+
+    Raises:
+        UserError: another controller still works on the run after ``patience_s``.
+    """
+    deadline = time.monotonic() + patience_s
+    with (directory.path / "controller.lock").open("a") as file:
+        while not _lock(file):
+            if time.monotonic() >= deadline:
+                mend = "wait for it or stop it"
+                raise UserError("another controller is working on this run", where=str(directory.path), mend=mend)
+            time.sleep(LOCK_POLL_S)
         yield
+
+
+def _lock(file: TextIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

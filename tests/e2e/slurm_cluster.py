@@ -1,4 +1,4 @@
-"""A real Slurm of three nodes on this machine, with accounting; as root every node has its own network namespace."""
+"""A real Slurm of four nodes on this machine, with accounting; as root every node has its own network namespace."""
 
 import os
 import shutil
@@ -30,6 +30,7 @@ class SlurmCluster:
 
     root: Path
     interface: str
+    settings: dict[str, str]
 
     @property
     def environment(self) -> dict[str, str]:
@@ -42,6 +43,20 @@ class SlurmCluster:
             command, env=os.environ | self.environment, capture_output=True, text=True, timeout=60, check=True
         )
         return done.stdout.strip()
+
+    def bring_up(self) -> None:
+        """Start every daemon that is not running."""
+        with (self.root / "up.log").open("a") as log:
+            command, environment = [SCRIPTS / "up.sh"], os.environ | self.settings
+            subprocess.run(command, env=environment, stdout=log, stderr=log, timeout=120, check=True)
+
+    def kill_node(self, name: str) -> None:
+        """As a machine that loses its power: slurmd, the steps and whatever they started are gone at once."""
+        number = int((self.root / "run" / f"slurmd-{name}.pid").read_text())
+        family = [psutil.Process(number), *psutil.Process(number).children(recursive=True)]
+        for process in family:
+            process.kill()
+        psutil.wait_procs(family, timeout=10)
 
     def state(self, job_id: str) -> str:
         """State of a job in squeue, in sacct once it has left the queue."""
@@ -89,17 +104,17 @@ def slurm_cluster() -> Iterator[SlurmCluster]:
     number = os.getpid() % 90
     netns = os.geteuid() == 0 and shutil.which("ip") is not None
     settings = {
-        "ROOT": str(root), "NODES": "3", "GPUS": "2", "CPUS": "4", "MEM": "8000", "ACCT": "1", "KILLWAIT": "30",
+        "ROOT": str(root), "NODES": "4", "GPUS": "2", "CPUS": "4", "MEM": "8000", "ACCT": "1", "KILLWAIT": "30",
         "MODE": "netns" if netns else "ports", "BASE": str(18_000 + 20 * number),
         "TAG": f"wt{number}n", "NET": f"10.213.{100 + number}",
     }  # fmt: skip
-    environment = os.environ | settings
+    cluster = SlurmCluster(root, "eth0" if netns else _first_interface(), settings)
     try:
-        with (root / "up.log").open("w") as log:
-            subprocess.run([SCRIPTS / "up.sh"], env=environment, stdout=log, stderr=log, timeout=120, check=True)
-        yield SlurmCluster(root, "eth0" if netns else _first_interface())
+        cluster.bring_up()
+        yield cluster
     finally:
-        down = subprocess.Popen([SCRIPTS / "down.sh"], env=environment | {"WIPE": "1"}, start_new_session=True)
+        ending = os.environ | settings | {"WIPE": "1"}
+        down = subprocess.Popen([SCRIPTS / "down.sh"], env=ending, start_new_session=True)
         try:
             down.wait(90)
         except subprocess.TimeoutExpired:

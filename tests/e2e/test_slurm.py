@@ -1,9 +1,11 @@
-"""Runs on a real Slurm of two nodes: to the end, over a time limit, cancelled."""
+"""Runs on a real Slurm: to the end, over a time limit, preempted, with lost nodes, cancelled, as a sweep."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 import yaml
 
@@ -20,6 +22,7 @@ pytestmark = [
 ]
 EPOCHS = 12
 STEPS = 12 * EPOCHS
+ENDED = ("FINISHED", "FAILED", "KILLED")
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +127,7 @@ def test_the_time_limit_requeues_and_the_next_attempt_resumes_exactly(
     ("field", "value", "says"),
     [
         ("partition", "gpuu", "no partition 'gpuu'; known: gpu"),
-        ("nodes", 4, "4 asked for, partition gpu gives 3"),
+        ("nodes", 5, "5 asked for, partition gpu gives 4"),
         ("gpus_per_node", 3, "3 asked for, the nodes of gpu have 2"),
     ],
 )
@@ -141,10 +144,21 @@ def test_what_the_cluster_lacks_is_told_before_anything_is_queued(
     assert not place.directory("lacking").exists()
 
 
-def test_scancel_leaves_nothing(slurm: SlurmCluster, place: Place, small_store: Path) -> None:
+def test_cancel_and_scancel_leave_nothing_and_the_same_command_resumes(
+    slurm: SlurmCluster, place: Place, small_store: Path
+) -> None:
     name = "cancelled"
-    job_id = submit(place, job_for(small_store, name, every_steps=1))
+    job_id = submit(place, job_for(small_store, name, every_steps=50))
     wait_for_step(slurm, place, name, 3)
+    before = processes_of(job_id)
+    done = place.run("cancel", name)
+    assert done.returncode == 0 and "after a checkpoint" in done.stdout, done.stderr
+    assert_all_gone(before)
+    slurm.wait_for_end(job_id, 60)
+    stopped = place.events(name, "end")[-1]["step"]
+    assert stopped < STEPS and place.events(name, "checkpoint")[-1]["step"] == stopped
+    job_id = submit(place, job_for(small_store, name, every_steps=50))
+    wait_for_step(slurm, place, name, stopped + 3)
     before = processes_of(job_id)
     folders = folders_of(before)
     assert len(before) > 10 and len(folders) == 2
@@ -154,7 +168,7 @@ def test_scancel_leaves_nothing(slurm: SlurmCluster, place: Place, small_store: 
     assert not processes_of(job_id)
     assert not [folder for folder in folders if folder.exists()]
     shown = json.loads(place.run("status", name, "--json").stdout)[0]
-    assert shown["state"] == "KILLED" and shown["job"] == job_id
+    assert shown["state"] == "KILLED" and shown["job"] == job_id and shown["attempt"] == 2
 
 
 def test_a_node_without_the_interface_ends_the_job_and_is_named(
@@ -172,39 +186,83 @@ def test_a_node_without_the_interface_ends_the_job_and_is_named(
     assert not processes_of(job_id)
 
 
-def test_a_lost_node_is_left_out_of_the_next_attempt(slurm: SlurmCluster, place: Place, small_store: Path) -> None:
-    name = "lost"
+def test_a_preempted_run_that_loses_two_nodes_ends_with_the_same_losses(
+    slurm: SlurmCluster, place: Place, small_store: Path, undisturbed: str
+) -> None:
+    name = "disturbed"
     job_id = submit(place, job_for(small_store, name, every_steps=1))
-    wait_for_step(slurm, place, name, 3)
-    before = processes_of(job_id)
-    attempt = place.directory(name) / "launch" / "attempts" / f"{job_id}-0"
+    seen = [wait_for_attempt(slurm, place, name, 1)]
+    urgent = slurm.run("sbatch", "--parsable", "-p", "urgent", "-N4", "--exclusive", "-o/dev/null", "--wrap=sleep 1")
+    assert slurm.wait_for_end(urgent, 90) == "COMPLETED"
+    assert_all_gone(seen[0])
+    seen.append(wait_for_attempt(slurm, place, name, 2))
+    kill_the_other_raylet(place, name, job_id, seen[1])
+    seen.append(wait_for_attempt(slurm, place, name, 3))
+    slurm.kill_node("node3")
+    assert slurm.wait_for_end(job_id) == "COMPLETED", said(place, name)
+    assert_all_gone(seen[1] + seen[2])
+    attempts = place.directory(name) / "launch" / "attempts"
+    used = [{json.loads(path.read_text())["host"] for path in (attempts / f"{job_id}-{life}").glob("ready-*.json")}
+            for life in range(4)]  # fmt: skip
+    assert used == [{"node1", "node2"}, {"node1", "node2"}, {"node1", "node3"}, {"node1", "node4"}]
+    assert "does not answer any more" in json.loads((attempts / f"{job_id}-2" / "end.json").read_text())["cause"]
+    assert place.losses(name) == place.losses(undisturbed)
+    assert place.weights(name) == place.weights(undisturbed)
+    tracked = place.tracked(name)
+    assert tracked.info.status == "FINISHED" and tracked.data.tags["attempt"] == "4"
+    assert tracked.data.tags["wavetrain.excluded_nodes"] == "node2, node3"
+    slurm.bring_up()
+
+
+def wait_for_attempt(slurm: SlurmCluster, place: Place, name: str, number: int) -> list[psutil.Process]:
+    """The job's processes once the attempt has done some steps."""
+
+    def steps() -> int:
+        attempts = place.events(name, "attempt")
+        last = place.events(name)[-1]["step"] if place.events(name) else 0
+        return last - attempts[-1]["step"] if len(attempts) == number else 0
+
+    slurm.wait_for(f"attempt {number} of {name}", lambda: steps() >= 3, 300)
+    job_id = json.loads((place.directory(name) / "launch" / "submission.json").read_text())["job_id"]
+    return processes_of(job_id)
+
+
+def kill_the_other_raylet(place: Place, name: str, job_id: str, processes: list[psutil.Process]) -> None:
+    """End Ray on the node that is not the head."""
+    attempt = max((place.directory(name) / "launch" / "attempts").glob(f"{job_id}-*"))
     head = json.loads((attempt / "head.json").read_text())["address"].partition(":")[0]
-    raylets = [process for process in before if process.name() == "raylet"]
+    raylets = [process for process in processes if process.name() == "raylet"]
     other = [process for process in raylets if f"--node_ip_address={head}" not in process.cmdline()]
     assert len(raylets) == 2 and len(other) == 1
     other[0].kill()
-    assert slurm.wait_for_end(job_id) == "COMPLETED", said(place, name)
-    assert_all_gone(before)
-    lost = json.loads((attempt / "failed-1.json").read_text())["host"]
-    again = place.directory(name) / "launch" / "attempts" / f"{job_id}-1"
-    used = {json.loads(path.read_text())["host"] for path in again.glob("ready-*.json")}
-    assert lost == "node2" and used == {"node1", "node3"}
-    assert sorted(place.losses(name)) == list(range(1, STEPS + 1))
-    assert place.tracked(name).info.status == "FINISHED"
 
 
-def test_a_sweep_is_an_array_of_children_under_one_parent(slurm: SlurmCluster, place: Place, small_store: Path) -> None:
-    job = small_job(small_store, "swept", train={"epochs": 1, "lr": 1e-3}, scale={"workers": 2})
-    arguments = ("submit", str(place.spec(job)), "--sweep", "batching.buckets=1,2", "--parallel", "1")
+def test_a_sweep_is_an_array_whose_jobs_do_not_meet_on_one_node(
+    slurm: SlurmCluster, place: Place, small_store: Path
+) -> None:
+    cluster = yaml.safe_load((place.folder / "cluster.yaml").read_text())
+    cluster["profiles"]["mini"]["slurm"] |= {"nodes": 1, "exclude": ["node2", "node3", "node4"]}
+    (place.folder / "one-node.yaml").write_text(yaml.safe_dump(cluster))
+    job = small_job(small_store, "swept", train={"epochs": 2, "lr": 1e-3}, scale={"workers": 2})
+    spec = place.spec(job)
+    arguments = ("submit", str(spec), "--sweep", "batching.buckets=1,2", "--parallel", "2")
+    arguments += ("--cluster-file", "one-node.yaml")
     done = place.run(*arguments)
     assert done.returncode == 0, done.stderr
     names = ["swept.buckets-1", "swept.buckets-2"]
     records = [json.loads((place.directory(name) / "launch" / "submission.json").read_text()) for name in names]
     array = records[0]["job_id"].partition("_")[0]
     assert [record["job_id"] for record in records] == [f"{array}_0", f"{array}_1"]
+    assert "ArrayTaskThrottle=2" in slurm.run("scontrol", "show", "job", array)
     assert "0 to submit" in place.run(*arguments).stdout, "what is on its way is not submitted again"
+    slurm.wait_for("both jobs at once", lambda: len(meetings(place, names)) == 2, 300)
+    one, other = meetings(place, names)
+    assert one["host"] == other["host"] == "node1"
+    assert (
+        one["token"] != other["token"] and one["address"] != other["address"] and one["lifeline"] != other["lifeline"]
+    )
     for record, name in zip(records, names, strict=True):
-        slurm.wait_for(f"end of {name}", lambda name=name: ended(place, name), 400)
+        slurm.wait_for(f"end of {name}", lambda name=name: place.state(name)["status"] in ENDED, 400)
         assert place.state(name)["status"] == "FINISHED", Path(record["logs"])
     parent = place.state("swept.sweep")["mlflow_run_id"]
     assert {place.tracked(name).data.tags["mlflow.parentRunId"] for name in names} == {parent}
@@ -212,5 +270,11 @@ def test_a_sweep_is_an_array_of_children_under_one_parent(slurm: SlurmCluster, p
     assert "0 to submit" in place.run(*arguments).stdout, "what is finished is not submitted again"
 
 
-def ended(place: Place, name: str) -> bool:
-    return json.loads(place.run("status", name, "--json").stdout)[0]["state"] in ("FINISHED", "FAILED", "KILLED")
+def meetings(place: Place, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Address and token of every run whose Ray is up now."""
+    found = []
+    for name in names:
+        for token in (place.directory(name) / "launch" / "attempts").glob("*/token"):
+            if (token.parent / "ready-0.json").exists() and not (token.parent / "end.json").exists():
+                found.append({"token": token.read_text(), **json.loads((token.parent / "head.json").read_text())})
+    return found

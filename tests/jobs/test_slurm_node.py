@@ -14,9 +14,9 @@ import pytest
 from channels.errors import UserError
 from jobs import slurm_node
 from jobs.launch_folder import LaunchFolder
-from jobs.meeting import BootstrapError, Meeting, Place
+from jobs.meeting import BadNodeError, BootstrapError, Meeting, Place
 from jobs.port_window import WIDTH, claim, interface_address
-from jobs.slurm_node import NodeTask, Requests, _leave
+from jobs.slurm_node import NodeTask, Requests, _failed_start, _leave
 from orchestrator.rundir import RunDirectory
 from tests.jobs.launches import job_of, slurm_profile
 
@@ -156,8 +156,7 @@ def test_a_lost_node_is_excluded_from_the_next_attempts(
 ) -> None:
     for restart, node in ((0, 2), (1, 1)):
         earlier = Meeting(tmp_path / f"41-{restart}", Place(41, restart, node, HOSTS))
-        earlier.mark("ready")
-        earlier.mark("failed", cause="Ray ended")
+        earlier.fail(BadNodeError("Ray ended"))
     meeting = Meeting(tmp_path / "41-1", Place(41, 1, 0, HOSTS))
     meeting.announce_end("lost", 1, cause="n2: Ray ended")
     code, text = _leave(launch, meeting, Requests(terminate=True))
@@ -166,11 +165,33 @@ def test_a_lost_node_is_excluded_from_the_next_attempts(
     assert scontrol.commands[1][2:] == ["JobId=41", "ExcNodeList=n2,n3"]
 
 
-def test_a_node_that_never_was_ready_is_not_excluded(launch: LaunchFolder, tmp_path: Path, scontrol: Scontrol) -> None:
+def test_a_node_that_is_not_to_blame_is_not_excluded(launch: LaunchFolder, tmp_path: Path, scontrol: Scontrol) -> None:
     meeting = ended(tmp_path, "lost")
-    meeting_of(tmp_path, node=1).mark("failed", cause="no disk")
+    meeting_of(tmp_path, node=1).fail(BootstrapError("node 0 does not answer any more"))
     _leave(launch, meeting, Requests())
     assert [command[1] for command in scontrol.commands] == ["requeue"]
+
+
+@pytest.mark.parametrize(("bad", "outcome"), [((1,), "lost"), ((0, 1, 2), "failed"), ((), "failed")])
+def test_a_start_that_a_few_nodes_spoil_is_tried_again_without_them(
+    tmp_path: Path, bad: tuple[int, ...], outcome: str
+) -> None:
+    for node in range(3):
+        meeting_of(tmp_path, node).fail((BadNodeError if node in bad else BootstrapError)("no room"))
+    ending = _failed_start(meeting_of(tmp_path))
+    assert ending == (outcome, 1, "n1: no room; n2: no room; n3: no room")
+
+
+def test_an_attempt_that_slurm_has_begun_anew_does_not_requeue(
+    launch: LaunchFolder, tmp_path: Path, scontrol: Scontrol
+) -> None:
+    meeting = Meeting(tmp_path / "attempts" / "41-0", Place(41, 0, 0, HOSTS))
+    meeting.announce_end("lost", 1, cause="why")
+    assert not meeting.is_superseded()
+    (tmp_path / "attempts" / "41-1").mkdir()
+    assert meeting.is_superseded()
+    assert _leave(launch, meeting, Requests()) == (1, "why")
+    assert not scontrol.commands
 
 
 def test_scancel_during_the_stop_wins(launch: LaunchFolder, tmp_path: Path, scontrol: Scontrol) -> None:
