@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Literal
 
 from channels.errors import UserError
+from jobs.network_check import RankCheckError, describe, measure_here
 from jobs.port_window import claim, interface_address
 from orchestrator.cluster import Profile
 from orchestrator.tracking import check_uri, default_uri
 
 Verdict = Literal["ok", "warning", "failed"]
-PACKAGES = ("torch", "ray", "deepspeed", "mlflow", "submitit", "numpy")
+PACKAGES = ("torch", "ray", "deepspeed", "mlflow", "submitit", "numpy", "mamba-ssm", "causal-conv1d")
 WARN_FREE_GB, LEAST_FREE_GB = 20.0, 1.0
 WARN_SKEW_S, MOST_SKEW_S = 1.0, 30.0
 
@@ -32,14 +33,15 @@ class Finding:
     found: str
 
 
-def examine(profile: Profile, tracking_uri: str | None = None) -> list[Finding]:
-    """Every check, whatever the others found."""
+def examine(profile: Profile, tracking_uri: str | None = None, ranks: int = 0) -> list[Finding]:
+    """Every check, whatever the others found. ranks: how many exchange data on this machine; none if 0."""
     checks: list[Callable[[], list[Finding]]] = [
         lambda: [Finding("versions", "ok", ", ".join(f"{name} {number}" for name, number in versions().items()))],
         lambda: [_device(profile)],
         lambda: [_kernels(profile)],
         lambda: examine_storage(profile),
         lambda: [_ports(profile)],
+        lambda: [_ranks(profile, ranks)] if ranks else [],
         lambda: [_tracking(tracking_uri or default_uri(profile.storage.runs))],
     ]
     return [finding for check in checks for finding in check()]
@@ -123,6 +125,14 @@ def _ports(profile: Profile) -> Finding:
         return Finding("ports", "failed", str(error))
     window.release()
     return Finding("ports", "ok", f"{address}, window from {window.first} is free")
+
+
+def _ranks(profile: Profile, count: int) -> Finding:
+    try:
+        found = measure_here(count, profile.device)
+    except RankCheckError as error:
+        return Finding("ranks", "failed", str(error))
+    return Finding("ranks", "ok", describe(found))
 
 
 def _tracking(uri: str) -> Finding:

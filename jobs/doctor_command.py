@@ -15,10 +15,11 @@ def doctor(
     cluster: ClusterOption = None,
     cluster_file: ClusterFileOption = None,
     uri: Annotated[str | None, typer.Option(help="Tracking server; the database of the runs otherwise.")] = None,
+    ranks: Annotated[int, typer.Option(min=0, help="So many ranks exchange data on this machine; 0: none.")] = 2,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Check versions, device, kernels, storage, clock, ports and MLflow of this machine; exit code 1 if one fails."""
-    found = examine(load_profile(cluster_file, cluster), uri)
+    """Check versions, device, kernels, storage, clock, ports, ranks and MLflow of this machine; code 1 if one fails."""
+    found = examine(load_profile(cluster_file, cluster), uri, ranks)
     if as_json:
         typer.echo(json.dumps([asdict(finding) for finding in found], indent=2))
     else:

@@ -117,7 +117,9 @@ class Meeting:
         return [f"{entry['host']}: {entry.get('cause', 'failed')}" for entry in found]
 
     def fail(self, error: Exception, node: int | None = None) -> None:
-        """Mark a node as failed, and as bad where the error says so."""
+        """Mark a node as failed, and as bad where the error says so; its first failure counts."""
+        if (self.place.node if node is None else node) in self.marked("failed"):
+            return
         self.mark("failed", node, cause=str(error), bad=isinstance(error, BadNodeError))
 
     def bad_hosts(self) -> set[str]:

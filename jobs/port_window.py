@@ -31,6 +31,11 @@ class PortWindow:
         return self.first + 2
 
     @property
+    def rank_check(self) -> int:
+        """Where the ranks meet that try the network before training."""
+        return self.first + 9
+
+    @property
     def options(self) -> list[str]:
         """Options of ``ray start`` that head and other nodes share."""
         names = ("object-manager", "runtime-env-agent", "dashboard-agent-listen", "dashboard-agent-grpc")

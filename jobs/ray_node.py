@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobs import own_processes
-from jobs.doctor import versions
 from jobs.meeting import BadNodeError, BootstrapError, Meeting
 from jobs.port_window import PortWindow, answers, claim, interface_address
 from jobs.session_folder import SessionFolder, remove_abandoned
@@ -28,25 +27,6 @@ def share_of(profile: Profile, workers: int, nodes: int) -> Share:
     """The same for every node: exactly what its part of the workers needs."""
     here = workers // nodes
     return Share(here * profile.cpus_per_worker, here if profile.device == "cuda" else 0)
-
-
-def check_share(share: Share) -> None:
-    """Compare with what Slurm granted and with what is usable.
-
-    Raises:
-        BootstrapError: fewer CPUs than the workers of this node need.
-        BadNodeError: fewer GPUs.
-    """
-    granted = int(os.environ.get("SLURM_CPUS_PER_TASK") or os.environ.get("SLURM_CPUS_ON_NODE") or share.cpus)
-    if granted < share.cpus:
-        raise BootstrapError(f"Slurm granted {granted} CPUs, the workers of this node need {share.cpus}")
-    if share.gpus:
-        import torch
-
-        usable = torch.cuda.device_count()
-        if usable < share.gpus:
-            visible = os.environ.get("CUDA_VISIBLE_DEVICES", "not set")
-            raise BadNodeError(f"{usable} GPUs are usable (CUDA_VISIBLE_DEVICES {visible}), {share.gpus} are needed")
 
 
 class RayNode:
@@ -93,7 +73,6 @@ class RayNode:
             self._check_reachable(head)
             self._start(f"--address={head}")
             self._wait_for(self.window.node_manager)
-        self.meeting.mark("ready", versions=versions())
         return head
 
     def check(self) -> None:

@@ -14,13 +14,13 @@ from typing import Any
 
 from channels.errors import UserError
 from jobs import own_processes
-from jobs.doctor import examine_storage
+from jobs.doctor import versions
 from jobs.launch_folder import LaunchFolder
 from jobs.lifeline import Lifeline, Lifelines
 from jobs.meeting import POLL_S, BadNodeError, BootstrapError, Meeting, Place
-from jobs.ray_node import RayNode, check_share, share_of
+from jobs.node_checks import bad_nodes, check_machine, check_ranks, check_share
+from jobs.ray_node import RayNode, share_of
 from jobs.requeue import own_job, requeue
-from orchestrator.cluster import Profile
 from orchestrator.rundir import RunDirectory
 
 LEAVE_TIMEOUT_S = 60.0
@@ -108,6 +108,8 @@ def run_node(launch: LaunchFolder, place: Place) -> tuple[int, str]:
             check_machine(profile)
             with RayNode(meeting, profile, share) as node:
                 address = node.start()
+                check_ranks(meeting, node, profile, job.scale.workers)
+                meeting.mark("ready", versions=versions())
                 member = _Head(launch, meeting, node, requests) if place.node == 0 else _Member(meeting, node)
                 member.run(address)
         except (BootstrapError, UserError) as error:
@@ -122,23 +124,14 @@ def run_node(launch: LaunchFolder, place: Place) -> tuple[int, str]:
 def _failed_start(meeting: Meeting) -> tuple[str, int, str]:
     """Outcome, code and cause of an attempt whose nodes did not meet: without a few bad ones the next may succeed."""
     deadline = time.monotonic() + VISIBLE_S
-    while meeting.bad_hosts() and meeting.missing("failed") and time.monotonic() < deadline:
+    while meeting.bad_hosts() and _undecided(meeting) and time.monotonic() < deadline:
         time.sleep(POLL_S)
     bad = meeting.bad_hosts()
     return "lost" if 0 < len(bad) < len(meeting.place.hosts) else "failed", 1, "; ".join(meeting.failures())
 
 
-def check_machine(profile: Profile) -> None:
-    """The quick checks of ``wavetrain doctor``, on every node before Ray starts.
-
-    Raises:
-        BadNodeError: what failed.
-    """
-    failed = [
-        f"{finding.check}: {finding.found}" for finding in examine_storage(profile) if finding.verdict == "failed"
-    ]
-    if failed:
-        raise BadNodeError("; ".join(failed))
+def _undecided(meeting: Meeting) -> set[int]:
+    return set(range(len(meeting.place.hosts))) - meeting.marked("failed") - meeting.marked("ready")
 
 
 class _Member:
@@ -194,9 +187,17 @@ class _Head:
         )
         if different := self.meeting.other_versions():
             raise BootstrapError(f"nodes differ: {'; '.join(different)}")
+        self._check_network()
         code = -signal.SIGTERM if self._asked() else self._control(address)
         outcome, cause = self._outcome(code)
         self.meeting.announce_end(outcome, code, cause)
+
+    def _check_network(self) -> None:
+        slow = bad_nodes(self.meeting, self.node.profile)
+        for host, cause in slow.items():
+            self.meeting.fail(BadNodeError(cause), self.meeting.place.hosts.index(host))
+        if slow:
+            raise BootstrapError("; ".join(slow.values()))
 
     def _asked(self) -> bool:
         return self.requests.requeue or self.requests.terminate

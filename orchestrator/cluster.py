@@ -28,6 +28,10 @@ class NetworkSection(Section):
     """Name of the interface, e.g. ``bond0``; null: loopback, one node only."""
     bind: str = "127.0.0.1"
     """Address of web pages (MLflow UI, Ray dashboard)."""
+    check: bool = True
+    """In a Slurm job, try every rank's device and measure the network before training (some seconds an attempt)."""
+    least_gb_s: Annotated[float, Field(gt=0)] | None = None
+    """A node that exchanges less (GB/s) with every other one is left out of the next attempt; null: only named."""
 
 
 class SlurmSection(Section):

@@ -42,8 +42,11 @@ def place(slurm: SlurmCluster, shared_place: Place, monkeypatch: pytest.MonkeyPa
 def shared_place(slurm: SlurmCluster, tmp_path_factory: pytest.TempPathFactory) -> Place:
     folder = tmp_path_factory.mktemp("slurm")
     section = {"partition": "gpu", "nodes": 2, "gpus_per_node": 0, "time": "0:30:00", "signal_lead_s": 60}
-    profile = {"launcher": "slurm", "network": {"interface": slurm.interface}, "slurm": section}
-    (folder / "cluster.yaml").write_text(yaml.safe_dump({"default": "mini", "profiles": {"mini": profile}}))
+    network = {"interface": slurm.interface, "check": False}
+    profile = {"launcher": "slurm", "network": network, "slurm": section}
+    checked = {**profile, "network": {**network, "check": True}}
+    profiles = {"mini": profile, "checked": checked}
+    (folder / "cluster.yaml").write_text(yaml.safe_dump({"default": "mini", "profiles": profiles}))
     return Place(folder)
 
 
@@ -54,8 +57,8 @@ def job_for(store: Path, name: str, every_steps: int = 50) -> JobSpec:
     )  # fmt: skip
 
 
-def submit(place: Place, job: JobSpec) -> str:
-    done = place.run("submit", str(place.spec(job)))
+def submit(place: Place, job: JobSpec, *options: str) -> str:
+    done = place.run("submit", str(place.spec(job)), *options)
     assert done.returncode == 0, done.stderr
     return str(json.loads((place.directory(job.name) / "launch" / "submission.json").read_text())["job_id"])
 
@@ -73,7 +76,7 @@ def said(place: Place, name: str) -> str:
 def undisturbed(slurm: SlurmCluster, place: Place, small_store: Path) -> str:
     """A run that nobody touched, made once."""
     if not place.directory("undisturbed").exists():
-        job_id = submit(place, job_for(small_store, "undisturbed"))
+        job_id = submit(place, job_for(small_store, "undisturbed"), "--cluster", "checked")
         assert slurm.wait_for_end(job_id) == "COMPLETED", said(place, "undisturbed")
     return "undisturbed"
 
@@ -88,6 +91,8 @@ def test_a_job_trains_over_both_nodes_to_the_end(slurm: SlurmCluster, place: Pla
     job_id = tracked.data.tags["slurm.slurm_job_id"]
     attempt = launch / "attempts" / f"{job_id}-0"
     assert {json.loads(path.read_text())["host"] for path in attempt.glob("ready-*.json")} == {"node1", "node2"}
+    assert set(json.loads((attempt / "network.json").read_text())["nodes"]) == {"node1", "node2"}
+    assert "network: all-reduce over 4 ranks" in said(place, undisturbed)
     assert not (attempt / "token").exists(), "the secret does not outlive the attempt"
     assert [path.name for path in launch.glob("code-*")] == [
         json.loads((launch / "submission.json").read_text())["code"]

@@ -1,0 +1,126 @@
+"""How fast ranks exchange data: an all-reduce over all of them, and every node against the others.
+
+In a collective all ranks wait for the slowest, so it cannot tell which node that is. Exchanges between pairs of nodes
+can: a node is as fast as its best exchange, and one with a bad cable is slow with everybody.
+"""
+
+import statistics
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+MEGABYTES = 16
+REPEATS = 3
+ROUNDS = 7
+SUSPICIOUS = 0.5
+"""A node slower than this share of the median node is named."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bandwidth:
+    """all_reduce_gb_s: of the bus, bytes x 2(W-1)/W / s. nodes: best exchange of every node in GB/s, where several."""
+
+    world: int
+    all_reduce_gb_s: float
+    nodes: dict[str, float]
+
+    @property
+    def slowest(self) -> str | None:
+        """The node with the slowest best exchange; two nodes alone have only each other."""
+        return min(self.nodes, key=lambda name: self.nodes[name]) if len(self.nodes) > 2 else None
+
+    @property
+    def is_suspicious(self) -> bool:
+        """Whether the slowest node is far below the others."""
+        name = self.slowest
+        return name is not None and self.nodes[name] < SUSPICIOUS * statistics.median(self.nodes.values())
+
+
+def measure(device: "torch.device", host: str, megabytes: int = MEGABYTES) -> Bandwidth:
+    """Measure in the default process group; every rank gets the result. host: name of this rank's node.
+
+    Raises:
+        RuntimeError: a sum came out wrong.
+    """
+    import torch
+    import torch.distributed as dist
+
+    world = dist.get_world_size()
+    hosts: list[Any] = [None] * world
+    dist.all_gather_object(hosts, host)
+    payload = torch.ones(megabytes * 2**18, dtype=torch.float32, device=device)
+    reduced = _all_reduce(payload)
+    names = list(dict.fromkeys(hosts))
+    best = _best_exchange(payload, [hosts.index(name) for name in names])
+    gathered: list[Any] = [None] * world
+    dist.all_gather_object(gathered, (reduced, best))
+    nodes = {name: gathered[hosts.index(name)][1] for name in names} if len(names) > 1 else {}
+    return Bandwidth(world, min(rate for rate, _ in gathered), nodes)
+
+
+def _all_reduce(payload: "torch.Tensor") -> float:
+    """GB/s of the bus, from the fastest of some repetitions."""
+    import torch.distributed as dist
+
+    world, seconds = dist.get_world_size(), []
+    for _ in range(REPEATS + 1):
+        payload.fill_(1.0)
+        dist.barrier()
+        started = time.perf_counter()
+        dist.all_reduce(payload)
+        _finish(payload)
+        seconds.append(time.perf_counter() - started)
+    if not bool((payload == world).all()):
+        raise RuntimeError(f"an all-reduce of ones over {world} ranks gives {payload.min():g} to {payload.max():g}")
+    share = 2 * (world - 1) / world if world > 1 else 1.0
+    return payload.nbytes * share / min(seconds[1:]) / 1e9
+
+
+def _best_exchange(payload: "torch.Tensor", leaders: list[int]) -> float | None:
+    """GB/s of this rank's best exchange, one leader a node, in rounds of disjoint pairs; None for other ranks."""
+    import torch
+    import torch.distributed as dist
+
+    rank, received = dist.get_rank(), torch.empty_like(payload)
+    rates = []
+    for pairs in rounds(leaders)[:ROUNDS]:
+        dist.barrier()
+        partner = next((one if other == rank else other for one, other in pairs if rank in (one, other)), None)
+        if partner is not None:
+            exchange(payload[:1024], received[:1024], partner)
+            started = time.perf_counter()
+            exchange(payload, received, partner)
+            rates.append(payload.nbytes / (time.perf_counter() - started) / 1e9)
+    return max(rates, default=None)
+
+
+def exchange(payload: "torch.Tensor", received: "torch.Tensor", partner: int) -> None:
+    """Send to and receive from another rank at once."""
+    import torch.distributed as dist
+
+    both = [dist.P2POp(dist.isend, payload, partner), dist.P2POp(dist.irecv, received, partner)]
+    for request in dist.batch_isend_irecv(both):
+        request.wait()
+    _finish(received)
+
+
+def rounds(players: list[int]) -> list[list[tuple[int, int]]]:
+    """Everybody meets everybody once, in rounds of disjoint pairs (the circle method)."""
+    circle: list[int | None] = [*players, *([None] if len(players) % 2 else [])]
+    found = []
+    for _ in range(len(circle) - 1):
+        half = len(circle) // 2
+        pairs = zip(circle[:half], reversed(circle[half:]), strict=True)
+        found.append([(one, other) for one, other in pairs if one is not None and other is not None])
+        circle = [circle[0], circle[-1], *circle[1:-1]]
+    return found
+
+
+def _finish(tensor: "torch.Tensor") -> None:
+    if tensor.is_cuda:
+        import torch
+
+        torch.cuda.synchronize(tensor.device)
