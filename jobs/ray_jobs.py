@@ -5,7 +5,8 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from channels.errors import UserError
@@ -62,19 +63,35 @@ def submit(job: JobSpec, profile: Profile) -> str:
     launch = LaunchFolder(RunDirectory(profile.storage.runs / job.name))
     code = take_snapshot(launch.path)
     launch.write(job, profile)
+    return start(client, launch, code)
+
+
+def start(client: Any, launch: LaunchFolder, code: Path) -> str:
+    """Start the controller of a run whose spec and profile are in its folder; the id of the job.
+
+    Raises:
+        UserError: the cluster refuses.
+    """
+    profile = launch.read_profile()
     command = [sys.executable, "-m", "jobs.attempt", str(launch.run.path), str(profile.ray_address)]
-    try:
-        job_id = str(
-            client.submit_job(
-                entrypoint=shlex.join(command),
-                runtime_env={"env_vars": {"PYTHONPATH": str(code)}},
-                metadata={"wavetrain.run": str(launch.run.path)},
-            )
-        )
-    except RuntimeError as error:
-        raise _refused(str(profile.ray_dashboard), error) from None
+    job_id = start_job(client, command, code, str(profile.ray_dashboard), {"wavetrain.run": str(launch.run.path)})
     record_submission(launch, job_id, profile.ray_dashboard, code.name)
     return job_id
+
+
+def start_job(
+    client: Any, command: Sequence[str], code: Path, dashboard: str, metadata: dict[str, str], job_id: str | None = None
+) -> str:
+    """Start a command on the head node, without claiming a CPU. job_id: a name of our own for the job.
+
+    Raises:
+        UserError: the cluster refuses.
+    """
+    options = {"runtime_env": {"env_vars": {"PYTHONPATH": str(code)}}, "metadata": metadata, "submission_id": job_id}
+    try:
+        return str(client.submit_job(entrypoint=shlex.join(command), **options))
+    except RuntimeError as error:
+        raise _refused(dashboard, error) from None
 
 
 def record_submission(launch: LaunchFolder, job_id: str, dashboard: str | None, code: str | None) -> None:
@@ -103,7 +120,9 @@ def adapt(profile: Profile, job: JobSpec) -> Profile:
 
 
 def job_state(submission: Mapping[str, Any]) -> JobState:
-    """Ask the cluster for one job."""
+    """Ask the cluster for one job, or for the sweep in which a run waits for its turn."""
+    if submission["job_id"] is None:
+        return _state_of_waiting(submission)
     try:
         found = connect(submission.get("dashboard")).get_job_info(submission["job_id"])
     except RuntimeError as error:
@@ -112,11 +131,26 @@ def job_state(submission: Mapping[str, Any]) -> JobState:
     return JobState(state, found.message if state in ("FAILED", "PENDING") else None)
 
 
+def _state_of_waiting(submission: Mapping[str, Any]) -> JobState:
+    if submission.get("cancelled"):
+        return JobState("KILLED", "cancelled before its turn")
+    sweep = job_state({**submission, "job_id": submission["sweep_job_id"]})
+    if sweep.state in ("FINISHED", "FAILED", "KILLED"):
+        return JobState("KILLED", f"the sweep's job {submission['sweep_job_id']} ended before its turn")
+    return JobState("PENDING", f"waits for its turn in the sweep's job {submission['sweep_job_id']}")
+
+
 def logs(submission: Mapping[str, Any]) -> str:
-    """What the job has printed."""
+    """What the job has printed; nothing while it waits in a sweep."""
+    if submission["job_id"] is None:
+        return ""
     return str(connect(submission.get("dashboard")).get_job_logs(submission["job_id"]))
 
 
-def stop(submission: Mapping[str, Any]) -> bool:
-    """Ask Ray to end the job: SIGTERM, and SIGKILL some seconds later."""
-    return bool(connect(submission.get("dashboard")).stop_job(submission["job_id"]))
+def stop(launch: LaunchFolder) -> None:
+    """Ask Ray to end the job (SIGTERM, and SIGKILL some seconds later); a run that waits in a sweep is passed over."""
+    submission = launch.read_submission()
+    if submission["job_id"] is None:
+        write_json(launch.submission, {**submission, "cancelled": True})
+    else:
+        connect(submission.get("dashboard")).stop_job(submission["job_id"])

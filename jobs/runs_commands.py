@@ -36,7 +36,7 @@ def status(
     """Show state, attempt, step, loss, speed, time left, nodes and reason of one run or of all."""
     runs = load_profile(cluster_file, cluster).storage.runs
     if follow:
-        raise typer.Exit(_watch(find(run, runs) if run else newest(runs)))
+        raise typer.Exit(follow_run(find(run, runs) if run else newest(runs)))
     directories = list_runs(runs) if run is None else [find(run, runs)]
     found = [run_status(directory, ask) for directory in directories]
     if as_json:
@@ -90,7 +90,7 @@ def cancel(
     if submission.get("launcher") == "slurm":
         slurm_state.run_command(["scancel", str(submission["job_id"])])
     elif submission.get("launcher") == "ray" and not stopped:
-        ray_jobs.stop(submission)
+        ray_jobs.stop(LaunchFolder(directory))
     typer.echo(f"run {run} is cancelled{' after a checkpoint' if stopped else ''}")
 
 
@@ -106,8 +106,8 @@ def newest(runs: Path) -> RunDirectory:
     return known[-1]
 
 
-def _watch(directory: RunDirectory) -> int:
-    """Follow a run; 0, or 1 where it failed."""
+def follow_run(directory: RunDirectory) -> int:
+    """Show a run until it ends; 0, or 1 where it failed."""
     ended = watch(directory, ask, LiveView(title=directory.path.name))
     if ended is None:
         typer.echo(f"run {directory.path.name} goes on: wavetrain status --watch {directory.path.name}", err=True)

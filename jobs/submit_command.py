@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from channels.errors import UserError
-from jobs import ray_jobs, slurm
+from jobs import ray_jobs, ray_sweep, slurm
 from jobs.launch_folder import LaunchFolder
 from jobs.run_status import run_status
-from jobs.runs_commands import ask
+from jobs.runs_commands import ask, follow_run
 from jobs.slurm import prepare_submission
 from jobs.slurm_limits import check_limits
 from jobs.sweep import Sweep, make_parent, mark_child, read_sweep
@@ -32,6 +32,7 @@ def submit(
         list[str] | None, typer.Option(help="Values of a field: a.b=1,2 (repeatable: all combinations).")
     ] = None,
     parallel: Annotated[int, typer.Option(min=1, help="Runs of a sweep at a time.")] = 4,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Follow the run until it ends (Ctrl-C leaves).")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print plan, script and Ray bring-up; do nothing.")
     ] = False,
@@ -43,9 +44,14 @@ def submit(
         mend = "name a profile with launcher: slurm or ray, or start it here with wavetrain train"
         raise UserError("the profile's launcher is local", where="--cluster", mend=mend)
     if sweep:
+        if watch:
+            mend = "leave one out; wavetrain status shows all runs"
+            raise UserError("--watch follows one run, --sweep submits several", where="submit", mend=mend)
         _submit_sweep(read_sweep(spec, override or (), sweep), profile, parallel, dry_run)
-    else:
-        _submit_one(job, profile, dry_run)
+        return
+    _submit_one(job, profile, dry_run)
+    if watch and not dry_run:
+        raise typer.Exit(follow_run(RunDirectory(profile.storage.runs / job.name)))
 
 
 def _submit_one(job: JobSpec, profile: Profile, dry_run: bool) -> None:
@@ -86,9 +92,11 @@ def _submit_sweep(sweep: Sweep, profile: Profile, parallel: int, dry_run: bool) 
     shared = LaunchFolder(RunDirectory(profile.storage.runs / f"{sweep.name}.sweep"))
     if submissions:
         jobs = slurm.submit_array(submissions, shared, parallel)
+        typer.echo("\n".join(f"job {job_id}: run {child.name}" for job_id, child in zip(jobs, waiting, strict=True)))
     else:
-        jobs = [ray_jobs.submit(child, profile) for child in waiting]
-    typer.echo("\n".join(f"job {job_id}: run {child.name}" for job_id, child in zip(jobs, waiting, strict=True)))
+        job_id = ray_sweep.submit(waiting, profile, shared, parallel)
+        typer.echo(f"job {job_id} starts them, {parallel} at a time:")
+        typer.echo("\n".join(child.name for child in waiting))
     typer.echo(f"next: wavetrain status | wavetrain logs {waiting[0].name} | wavetrain cancel {waiting[0].name}")
 
 

@@ -16,6 +16,7 @@ from tests.e2e.ray_cluster import RayCluster, ray_cluster
 from tests.e2e.runs import ROOT, Place
 from tests.jobs_for_tests import small_job
 
+ENDED = ("FINISHED", "FAILED", "KILLED")
 pytestmark = [pytest.mark.e2e, pytest.mark.launching, pytest.mark.timeout(900)]
 
 
@@ -47,19 +48,20 @@ def shown(place: Place, name: str) -> dict[str, Any]:
     return dict(json.loads(done.stdout)[0])
 
 
-def wait_for(place: Place, name: str, *states: str) -> dict[str, Any]:
+def wait_for_end(place: Place, name: str) -> dict[str, Any]:
+    """The run's status once its controller has written how it ended."""
     deadline = time.monotonic() + 400
-    while (found := shown(place, name))["state"] not in states:
-        assert time.monotonic() < deadline, (found, place.run("logs", name).stdout)
-        time.sleep(3)
-    return found
+    while not ((path := place.directory(name) / "state.json").exists() and place.state(name)["status"] in ENDED):
+        assert time.monotonic() < deadline, (path.exists(), place.run("logs", name).stdout)
+        time.sleep(0.5)
+    return shown(place, name)
 
 
 def test_submit_status_logs_to_the_end(place: Place, small_store: Path) -> None:
-    done = place.run("submit", str(place.spec(small_job(small_store, "submitted"))))
+    done = place.run("submit", str(place.spec(small_job(small_store, "submitted"))), "--watch")
     assert done.returncode == 0, done.stderr
-    assert "wavetrain status submitted" in done.stdout
-    found = wait_for(place, "submitted", "FINISHED", "FAILED", "KILLED")
+    assert "wavetrain status submitted" in done.stdout and "FINISHED" in done.stdout, done.stdout
+    found = shown(place, "submitted")
     assert found["state"] == "FINISHED", place.run("logs", "submitted").stdout
     assert found["launcher"] == "ray" and found["step"] == found["total_steps"]
     assert "zero-shot results of submitted" in place.run("logs", "submitted").stdout
@@ -86,7 +88,7 @@ def test_rays_own_submitter_and_cancel_after_a_checkpoint(
     assert (found["launcher"], found["state"]) == ("ray", "RUNNING") and found["job"].startswith("raysubmit_")
     cancelled = place.run("cancel", "by-ray")
     assert cancelled.returncode == 0 and "after a checkpoint" in cancelled.stdout, (cancelled.stdout, cancelled.stderr)
-    assert wait_for(place, "by-ray", "KILLED", "FAILED", "FINISHED")["state"] == "KILLED"
+    assert wait_for_end(place, "by-ray")["state"] == "KILLED"
     last = place.events("by-ray")[-1]["step"]
     assert place.events("by-ray", "checkpoint")[-1]["step"] == last
     assert place.run("cancel", "by-ray").returncode == 2
@@ -112,3 +114,23 @@ def test_a_job_server_that_does_not_answer_is_one_line(place: Place, small_store
     done = place.run("submit", str(spec), "--cluster-file", str(place.folder / "silent-cluster.yaml"))
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert "http://127.0.0.1:9" in done.stderr and not place.directory("nobody").exists()
+
+
+def test_a_sweep_runs_one_child_at_a_time_and_the_login_is_free(place: Place, small_store: Path) -> None:
+    job = small_job(small_store, "swept", train={"epochs": 1, "lr": 1e-3}, scale={"workers": 1},
+                    data={"zeroshot_sets": []})  # fmt: skip
+    arguments = ("submit", str(place.spec(job)), "--sweep", "batching.buckets=1,2", "--parallel", "1")
+    done = place.run(*arguments)
+    assert done.returncode == 0, done.stderr
+    names = ["swept.buckets-1", "swept.buckets-2"]
+    waiting = shown(place, names[1])
+    assert waiting["state"] == "PENDING" and "waits for its turn" in waiting["reason"]
+    assert "0 to submit" in place.run(*arguments).stdout, "what is on its way is not submitted again"
+    for name in names:
+        assert wait_for_end(place, name)["state"] == "FINISHED", place.run("logs", name).stdout
+    times = [
+        [event["time"] for kind in ("attempt", "step", "end") for event in place.events(name, kind)] for name in names
+    ]
+    assert max(times[0]) < min(times[1]), "both CPUs of the cluster would have been free for the second"
+    parent = place.state("swept.sweep")["mlflow_run_id"]
+    assert {place.tracked(name).data.tags["mlflow.parentRunId"] for name in names} == {parent}
