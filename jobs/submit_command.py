@@ -86,6 +86,8 @@ def _submit_sweep(sweep: Sweep, profile: Profile, parallel: int, dry_run: bool) 
         return
     if submissions:
         check_limits(submissions[0])
+    else:
+        ray_jobs.connect(profile.ray_dashboard)
     parent = make_parent(sweep, profile)
     for child in waiting:
         mark_child(RunDirectory(profile.storage.runs / child.name), parent)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from channels.errors import UserError
+from jobs.port_window import answers
 from jobs.ray_jobs import adapt
 from orchestrator.cluster import load_profile
 from orchestrator.config import load_job
@@ -31,11 +32,25 @@ def train(
     if profile.launcher == "slurm":
         mend = "wavetrain submit SPEC --cluster NAME"
         raise UserError("a Slurm profile cannot train in this process", where="--cluster", mend=mend)
+    if profile.ray_address is not None:
+        check_answers(profile.ray_address)
     from orchestrator.controller import run_job
     from orchestrator.live import LiveView
 
     outcome = run_job(job, profile, LiveView(title=job.name))
     raise typer.Exit(report(outcome))
+
+
+def check_answers(address: str) -> None:
+    """Something listens at the address of a Ray head (Ray itself would try for a minute).
+
+    Raises:
+        UserError: nothing does, or it is no address.
+    """
+    host, _, port = address.rpartition(":")
+    if address != "auto" and not (host and port.isdigit() and answers(host, int(port))):
+        mend = "give HOST:PORT of a running Ray head, e.g. 10.0.0.1:6379"
+        raise UserError(f"Ray at {address} does not answer", where="cluster.yaml: ray_address", mend=mend)
 
 
 def report(outcome: "RunOutcome") -> int:

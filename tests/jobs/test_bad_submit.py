@@ -1,0 +1,79 @@
+"""Bad input of launching: one line, exit code 2, nothing queued and nothing written."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from jobs.cli import main
+from tests.jobs_for_tests import small_job
+
+SLURM: dict[str, Any] = {
+    "launcher": "slurm", "network": {"interface": "eth0"}, "slurm": {"partition": "gpu", "nodes": 2, "gpus_per_node": 0}
+}  # fmt: skip
+RAY: dict[str, Any] = {"launcher": "ray", "ray_address": "127.0.0.1:9", "ray_dashboard": "http://127.0.0.1:9"}
+
+
+def merged(profile: dict[str, Any], **sections: Any) -> dict[str, Any]:
+    return {**profile, **{name: {**profile.get(name, {}), **fields} for name, fields in sections.items()}}
+
+
+@pytest.fixture
+def refusal(
+    tmp_path: Path, small_store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Any:
+    """Runs the command line with a profile on a machine without Slurm; the one line of an exit with code 2."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", "/nowhere")
+
+    def run(profile: dict[str, Any], *options: str, command: str = "submit") -> str:
+        (tmp_path / "cluster.yaml").write_text(yaml.safe_dump({"default": "here", "profiles": {"here": profile}}))
+        (tmp_path / "job.yaml").write_text(yaml.safe_dump(small_job(small_store).model_dump(mode="json")))
+        monkeypatch.setattr(sys, "argv", ["wavetrain", command, "job.yaml", *options])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        error = capsys.readouterr().err
+        assert ended.value.code == 2 and error.count("\n") == 1 and error.startswith("wavetrain: "), error
+        return error
+
+    yield run
+    assert not (tmp_path / "runs" / "small").exists()
+
+
+@pytest.mark.parametrize(
+    ("profile", "options", "says"),
+    [
+        ({"launcher": "local"}, (), ["--cluster", "launcher is local", "wavetrain train"]),
+        (SLURM, ("--cluster", "h900"), ["no profile 'h900'", "known: here"]),
+        (SLURM, (), ["scontrol is not installed here", "login node"]),
+        (SLURM, ("--set", "scale.workers=1"), ["scale.workers", "1 workers do not spread evenly over 2 nodes"]),
+        (merged(SLURM, network={"interface": None}), (), ["network.interface"]),
+        (merged(SLURM, slurm={"time": "24h"}), (), ["slurm.time", "'24h'", "hours:minutes:seconds"]),
+        (merged(SLURM, slurm={"gpus": 8}), (), ["unknown key 'profiles.here.slurm.gpus'"]),
+        (merged(SLURM, slurm={"nodes": 0}), (), ["slurm.nodes"]),
+        (merged(SLURM, storage={"runs": "job.yaml/runs"}), (), ["job.yaml is a file", "storage.runs"]),
+        (SLURM, ("--watch", "--sweep", "seed=1,2"), ["--watch follows one run"]),
+        (SLURM, ("--sweep", "seed=1,2"), ["scontrol is not installed here"]),
+        (SLURM, ("--sweep", "train.rate=1,2"), ["unknown key 'train.rate'"]),
+        (RAY, (), ["http://127.0.0.1:9", "refuses", "RAY_AUTH_TOKEN_PATH"]),
+        (RAY, ("--sweep", "seed=1,2"), ["http://127.0.0.1:9", "refuses"]),
+        ({**RAY, "ray_dashboard": None}, (), ["ray_dashboard", "no address of a job server"]),
+        ({**RAY, "ray_address": None}, (), ["launcher ray needs ray_address"]),
+    ],
+)
+def test_submit(refusal: Any, profile: dict[str, Any], options: tuple[str, ...], says: list[str]) -> None:
+    line = refusal(profile, *options)
+    for part in says:
+        assert part in line, line
+
+
+def test_a_slurm_profile_does_not_train_here(refusal: Any) -> None:
+    assert "wavetrain submit SPEC" in refusal(SLURM, command="train")
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "nowhere", "nowhere.invalid:6379"])
+def test_a_ray_that_does_not_answer(refusal: Any, address: str) -> None:
+    line = refusal({**RAY, "ray_address": address}, command="train")
+    assert f"Ray at {address} does not answer" in line and "ray_address" in line
