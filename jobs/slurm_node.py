@@ -238,10 +238,9 @@ class _Head:
             return "finished", None
         if self.lost:
             return "lost", "; ".join(self.lost)
-        if code in STOPPED and self.requests.requeue:
-            return "stopped", "asked to stop before the time limit"
-        if code in STOPPED:
-            return "cancelled", "cancelled"
+        if code in STOPPED or (code == -signal.SIGKILL and self._asked()):
+            stopped = ("stopped", "asked to stop before the time limit")
+            return stopped if self.requests.requeue else ("cancelled", "cancelled or preempted")
         return "failed", f"the controller ended with status {code}"
 
 

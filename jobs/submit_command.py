@@ -153,9 +153,11 @@ def describe_bring_up(submission: "Submission") -> str:
     ]
     if wanted.nodes > 1:
         lines += [
-            f"nodes 1 to {wanted.nodes - 1}: wait for {meeting}/head.json, then",
+            f"the other {wanted.nodes - 1}: wait for {meeting}/head.json, then",
             f"  ray start --block --address=ADDRESS:PORT {size}",
         ]
+    if submission.profile.network.check:
+        lines.append("every node: its ranks try their devices and exchange data, in processes that end before training")
     lines += [
         f"node 0, when all {wanted.nodes} are ready (in at most {wanted.bootstrap_timeout_s} s): {workers} ranks",
         f"signal {wanted.signal_lead_s} s before the time limit: checkpoint, stop, scontrol requeue "

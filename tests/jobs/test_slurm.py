@@ -2,30 +2,50 @@
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from channels.errors import UserError
 from jobs import slurm_state
-from jobs.slurm import minutes, prepare_submission, refused, render
+from jobs.slurm import Submission, minutes, prepare_submission, refused, render
 from jobs.slurm_state import STATES, JobState, job_state
 from jobs.snapshot import code_files, code_folder, take_snapshot
+from jobs.submit_command import describe_bring_up
 from tests.jobs.launches import job_of, slurm_profile, submission_in
 
-GOLDEN = Path(__file__).parent / "golden" / "two_nodes.sbatch"
+GOLDEN = Path(__file__).parent / "golden"
 
 
-def test_the_script_is_the_golden_one(tmp_path: Path) -> None:
-    submission = submission_in(tmp_path / "runs", account="radio", qos="long", exclude=["n7", "n9"], memory_gb=900,
-                               setup=["module load cuda/12.8"], signal_lead_s=300)  # fmt: skip
-    script = render(submission)
-    places = {str(tmp_path): "FOLDER", code_folder(submission.launch.path).name: "CODE", sys.executable: "PYTHON"}
-    for text, place in places.items():
-        script = script.replace(text, place)
-    assert script == GOLDEN.read_text()
+def two_gpu_nodes(runs: Path) -> Submission:
+    return submission_in(runs, account="radio", qos="long", exclude=["n7", "n9"], memory_gb=900,
+                         setup=["module load cuda/12.8"], signal_lead_s=300)  # fmt: skip
+
+
+def one_cpu_node(runs: Path) -> Submission:
+    profile = slurm_profile(runs, nodes=1, gpus_per_node=0, constraint="icelake", time="90:00")
+    return prepare_submission(job_of(4), profile.model_copy(update={"device": "cpu"}))
+
+
+@pytest.mark.parametrize(("name", "made"), [("two_nodes.sbatch", two_gpu_nodes), ("one_cpu_node.sbatch", one_cpu_node)])
+def test_the_script_is_the_golden_one(tmp_path: Path, name: str, made: Callable[[Path], Submission]) -> None:
+    submission = made(tmp_path / "runs")
+    assert neutral(render(submission), submission, tmp_path) == (GOLDEN / name).read_text()
     assert not (tmp_path / "runs").exists(), "rendering writes nothing"
+
+
+def test_the_bring_up_is_the_golden_one(tmp_path: Path) -> None:
+    submission = two_gpu_nodes(tmp_path / "runs")
+    assert neutral(describe_bring_up(submission), submission, tmp_path) + "\n" == (GOLDEN / "bring_up.txt").read_text()
+
+
+def neutral(text: str, submission: Submission, folder: Path) -> str:
+    """Without what differs from machine to machine."""
+    places = {str(folder): "FOLDER", code_folder(submission.launch.path).name: "CODE", sys.executable: "PYTHON"}
+    for place, name in places.items():
+        text = text.replace(place, name)
+    return text
 
 
 @pytest.mark.parametrize(
