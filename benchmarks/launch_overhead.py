@@ -1,22 +1,28 @@
 """Seconds from the command to the first training step: each launcher, beside a bare torchrun of the same workers.
 
-    python benchmarks/launch_overhead.py SPEC [--cluster PROFILE ...] [--cluster-file FILE] [--repeat N]
+    python benchmarks/launch_overhead.py [SPEC] [--mini-slurm] [--cluster PROFILE ...] [--cluster-file FILE]
 
 torchrun starts the same ranks on this machine without Ray, MLflow, checks or snapshot; `train` is the local launcher;
-every --cluster is a profile to which `wavetrain submit` hands the job. first step: the first optimizer step is done.
-end: evaluation and tracking are done too (torchrun: the last step). Every start trains one epoch under a new name.
+--mini-slurm brings up a real Slurm of several nodes here for `wavetrain submit` (two nodes); every --cluster is a
+profile to which `wavetrain submit` hands the job. first step: the first optimizer step is done. end: evaluation and
+tracking are done too (torchrun: the last step). Every start trains one epoch under a new name; without SPEC that is
+the small job of the tests, two workers.
 """
 
 import argparse
 import json
 import os
+import secrets
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from record import record
 from rich.console import Console
 from rich.table import Table
@@ -25,6 +31,9 @@ from channels.files import write_json
 from orchestrator.cluster import load_profile
 from orchestrator.config import JobSpec, load_job
 from orchestrator.rundir import RunDirectory
+from tests.e2e.slurm_cluster import slurm_cluster
+from tests.jobs_for_tests import small_job
+from tests.stores import make_random_store
 
 LIMIT_S = 900
 POLL_S = 0.05
@@ -33,7 +42,8 @@ POLL_S = 0.05
 def main() -> None:
     """Measure, print, record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("spec", type=Path)
+    parser.add_argument("spec", type=Path, nargs="?")
+    parser.add_argument("--mini-slurm", action="store_true")
     parser.add_argument("--cluster", action="append", default=[])
     parser.add_argument("--cluster-file", type=Path)
     parser.add_argument("--repeat", type=int, default=1)
@@ -42,19 +52,53 @@ def main() -> None:
     if chosen.rank:
         run_rank(chosen.rank)
         return
-    job = load_job(chosen.spec, ["train.epochs=1"])
-    rows = []
-    for number in range(chosen.repeat):
-        rows.append({"launcher": "torchrun", **torchrun(chosen.spec, job)})
-        with tempfile.TemporaryDirectory() as folder:
-            rows.append({"launcher": "train", **train(chosen.spec, Path(folder))})
-        for name in chosen.cluster:
-            rows.append({"launcher": name, **submitted(chosen, name, f"{job.name}-launch-{os.getpid()}-{number}")})
-    table = Table("launcher", "first step (s)", "end (s)")
+    with tempfile.TemporaryDirectory() as folder, mini_slurm(chosen.mini_slurm, Path(folder)) as mini:
+        spec = chosen.spec or small_spec(Path(folder))
+        places = [(name, chosen.cluster_file, name) for name in chosen.cluster]
+        places += [("slurm, 2 nodes", mini, "mini")] if mini else []
+        rows = [row for _ in range(chosen.repeat) for row in measure(spec, places)]
+    table = Table("launcher", "first step (s)", "beside torchrun", "end (s)")
     for row in rows:
-        table.add_row(row["launcher"], f"{row['first_step_s']:.1f}", f"{row['end_s']:.1f}")
+        ratio = f"{row['first_step_s'] / rows[0]['first_step_s']:.1f}x"
+        table.add_row(row["launcher"], f"{row['first_step_s']:.1f}", ratio, f"{row['end_s']:.1f}")
     Console().print(table)
-    record("launch_overhead", {"spec": chosen.spec.name, "workers": job.scale.workers}, rows)
+    record("launch_overhead", {"spec": spec.name, "workers": load_job(spec).scale.workers}, rows)
+
+
+def measure(spec: Path, places: Sequence[tuple[str, Path | None, str]]) -> list[dict[str, Any]]:
+    """A row for each launcher. places: name in the table, cluster file, profile."""
+    job = load_job(spec, ["train.epochs=1"])
+    rows = [{"launcher": "torchrun", **torchrun(spec, job)}]
+    with tempfile.TemporaryDirectory() as folder:
+        rows.append({"launcher": "train", **train(spec, Path(folder))})
+    for label, file, name in places:
+        run = f"{job.name}-launch-{secrets.token_hex(3)}"
+        rows.append({"launcher": label, **submitted(spec, file, name, run)})
+    return rows
+
+
+def small_spec(folder: Path) -> Path:
+    """The small job of the tests over random channels."""
+    store = make_random_store(folder / "store", np.random.default_rng(7))
+    path = folder / "small.yaml"
+    path.write_text(json.dumps(small_job(store).model_dump(mode="json")))
+    return path
+
+
+@contextmanager
+def mini_slurm(wanted: bool, folder: Path) -> Iterator[Path | None]:
+    """A cluster file whose profile ``mini`` is a Slurm that runs here for the time of a ``with``."""
+    if not wanted:
+        yield None
+        return
+    with slurm_cluster() as cluster:
+        os.environ.update(cluster.environment)
+        section = {"partition": "gpu", "nodes": 2, "gpus_per_node": 0, "time": "0:30:00"}
+        profile = {"launcher": "slurm", "network": {"interface": cluster.interface}, "slurm": section}
+        profile["storage"] = {"runs": str(folder / "runs")}
+        path = folder / "cluster.yaml"
+        path.write_text(json.dumps({"default": "mini", "profiles": {"mini": profile}}))
+        yield path
 
 
 def torchrun(spec: Path, job: JobSpec) -> dict[str, float]:
@@ -89,11 +133,11 @@ def train(spec: Path, folder: Path) -> dict[str, float]:
     return follow(process, RunDirectory(folder / "runs" / "launch"), "state")
 
 
-def submitted(chosen: argparse.Namespace, cluster: str, name: str) -> dict[str, float]:
+def submitted(spec: Path, file: Path | None, cluster: str, name: str) -> dict[str, float]:
     """A profile's launcher."""
-    runs = load_profile(chosen.cluster_file, cluster).storage.runs
-    command = ["-m", "jobs.cli", "submit", str(chosen.spec), "--set", "train.epochs=1", "--set", f"name={name}"]
-    command += ["--cluster", cluster] + (["--cluster-file", str(chosen.cluster_file)] if chosen.cluster_file else [])
+    runs = load_profile(file, cluster).storage.runs
+    command = ["-m", "jobs.cli", "submit", str(spec), "--set", "train.epochs=1", "--set", f"name={name}"]
+    command += ["--cluster", cluster] + (["--cluster-file", str(file)] if file else [])
     return follow(subprocess.Popen([sys.executable, *command]), RunDirectory(runs / name), "state")
 
 
@@ -101,12 +145,12 @@ def follow(process: "subprocess.Popen[bytes]", directory: RunDirectory, end: str
     """Seconds to the first ``step`` event and to the end, from now."""
     started, found = time.time(), dict[str, Any]()
     while "end" not in found:
+        status = directory.read_state().get("status")
         for event in events(directory):
             if event["kind"] == "step":
                 found.setdefault("step", event["time"])
             if event["kind"] == "end" and end == "end":
                 found["end"] = event["time"]
-        status = directory.read_state().get("status")
         assert status not in ("FAILED", "KILLED") and not process.poll(), f"{directory.path}: {status}"
         assert time.time() - started < LIMIT_S, f"{directory.path} does not end"
         if status == "FINISHED":
