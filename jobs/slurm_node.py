@@ -110,7 +110,7 @@ def run_node(launch: LaunchFolder, place: Place) -> tuple[int, str]:
                 address = node.start()
                 check_ranks(meeting, node, profile, job.scale.workers)
                 meeting.mark("ready", versions=versions())
-                member = _Head(launch, meeting, node, requests) if place.node == 0 else _Member(meeting, node)
+                member = _Head(launch, meeting, node, requests) if place.node == 0 else _Member(meeting, node, requests)
                 member.run(address)
         except (BootstrapError, UserError) as error:
             meeting.fail(error)
@@ -137,8 +137,8 @@ def _undecided(meeting: Meeting) -> set[int]:
 class _Member:
     """Every node but the first: keep Ray alive until node 0 announces the end."""
 
-    def __init__(self, meeting: Meeting, node: RayNode) -> None:
-        self.meeting, self.node = meeting, node
+    def __init__(self, meeting: Meeting, node: RayNode, requests: Requests) -> None:
+        self.meeting, self.node, self.requests = meeting, node, requests
         host, port = meeting.read(meeting.head)["lifeline"]
         self.lifeline = Lifeline((host, port), meeting.token.read_text(), meeting.place.node)
 
@@ -160,6 +160,9 @@ class _Member:
             time.sleep(POLL_S)
 
     def _check(self) -> None:
+        if self.requests.terminate:
+            # Slurm's SIGTERM goes to Ray as well: that it ends now is not this node's fault.
+            raise BootstrapError("ended by Slurm")
         self.node.check()
         if self.lifeline.is_cut() or self.meeting.is_superseded():
             raise BootstrapError(f"node 0 ({self.meeting.place.hosts[0]}) does not answer any more")
@@ -209,7 +212,7 @@ class _Head:
         command = [sys.executable, "-m", "jobs.attempt", str(self.launch.run.path), address]
         child = own_processes.start(command, self.node.environment, log=None)
         while child.poll() is None:
-            self.lost = self.lost or self._lost()
+            self.lost = [] if self._asked() else self._lost()
             if self._asked() or self.lost:
                 return self._stop(child)
             time.sleep(POLL_S)
