@@ -140,7 +140,12 @@ class _Member:
     def __init__(self, meeting: Meeting, node: RayNode, requests: Requests) -> None:
         self.meeting, self.node, self.requests = meeting, node, requests
         host, port = meeting.read(meeting.head)["lifeline"]
-        self.lifeline = Lifeline((host, port), meeting.token.read_text(), meeting.place.node)
+        try:
+            self.lifeline = Lifeline((host, port), meeting.token.read_text(), meeting.place.node)
+        except OSError as error:
+            raise BootstrapError(
+                f"node 0 ({meeting.place.hosts[0]}) does not answer at {host}:{port}: {error}"
+            ) from None
 
     def run(self, address: str) -> None:
         """Wait for the end.
