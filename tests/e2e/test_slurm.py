@@ -41,7 +41,7 @@ def place(slurm: SlurmCluster, shared_place: Place, monkeypatch: pytest.MonkeyPa
 @pytest.fixture(scope="module")
 def shared_place(slurm: SlurmCluster, tmp_path_factory: pytest.TempPathFactory) -> Place:
     folder = tmp_path_factory.mktemp("slurm")
-    section = {"partition": "gpu", "nodes": 2, "gpus_per_node": 0, "time": "0:30:00", "signal_lead_s": 60}
+    section = {"partition": "gpu", "nodes": 2, "gpus_per_node": 0, "time": "0:30:00", "signal_lead_s": 180}
     network = {"interface": slurm.interface, "check": False}
     profile = {"launcher": "slurm", "network": network, "slurm": section}
     checked = {**profile, "network": {**network, "check": True}}
@@ -110,8 +110,8 @@ def test_the_time_limit_requeues_and_the_next_attempt_resumes_exactly(
     assert len(before) > 10
     used = slurm.run("squeue", "-h", "-o", "%M", "-j", job_id)
     minutes = int(used.split(":")[-2])
-    # The limit is now at most two minutes away, and the signal is due a minute before it.
-    slurm.run("scontrol", "update", f"JobId={job_id}", f"TimeLimit={minutes + 2}")
+    # The limit is now two to three minutes away, the signal is due three minutes before it: at Slurm's next look.
+    slurm.run("scontrol", "update", f"JobId={job_id}", f"TimeLimit={minutes + 3}")
     restarts = lambda: f"Restarts={1}" in slurm.run("scontrol", "show", "job", job_id)  # noqa: E731
     slurm.wait_for("requeue", restarts, 240)
     slurm.run("scontrol", "update", f"JobId={job_id}", "TimeLimit=30")
