@@ -16,6 +16,7 @@ from jobs.slurm_state import JobState, State
 from jobs.snapshot import take_snapshot
 from orchestrator.cluster import Profile
 from orchestrator.config import JobSpec
+from orchestrator.provenance import code_version
 from orchestrator.rundir import RunDirectory
 
 INSIDE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -97,7 +98,10 @@ def start_job(
 def record_submission(launch: LaunchFolder, job_id: str, dashboard: str | None, code: str | None) -> None:
     """Keep what ``status``, ``logs`` and ``cancel`` need."""
     launch.path.mkdir(parents=True, exist_ok=True)
-    content = {"launcher": "ray", "job_id": job_id, "dashboard": dashboard, "code": code, "submitted": time.time()}
+    content = {
+        "launcher": "ray", "job_id": job_id, "dashboard": dashboard, "code": code, "code_version": code_version(),
+        "submitted": time.time(),
+    }  # fmt: skip
     write_json(launch.submission, content)
 
 

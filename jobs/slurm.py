@@ -17,6 +17,7 @@ from jobs.slurm_node import NodeTask
 from jobs.snapshot import code_folder, take_snapshot
 from orchestrator.cluster import Profile, SlurmSection
 from orchestrator.config import JobSpec
+from orchestrator.provenance import code_version
 from orchestrator.rundir import RunDirectory
 
 
@@ -155,7 +156,8 @@ def submit_array(submissions: Sequence[Submission], shared: LaunchFolder, parall
     jobs = _hand_over(executor, [NodeTask(submission.launch.run.path) for submission in submissions])
     for submission, job_id in zip(submissions, jobs, strict=True):
         record = {
-            "launcher": "slurm", "job_id": job_id, "code": code.name, "submitted": time.time(),
+            "launcher": "slurm", "job_id": job_id, "code": code.name, "code_version": code_version(),
+            "submitted": time.time(),
             "logs": str(shared.submitted), "folder": str(Path.cwd()), "python": sys.executable,
         }  # fmt: skip
         write_json(submission.launch.submission, record)

@@ -158,6 +158,8 @@ class TrackingSection(Section):
     """Steps between two lines of metrics."""
     system_every_s: Annotated[float, Field(ge=0)] = 5.0
     """Seconds between two samples of every machine's CPU, memory, network and GPUs, at first; 0: none."""
+    register_model: bool = True
+    """Put the final model into MLflow's registry, as a version of ``<experiment>-<model>``."""
 
 
 class JobSpec(Section):

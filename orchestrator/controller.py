@@ -1,6 +1,5 @@
 """A run from spec to report: check, plan, train under Ray Train, evaluate, track, end honestly."""
 
-import json
 import signal
 import threading
 import time
@@ -19,9 +18,11 @@ from orchestrator import preflight, provenance
 from orchestrator.cluster import Profile
 from orchestrator.config import JobSpec
 from orchestrator.data import open_training_data
+from orchestrator.description import describe_result, describe_run
 from orchestrator.evaluation import Score, check_zeroshot_sets, evaluate_set
 from orchestrator.failures import is_fatal, root_cause
 from orchestrator.live import LiveView
+from orchestrator.model_registry import register_model, smallest_shape
 from orchestrator.placement import check_placement
 from orchestrator.plan_report import describe_plan
 from orchestrator.planning import make_schedule
@@ -35,6 +36,8 @@ from samplers.schedule import Schedule
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 POLL_S = 0.3
+NOTE = "mlflow.note.content"
+"""The tag that MLflow shows as a run's description."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +177,7 @@ class _Controller:
             return self._outcome("KILLED", cause="stopped during evaluation; the same command goes on")
         for path in write_results(scores, self.directory.results):
             tracker.artifact(path, "results")
+        self._register(tracker)
         return self._outcome("FINISHED", scores=scores)
 
     def _write_run(self) -> None:
@@ -192,13 +196,15 @@ class _Controller:
         self.directory.update_state(mlflow_run_id=tracker.run_id, mlflow_experiment_id=tracker.experiment_id)
         tracker.parameters(job.model_dump(mode="json"))
         tracker.tags(provenance.tags(job, prepared.profile, prepared.schedule.plan.fingerprint))
-        if self.directory.launch_tags.exists():
-            tracker.tags(json.loads(self.directory.launch_tags.read_text()))
+        tracker.tags(provenance.launch_tags(self.directory))
+        tracker.tags({NOTE: describe_run(prepared, "running.")})
         if not prepared.resumes:
             provenance.log_inputs(tracker, job, prepared.store)
         plan = prepared.schedule.plan
         tracker.metrics({"data/plan_padding_ratio": plan.padding}, step=0, time_s=time.time())
-        for path in (self.directory.spec, self.directory.plan, *provenance.write_artifacts(prepared, self.directory)):
+        script = provenance.launch_script(self.directory)
+        files = [self.directory.spec, self.directory.plan, *provenance.write_artifacts(prepared, self.directory)]
+        for path in [*files, script] if script else files:
             tracker.artifact(path)
         return tracker
 
@@ -227,6 +233,7 @@ class _Controller:
             if event["kind"] == "attempt":
                 self.attempts += 1
                 self.directory.update_state(attempts=self.attempts)
+                self.drain.tracker.tags(provenance.attempt_tags(event, self.attempts))
             elif event["kind"] == "end":
                 self.ended = event["outcome"]
         self.view.update(events)
@@ -258,6 +265,21 @@ class _Controller:
         tracker.metrics(to_metrics(scores) | {"time/evaluation_s": seconds}, step=step, time_s=time.time())
         return scores
 
+    def _register(self, tracker: Tracker) -> None:
+        """Put the model into the registry; the run's folder has it anyway, so a refusal is told and no more."""
+        from mlflow.exceptions import MlflowException
+
+        prepared, job = self.prepared, self.prepared.job
+        if not job.tracking.register_model:
+            return
+        name, shape = f"{job.tracking.experiment}-{job.model.name}", smallest_shape(prepared.store)
+        try:
+            version = register_model(prepared.tracking_uri, tracker.run_id, self.directory.export, name, shape)
+        except MlflowException as error:
+            self.view.say(f"warning: the model is not registered ({str(error).splitlines()[0]})")
+            return
+        tracker.tags({"model.version": f"{name}/{version}"})
+
     def _outcome(self, status: Status, cause: str | None = None, scores: list[Score] | None = None) -> RunOutcome:
         return RunOutcome(
             status=status,
@@ -271,7 +293,8 @@ class _Controller:
     def _end(self, tracker: Tracker, outcome: RunOutcome) -> None:
         self._follow()
         self.view.close()
-        tracker.tags({"attempt": str(self.attempts), "wavetrain.cause": outcome.cause or "none"})
+        result = describe_result(outcome.status, self.view.progress, outcome.scores, outcome.cause)
+        tracker.tags({"wavetrain.cause": outcome.cause or "none", NOTE: describe_run(self.prepared, result)})
         tracker.end(outcome.status)
         self.directory.update_state(status=outcome.status, cause=outcome.cause)
         self.directory.stop_request.unlink(missing_ok=True)

@@ -69,6 +69,8 @@ class RunProgress:
     losses: Trace = field(default_factory=Trace)
     nodes: dict[str, NodeHealth] = field(default_factory=dict)
     warnings: deque[str] = field(default_factory=lambda: deque(maxlen=WARNINGS_KEPT))
+    epoch: Mapping[str, float] = field(default_factory=dict)
+    """Metrics of the last whole epoch; empty before its end."""
     recent: deque[Mapping[str, float]] = field(default_factory=lambda: deque(maxlen=RECENT_STEPS))
     """Metrics of the last steps of this attempt."""
 
@@ -83,6 +85,8 @@ class RunProgress:
                 self.step = event["step"]
                 self.recent.append(event["metrics"])
                 self.losses.add(event["metrics"]["train/loss"])
+            case "epoch":
+                self.epoch = event["metrics"]
             case "system":
                 self._add_sample(event)
 

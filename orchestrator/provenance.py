@@ -1,12 +1,14 @@
 """What a run is made of: commit, versions, machine, data; as MLflow tags, inputs and artifacts."""
 
 import getpass
+import json
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from channels.files import write_atomically
 from channels.store import ChannelStore
@@ -21,10 +23,7 @@ if TYPE_CHECKING:
 
 def tags(job: JobSpec, profile: Profile, plan_hash: str) -> dict[str, str]:
     """Tags of DESIGN's list that are known when a run starts."""
-    commit = git("rev-parse", "HEAD")
     found = {
-        "git.commit": commit or "none",
-        "git.dirty": "unknown" if commit is None else str(bool(git("status", "--porcelain"))).lower(),
         "launcher": profile.launcher,
         "device": profile.device,
         "world_size": str(job.scale.workers),
@@ -37,10 +36,48 @@ def tags(job: JobSpec, profile: Profile, plan_hash: str) -> dict[str, str]:
         "model": job.model.name,
         "strategy": job.batching.strategy,
     }
-    if job.description:
-        found["mlflow.note.content"] = job.description
-    found |= {f"slurm.{key.lower()}": os.environ[key] for key in ("SLURM_JOB_ID",) if key in os.environ}
+    if "SLURM_JOB_ID" in os.environ:
+        found["slurm.job_id"] = os.environ["SLURM_JOB_ID"]
     return found
+
+
+def code_version() -> dict[str, str]:
+    """Commit of this code and whether it was changed since."""
+    commit = git("rev-parse", "HEAD")
+    dirty = "unknown" if commit is None else str(bool(git("status", "--porcelain"))).lower()
+    return {"git.commit": commit or "none", "git.dirty": dirty}
+
+
+def launch_tags(directory: RunDirectory) -> dict[str, str]:
+    """What the launcher left: its job id, the version of the code it was submitted from, tags of its own."""
+    path = directory.launch / "submission.json"
+    submission = json.loads(path.read_text()) if path.exists() else {}
+    found = submission.get("code_version") or code_version()
+    if submission.get("launcher") == "ray":
+        found["ray.submission_id"] = submission["job_id"]
+    elif submission:
+        found["slurm.job_id"] = submission["job_id"]
+    own = json.loads(directory.launch_tags.read_text()) if directory.launch_tags.exists() else {}
+    return {**found, **own}
+
+
+def attempt_tags(event: Mapping[str, Any], number: int) -> dict[str, str]:
+    """Tags of an attempt that has begun."""
+    return {"attempt": str(number), "world_size": str(event["world"]), "nodes": ",".join(event["machines"])}
+
+
+def launch_script(directory: RunDirectory) -> Path | None:
+    """The batch script that the run was submitted with, copied under a steady name; None for another launcher."""
+    path = directory.launch / "submission.json"
+    submission = json.loads(path.read_text()) if path.exists() else {}
+    if submission.get("launcher") != "slurm":
+        return None
+    written = Path(submission["logs"]) / f"{submission['job_id'].partition('_')[0]}_submission.sh"
+    if not written.exists():
+        return None
+    copy = directory.launch / "sbatch.sh"
+    write_atomically(copy, written.read_text())
+    return copy
 
 
 def git(*arguments: str) -> str | None:

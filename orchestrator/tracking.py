@@ -14,6 +14,11 @@ from orchestrator.rundir import RunDirectory
 METRICS_A_CALL = 1000
 PARAMETERS_A_CALL = 100
 VALUE_LENGTH = 6000
+MEND_LOGIN = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment"
+MEND_PASSWORD = (
+    "give MLflow's user in MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, a database's in its own way "
+    "(e.g. ~/.pgpass)"
+)
 MEND_URI = "start the server, or set tracking.uri to null for a local database"
 
 
@@ -26,23 +31,33 @@ def check_uri(uri: str) -> None:
     """Fail early, in one line, where MLflow cannot be reached.
 
     Raises:
-        UserError: unknown scheme, or a server that does not answer within seconds.
+        UserError: unknown scheme, a password in the address (it would be kept with the run), a server that does not
+            answer within seconds or refuses the user.
     """
     parsed = urlparse(uri)
-    if parsed.scheme in ("http", "https"):
-        _ping(uri)
-    elif parsed.scheme not in ("sqlite", "postgresql", "mysql", "mssql"):
+    if parsed.scheme not in ("http", "https", "sqlite", "postgresql", "mysql", "mssql"):
         raise UserError(
             f"tracking URI {uri!r} is neither http(s) nor a database", where="tracking.uri",
             mend="e.g. http://127.0.0.1:5000 or sqlite:///mlflow.db",
         )  # fmt: skip
+    if parsed.password is not None:
+        where = f"tracking.uri of {parsed.hostname}"
+        raise UserError("the address holds a password, which the run would keep", where=where, mend=MEND_PASSWORD)
+    if parsed.scheme in ("http", "https"):
+        _ping(uri)
 
 
 def _ping(uri: str) -> None:
     import requests
 
+    user = os.environ.get("MLFLOW_TRACKING_USERNAME")
+    login = (user, os.environ.get("MLFLOW_TRACKING_PASSWORD", "")) if user else None
     try:
-        requests.get(f"{uri.rstrip('/')}/health", timeout=5).raise_for_status()
+        answer = requests.get(f"{uri.rstrip('/')}/health", timeout=5, auth=login)
+        if answer.status_code in (401, 403):
+            who = f"user {user!r}" if user else "a user without name"
+            raise UserError(f"MLflow at {uri!r} refuses {who}", where="tracking.uri", mend=MEND_LOGIN)
+        answer.raise_for_status()
     except requests.RequestException as error:
         reason = type(error).__name__
         raise UserError(f"MLflow at {uri!r} is unreachable ({reason})", where="tracking.uri", mend=MEND_URI) from None
@@ -156,7 +171,7 @@ class EventDrain:
 
     def __init__(self, directory: RunDirectory, tracker: Tracker) -> None:
         self._directory = directory
-        self._tracker = tracker
+        self.tracker = tracker
         state = directory.read_state()
         self._offset = int(state.get("drained", 0))
         tracker.last_step = int(state.get("drained_step", -1))
@@ -165,7 +180,7 @@ class EventDrain:
         """Drain what is new and return it."""
         events, offset = read_events(self._directory.events, self._offset)
         if events:
-            self._tracker.drain(events)
+            self.tracker.drain(events)
             self._offset = offset
-            self._directory.update_state(drained=offset, drained_step=self._tracker.last_step)
+            self._directory.update_state(drained=offset, drained_step=self.tracker.last_step)
         return events

@@ -1,0 +1,82 @@
+"""A trained model for people who have channels, not tokens: channels in, their masked part predicted out."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from channels.errors import UserError
+from models.interface import EvaluationTask, ModelSpec, PretrainingModel, Shape, collate
+
+FORECAST = "time"
+
+
+class ChannelModel(nn.Module):
+    """Wraps a pre-training model. ``task`` may be set to any of ``tasks``; it starts as the forecast of later slots
+    where the model has one, else as the model's first task. ``seed`` draws random masks.
+    """
+
+    def __init__(self, spec: ModelSpec, network: PretrainingModel) -> None:
+        super().__init__()
+        self.spec, self.network = spec, network
+        self.task = FORECAST if FORECAST in self.tasks else self.tasks[0]
+        self.seed = 0
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """What may be predicted."""
+        return tuple(task.name for task in self.spec.evaluation_tasks)
+
+    def forward(self, channels: Tensor) -> Tensor:
+        """Channels float32 [n, T, K, A, 2] (real, imaginary; any power) with the masked places as predicted.
+
+        Raises:
+            UserError: another number of axes, an unknown task, a channel of power zero.
+        """
+        if channels.ndim != 5 or channels.shape[-1] != 2:
+            raise UserError(
+                f"channels of shape {tuple(channels.shape)}", mend="expected [n, T, K, A, 2]: real, imaginary"
+            )
+        power = channels.square().sum(dim=-1).mean(dim=(1, 2, 3), keepdim=True)[..., None]
+        if not bool((power > 0).all()):
+            raise UserError("a channel has no power", mend="leave it out")
+        scale = power.sqrt()
+        return self._complete(channels / scale) * scale
+
+    def _complete(self, channels: Tensor) -> Tensor:
+        task = self._task()
+        samples = channels.reshape(-1, *self._unit(channels), 2)
+        values = torch.view_as_complex(samples.contiguous()).cpu().numpy()
+        tokens = self.spec.tokenise(values, task.variant)
+        count = len(values)
+        batch = collate([tokens], np.arange(count), np.ones(count, np.float32), task.variant).to(channels.device)
+        prediction = self.network.predict(batch, task.name, self.seed)
+        mixed = torch.where(prediction.masked[..., None], prediction.values, batch.tokens).flatten(1)
+        source = torch.from_numpy(token_places(self.spec, self._unit(channels), task.variant)).to(channels.device)
+        return mixed[:, source].reshape(channels.shape)
+
+    def _task(self) -> EvaluationTask:
+        found = [task for task in self.spec.evaluation_tasks if task.name == self.task]
+        if not found:
+            raise UserError(f"no task {self.task!r}", mend=f"it has {', '.join(self.tasks)}")
+        return found[0]
+
+    def _unit(self, channels: Tensor) -> Shape:
+        """Scale of one training sample: that of a channel, or of one of its snapshots."""
+        slots, subcarriers, antennas = channels.shape[1:4]
+        units = self.spec.units((slots, subcarriers, antennas))
+        return slots // units, subcarriers, antennas
+
+
+def token_places(spec: ModelSpec, shape: Shape, variant: int) -> NDArray[np.int64]:
+    """Where each number of a sample [T, K, A, 2] stands among its tokens [L, D], both flattened: int64 [T K A 2].
+
+    Tokenising only moves numbers, so a sample that holds its own positions tells where they went.
+    """
+    count = int(np.prod(shape))
+    position = np.arange(1, count + 1)
+    numbered = (position + 1j * (position + count)).astype(np.complex64).reshape(1, *shape)
+    seen = spec.tokenise(numbered, variant).values.reshape(-1).astype(np.int64)
+    places = np.empty(2 * count + 1, np.int64)
+    places[seen] = np.arange(len(seen))
+    return places[1:].reshape(2, count).T.reshape(-1).copy()
