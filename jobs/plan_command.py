@@ -33,10 +33,18 @@ class Strategy(StrEnum):
     """Strategies of samplers.plan.STRATEGIES."""
 
     BUCKET = "bucket"
+    PACKED = "packed"
     GLOBAL = "global"
     ALTERNATING = "alternating"
     ALTERNATING_SETS = "alternating_sets"
     SEQUENTIAL = "sequential"
+
+
+class Pack(StrEnum):
+    """What strategy packed lays end to end (samplers.plan.PACKS)."""
+
+    BUCKET = "bucket"
+    GLOBAL = "global"
 
 
 class Method(StrEnum):
@@ -58,6 +66,7 @@ def plan(
     buckets: Annotated[int, typer.Option(min=1, help="At most so many buckets.")] = 4,
     method: Annotated[Method, typer.Option(help="How boundaries are found.")] = Method.OPTIMAL,
     strategy: Annotated[Strategy, typer.Option(help="What trains together.")] = Strategy.BUCKET,
+    pack: Annotated[Pack, typer.Option(help="Strategy packed: samples of a bucket or of all sets.")] = Pack.BUCKET,
     min_sources: Annotated[int, typer.Option(min=1, help="Sets in every bucket, at least.")] = 1,
     min_entropy: Annotated[float, typer.Option(min=0, help="Source entropy of every bucket in bits, at least.")] = 0.0,
     partitions: Annotated[int, typer.Option(min=1, help="Canonical partitions: multiples of the ranks.")] = 1,
@@ -78,9 +87,11 @@ def plan(
     if (spec is None) == (preset is None):
         raise UserError("give either a job spec or --preset", where="plan", mend="e.g. wavetrain plan jobs/demo.yaml")
     fits: list[Fit] = []
+    ranks = 1
     if spec is not None:
         job = load_job(spec, override or [])
         catalogue, schedule = _planned_job(job)
+        ranks = job.scale.workers
         fits = _probed(job, cluster, memory_gb) if probe else []
     else:
         catalogue = catalogue_of_specs(select_sets(load_preset(str(preset)), sets).pretrain, samples)
@@ -88,6 +99,7 @@ def plan(
             catalogue,
             strategy=strategy,
             method=method,
+            pack=pack,
             buckets=buckets,
             batch=DEFAULT_BATCH if batch is None and batch_tokens is None else batch,
             batch_tokens=batch_tokens,
@@ -99,7 +111,7 @@ def plan(
     if picture is not None:
         _check_picture(picture)
         draw_plan(schedule.plan, catalogue, picture)
-    description = describe_plan(catalogue, schedule.plan, schedule)
+    description = describe_plan(catalogue, schedule.plan, schedule, ranks)
     if fits:
         description["micro_batches"] = [asdict(fit) for fit in fits]
     if as_json:
@@ -126,7 +138,8 @@ def _planned_job(job: JobSpec) -> tuple[Catalogue, Schedule]:
     from orchestrator.data import open_training_data
     from orchestrator.planning import make_schedule
 
-    catalogue, data = open_training_data(job.data, make_spec(job.model.name, job.model.options), job.seed)
+    spec = make_spec(job.model.name, job.model.options)
+    catalogue, data = open_training_data(job.data, spec, job.seed, packed=job.batching.packed)
     return catalogue, make_schedule(job, catalogue, data.flops)
 
 

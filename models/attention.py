@@ -1,10 +1,13 @@
-"""Pre-norm transformer blocks whose padding no token attends to."""
+"""Pre-norm transformer blocks over padded batches, whose padding no token attends to, or over packed sequences."""
 
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from models.packed_attention import packed_attention
+from models.packing import Sequences
 
 NORM_EPS = 1e-6
 
@@ -18,12 +21,18 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, tokens: Tensor, key_mask: Tensor | None) -> Tensor:
-        """Tokens [B, L, width]; key_mask bool [B, 1, 1, L], True for keys that count, None where all do."""
+    def forward(self, tokens: Tensor, keys: Tensor | Sequences | None) -> Tensor:
+        """Tokens [B, L, width]; keys bool [B, 1, 1, L], True for those that count, None where all do.
+
+        Or tokens [N, width] of packed sequences, each attending to itself.
+        """
+        if isinstance(keys, Sequences):
+            qkv = self.qkv(tokens).unflatten(-1, (3, self.heads, -1))
+            return cast(Tensor, self.proj(packed_attention(qkv, keys).flatten(1)))
         batch, length, width = tokens.shape
         qkv = self.qkv(tokens).view(batch, length, 3, self.heads, width // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=key_mask)
+        mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=keys)
         return cast(Tensor, self.proj(mixed.transpose(1, 2).reshape(batch, length, width)))
 
 
@@ -37,9 +46,9 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(width, eps=NORM_EPS)
         self.mlp = nn.Sequential(nn.Linear(width, expansion * width), nn.GELU(), nn.Linear(expansion * width, width))
 
-    def forward(self, tokens: Tensor, key_mask: Tensor | None) -> Tensor:
-        """Tokens [B, L, width]; key_mask as of ``Attention``."""
-        tokens = tokens + self.attention(self.norm1(tokens), key_mask)
+    def forward(self, tokens: Tensor, keys: Tensor | Sequences | None) -> Tensor:
+        """Tokens [B, L, width] or [N, width]; keys as of ``Attention``."""
+        tokens = tokens + self.attention(self.norm1(tokens), keys)
         return cast(Tensor, tokens + self.mlp(self.norm2(tokens)))
 
 
@@ -51,12 +60,15 @@ class Stack(nn.Module):
         self.blocks = nn.ModuleList(Block(width, heads, expansion) for _ in range(depth))
         self.norm = nn.LayerNorm(width, eps=NORM_EPS)
 
-    def forward(self, tokens: Tensor, key_mask: Tensor | None) -> Tensor:
-        """Tokens [B, L, width]; key_mask bool [B, L], True for keys that count, None where all do."""
-        if key_mask is not None:
-            key_mask = visible_keys(key_mask)
+    def forward(self, tokens: Tensor, keys: Tensor | Sequences | None) -> Tensor:
+        """Tokens [B, L, width]; keys bool [B, L], True for those that count, None where all do.
+
+        Or tokens [N, width] of packed sequences.
+        """
+        if isinstance(keys, Tensor):
+            keys = visible_keys(keys)
         for block in self.blocks:
-            tokens = block(tokens, key_mask)
+            tokens = block(tokens, keys)
         return cast(Tensor, self.norm(tokens))
 
 

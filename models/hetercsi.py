@@ -16,9 +16,20 @@ from torch import Tensor, nn
 
 from channels.errors import UserError
 from models.attention import Stack, block_macs
-from models.interface import EvaluationTask, MaskDraw, Prediction, PretrainingModel, Shape, TokenBatch, Tokens
-from models.losses import token_losses
+from models.interface import (
+    EvaluationTask,
+    MaskDraw,
+    PackedBatch,
+    Prediction,
+    PretrainingModel,
+    Shape,
+    TokenBatch,
+    Tokens,
+)
+from models.losses import mean_squared_errors, token_losses
 from models.masking import TASKS, MaskRatios, View, host_grids, kept_tokens, make_view
+from models.packed_attention import describe
+from models.packed_views import PackedViews, packed_views
 from models.patches import Grid, grid_of, make_patches
 from models.positions import Kind, token_positions
 from models.references import Reference, predict_reference
@@ -124,9 +135,14 @@ class HeterCsiSpec:
             torch.default_generator.manual_seed(seed)
             return HeterCsi(network_size(self.size), self.position, self.ratios)
 
-    def notes(self, device: str) -> tuple[str, ...]:
-        """Nothing was to be chosen."""
-        return ()
+    @property
+    def packs(self) -> bool:
+        """Padded and packed batches."""
+        return True
+
+    def notes(self, device: str, packed: bool) -> tuple[str, ...]:
+        """How packed sequences attend."""
+        return (describe(device),) if packed else ()
 
     def forward_flops(self, shape: Shape, variant: int) -> float:
         """Operations of the three mask passes over a sample: kept tokens in the encoder, all in the decoder."""
@@ -175,18 +191,23 @@ class HeterCsi(PretrainingModel):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
 
-    def forward(self, batch: TokenBatch, draw: MaskDraw) -> Tensor:
+    def forward(self, batch: TokenBatch | PackedBatch, draw: MaskDraw) -> Tensor:
         """Loss sums float32 [3], one a task; see ``PretrainingModel``."""
+        if isinstance(batch, PackedBatch):
+            return self._packed_losses(batch, packed_views(TASKS, batch, draw, self.ratios))
         views = self._views(batch, TASKS, draw)
         losses = token_losses(self._predict_views(batch, views), batch)
         masked = torch.stack([view.masked for view in views])
         return (losses.where(masked, 0).sum(dim=2) * batch.weight).sum(dim=1)
 
-    def predict(self, batch: TokenBatch, task: str, seed: int) -> Prediction:
+    def predict(self, batch: TokenBatch | PackedBatch, task: str, seed: int) -> Prediction:
         """Predictions of one task, masks as of epoch 0. Raises UserError for a task it lacks."""
         if task not in TASKS:
             raise UserError(f"hetercsi has no task {task!r}", mend=f"it has {', '.join(TASKS)}")
-        views = self._views(batch, (task,), MaskDraw(seed=seed, epoch=0))
+        draw = MaskDraw(seed=seed, epoch=0)
+        if isinstance(batch, PackedBatch):
+            return self._packed_prediction(batch, packed_views((task,), batch, draw, self.ratios))
+        views = self._views(batch, (task,), draw)
         return Prediction(values=self._predict_views(batch, views)[0], masked=views[0].masked)
 
     def _views(self, batch: TokenBatch, tasks: Sequence[str], draw: MaskDraw) -> list[View]:
@@ -219,3 +240,34 @@ class HeterCsi(PretrainingModel):
         key_mask = (index < batch.lengths[:, None]).repeat(views, 1) if padded else None
         decoded = self.decoder((states + positions.to(states.dtype)).flatten(0, 1), key_mask)
         return cast(Tensor, self.head(decoded).unflatten(0, states.shape[:2]))
+
+    def _packed_losses(self, batch: PackedBatch, views: PackedViews) -> Tensor:
+        elements = None if batch.elements is None else batch.elements[views.asked]
+        losses = mean_squared_errors(self._predict_packed(batch, views), batch.tokens[views.asked], elements)
+        weighted = losses * batch.weight[views.places.sample[views.asked]]
+        return torch.stack([part.sum() for part in torch.split(weighted, list(views.asked_counts))])
+
+    def _packed_prediction(self, batch: PackedBatch, views: PackedViews) -> Prediction:
+        values = self._predict_packed(batch, views)
+        masked = torch.zeros(len(batch.tokens), dtype=torch.bool, device=values.device)
+        return Prediction(
+            values=torch.zeros_like(batch.tokens).index_copy(0, views.asked, values),
+            masked=masked.index_fill(0, views.asked, True),
+        )
+
+    def _predict_packed(self, batch: PackedBatch, views: PackedViews) -> Tensor:
+        """Predicted values float32 [Q, D] of the tokens that are asked for, all views in one pass."""
+        dtype = self.patch_embedding.weight.dtype
+        embedded = self.patch_embedding(batch.tokens[views.kept].to(dtype))
+        encoded = self.encoder(embedded + self._packed_positions(batch, views, views.kept, embedded), views.encoder)
+        encoded = self.decoder_embedding(encoded)
+        masked = self.mask_token.to(encoded.dtype).view(1, -1).expand(len(views.laid), -1)
+        states = masked.index_copy(0, views.filled, encoded)
+        decoded = self.decoder(states + self._packed_positions(batch, views, views.laid, states), views.decoder)
+        return cast(Tensor, self.head(decoded[views.asked_rows]).float())
+
+    def _packed_positions(self, batch: PackedBatch, views: PackedViews, tokens: Tensor, like: Tensor) -> Tensor:
+        """Positions of some tokens (int64 [n]) of a packed batch, in the shape and type of ``like`` [n, width]."""
+        places = views.places
+        index, grid = places.index[tokens][:, None], batch.grid[places.sample[tokens]]
+        return token_positions(self.position, index, grid, places.longest, like.shape[1]).flatten(0, 1).to(like.dtype)

@@ -4,8 +4,8 @@ A model comes in two parts. Its :class:`ModelSpec` is a small picklable object t
 building a network, so that a plan can be made on a laptop; ``build`` then makes the :class:`PretrainingModel`.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -83,6 +83,43 @@ class TokenBatch:
 
 
 @dataclass(frozen=True, slots=True)
+class PackedBatch:
+    """Samples of one variant laid end to end, nothing padded; all tensors on one device.
+
+    tokens: float32 [N, D]. elements: bool [N, D] or None, False for filled places of partial patches. grid: int64
+    [B, 3], one a sample, in the order of the samples. grids: runs of samples of one grid as (grid, samples), in the
+    same order, known on the host: lengths and counts are read from them, so that no size waits for the device. keys,
+    weight, variant: as of ``TokenBatch``.
+    """
+
+    tokens: Tensor
+    elements: Tensor | None
+    grid: Tensor
+    grids: tuple[tuple[tuple[int, int, int], int], ...]
+    keys: Tensor
+    weight: Tensor
+    variant: int
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "PackedBatch":
+        """The same batch on another device."""
+        return self._mapped(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> "PackedBatch":
+        """The same batch in page-locked memory (called by torch's DataLoader)."""
+        return self._mapped(Tensor.pin_memory)
+
+    def _mapped(self, change: Callable[[Tensor], Tensor]) -> "PackedBatch":
+        return replace(
+            self,
+            tokens=change(self.tokens),
+            elements=None if self.elements is None else change(self.elements),
+            grid=change(self.grid),
+            keys=change(self.keys),
+            weight=change(self.weight),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class MaskDraw:
     """Where masks come from: with a sample's key this pair decides its mask, whatever batch or rank it is in."""
 
@@ -100,7 +137,10 @@ class EvaluationTask:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a model says of masked tokens. values: float32 [B, L, D]; masked: bool [B, L], valid tokens to be scored."""
+    """What a model says of masked tokens. values: float32 [B, L, D]; masked: bool [B, L], valid tokens to be scored.
+
+    Of a packed batch: [N, D] and [N]; values are then zero where nothing is masked.
+    """
 
     values: Tensor
     masked: Tensor
@@ -109,15 +149,15 @@ class Prediction:
 class PretrainingModel(nn.Module):
     """A network that turns a batch into one weighted loss sum a task."""
 
-    def forward(self, batch: TokenBatch, draw: MaskDraw) -> Tensor:
+    def forward(self, batch: TokenBatch | PackedBatch, draw: MaskDraw) -> Tensor:
         """Sums over the batch, float32 [tasks]: sum_i weight_i * sum over masked tokens of the mean squared error.
 
         The caller divides by the sum of ``ModelSpec.target_tokens`` over the whole global batch; the mean over a token
-        runs over its real places only.
+        runs over its real places only. A packed batch comes only to models whose specification ``packs``.
         """
         raise NotImplementedError
 
-    def predict(self, batch: TokenBatch, task: str, seed: int) -> Prediction:
+    def predict(self, batch: TokenBatch | PackedBatch, task: str, seed: int) -> Prediction:
         """Predictions of one evaluation task; its masks depend on (seed, key) only."""
         raise NotImplementedError
 
@@ -141,6 +181,10 @@ class ModelSpec(Protocol):
     def evaluation_tasks(self) -> tuple[EvaluationTask, ...]:
         """Columns of the zero-shot table."""
 
+    @property
+    def packs(self) -> bool:
+        """Whether the network also takes packed batches."""
+
     def units(self, shape: Shape) -> int:
         """Training samples that one stored sample yields: 1, or T for a model of single snapshots."""
 
@@ -159,8 +203,8 @@ class ModelSpec(Protocol):
     def build(self, seed: int) -> PretrainingModel:
         """The network, its weights drawn from the seed (the global generator is left as it was)."""
 
-    def notes(self, device: str) -> tuple[str, ...]:
-        """What was chosen for this device and should be told at the start of a run; often nothing."""
+    def notes(self, device: str, packed: bool) -> tuple[str, ...]:
+        """What was chosen for this device and kind of batch and should be told at the start of a run."""
 
     def forward_flops(self, shape: Shape, variant: int) -> float:
         """Floating-point operations (2 x multiply-accumulate) of one training forward of one sample, all tasks."""

@@ -7,7 +7,12 @@ from models.interface import TokenBatch
 
 def token_losses(predicted: Tensor, batch: TokenBatch) -> Tensor:
     """Mean squared error of each token over its real places, float32 [..., B, L] of predictions [..., B, L, D]."""
-    errors = (predicted - batch.tokens).square()
-    if batch.elements is None:
+    return mean_squared_errors(predicted, batch.tokens, batch.elements)
+
+
+def mean_squared_errors(predicted: Tensor, target: Tensor, elements: Tensor | None) -> Tensor:
+    """The same [...] of predictions and targets [..., D]; elements: bool [..., D] or None, False for filled places."""
+    errors = (predicted - target).square()
+    if elements is None:
         return errors.mean(dim=-1)
-    return (errors * batch.elements).sum(dim=-1) / batch.elements.sum(dim=-1).clamp(min=1)
+    return (errors * elements).sum(dim=-1) / elements.sum(dim=-1).clamp(min=1)

@@ -104,9 +104,18 @@ def _scores(task: str, grid: Tensor, keys: Tensor, index: Tensor, draw: MaskDraw
 
 def hash_tokens(keys: Tensor, index: Tensor, draw: MaskDraw) -> Tensor:
     """Hashes int64 [B, L] of (seed, epoch, keys [B], token indices [L]), a bijection of the index: no two are equal."""
+    return _mix(_hash_samples(keys, draw)[:, None] + index * _GOLDEN)
+
+
+def hash_packed_tokens(keys: Tensor, sample: Tensor, index: Tensor, draw: MaskDraw) -> Tensor:
+    """The same hashes for tokens given one by one: int64 [N] of keys [B], samples [N] and token indices [N]."""
+    return _mix(_hash_samples(keys, draw)[sample] + index * _GOLDEN)
+
+
+def _hash_samples(keys: Tensor, draw: MaskDraw) -> Tensor:
     origin = torch.tensor([draw.seed], dtype=torch.int64)
     origin = _mix(_mix(origin + _GOLDEN) + draw.epoch)
-    return _mix(_mix(keys + int(origin))[:, None] + index * _GOLDEN)
+    return _mix(keys + int(origin))
 
 
 def _mix(value: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from channels.errors import UserError
-from models.interface import EvaluationTask, MaskDraw, Prediction, PretrainingModel, TokenBatch
+from models.interface import EvaluationTask, MaskDraw, PackedBatch, Prediction, PretrainingModel, TokenBatch
 from models.losses import token_losses
 from models.masking import host_grids
 from models.snapshot_masking import Masked, hide_tokens, mask_tokens
@@ -109,15 +109,17 @@ class SnapshotModel(PretrainingModel):
         self.backbone = backbone
         self.head = head
 
-    def forward(self, batch: TokenBatch, draw: MaskDraw) -> Tensor:
+    def forward(self, batch: TokenBatch | PackedBatch, draw: MaskDraw) -> Tensor:
         """Loss sum float32 [1]; see ``PretrainingModel``."""
+        assert isinstance(batch, TokenBatch), "its specification does not pack"
         masked = mask_tokens(batch, draw, self.spec.masking)
         errors = token_losses(self._reconstruct(batch, masked), batch)
         loss = (errors.where(masked.masked, 0).sum(dim=1) * batch.weight).sum()
         return (loss + self._idle(batch.variant, loss)).reshape(1)
 
-    def predict(self, batch: TokenBatch, task: str, seed: int) -> Prediction:
+    def predict(self, batch: TokenBatch | PackedBatch, task: str, seed: int) -> Prediction:
         """Reconstruction of masked tokens, none of which shows itself. Raises UserError for a task it lacks."""
+        assert isinstance(batch, TokenBatch), "its specification does not pack"
         if EvaluationTask(name=task, variant=batch.variant) not in self.spec.evaluation_tasks:
             known = ", ".join(known.name for known in self.spec.evaluation_tasks)
             raise UserError(f"no task {task!r} with patches of side {batch.variant}", mend=f"known: {known}")

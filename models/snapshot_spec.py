@@ -81,7 +81,12 @@ class SnapshotSpec:
         self.check_variant(variant)
         return patch_snapshots(channels, variant)
 
-    def notes(self, device: str) -> tuple[str, ...]:
+    @property
+    def packs(self) -> bool:
+        """Only padded batches."""
+        return False
+
+    def notes(self, device: str, packed: bool) -> tuple[str, ...]:
         """Nothing was to be chosen."""
         return ()
 

@@ -61,6 +61,11 @@ def padded_flops(forward: NDArray[np.float64], piece: Slice) -> float:
     return PASSES_OF_TRAINING * len(piece.source) * float(forward[piece.source].max())
 
 
+def packed_flops(forward: NDArray[np.float64], piece: Slice) -> float:
+    """Operations of one packed batch: every sample as much as it needs."""
+    return PASSES_OF_TRAINING * float(forward[piece.source].sum())
+
+
 def device_peak(device_type: str, precision: Literal["fp32", "bf16"], stated: float | None) -> float | None:
     """Operations/s of one device: as stated in the cluster's profile, else by its name, None for unknown devices."""
     if stated is not None or device_type != "cuda":

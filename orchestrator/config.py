@@ -66,7 +66,9 @@ class ModelSection(BaseModel):
 class BatchingSection(Section):
     """How samples become batches (samplers)."""
 
-    strategy: Literal["bucket", "global", "alternating", "alternating_sets", "sequential"] = "bucket"
+    strategy: Literal["bucket", "packed", "global", "alternating", "alternating_sets", "sequential"] = "bucket"
+    pack: Literal["bucket", "global"] = "bucket"
+    """Strategy packed: what is laid end to end, samples of one bucket or of all sets."""
     method: Literal["optimal", "equal", "equal_tokens", "quantile"] = "optimal"
     buckets: Positive = 4
     min_sources: Positive = 1
@@ -76,7 +78,7 @@ class BatchingSection(Section):
     global_batch: Positive = 128
     """Samples of one optimizer step over all ranks."""
     batch_tokens: Positive | None = None
-    """Token budget of a slice; replaces the fixed number of samples."""
+    """Token budget of a slice, met on average where nothing is padded; replaces the fixed number of samples."""
     batch_flops: Annotated[float, Field(gt=0)] | None = None
     """Budget of a slice in operations of a forward pass; replaces the fixed number of samples."""
     partitions: Positive = 8
@@ -89,6 +91,11 @@ class BatchingSection(Section):
     """Slices of one optimizer step."""
     tails: Literal["fill", "mixed"] = "fill"
 
+    @property
+    def packed(self) -> bool:
+        """Samples are laid end to end instead of padded."""
+        return self.strategy == "packed"
+
     @model_validator(mode="after")
     def _divisible(self) -> "BatchingSection":
         if self.global_batch % (self.partitions * self.slices):
@@ -98,6 +105,8 @@ class BatchingSection(Section):
             )
         if self.batch_tokens is not None and self.batch_flops is not None:
             raise ValueError("batch_tokens and batch_flops are both given; drop one of them")
+        if self.pack != "bucket" and not self.packed:
+            raise ValueError(f"pack {self.pack} is for strategy packed, not for {self.strategy}; change one of them")
         return self
 
 

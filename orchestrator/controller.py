@@ -99,7 +99,7 @@ def prepare(job: JobSpec, profile: Profile) -> Prepared:
     """
     spec = make_spec(job.model.name, job.model.options)
     preflight.check_resources(job, profile)
-    catalogue, data = open_training_data(job.data, spec, job.seed)
+    catalogue, data = open_training_data(job.data, spec, job.seed, packed=job.batching.packed)
     preflight.check_store(data.store)
     preflight.check_batches(job, catalogue)
     schedule = make_schedule(job, catalogue, data.flops)
@@ -183,7 +183,9 @@ class _Controller:
     def _write_run(self) -> None:
         self.directory.stop_request.unlink(missing_ok=True)
         write_json(self.directory.spec, self.prepared.job.model_dump(mode="json"))
-        description = describe_plan(self.prepared.catalogue, self.prepared.schedule.plan, self.prepared.schedule)
+        prepared = self.prepared
+        ranks = prepared.job.scale.workers
+        description = describe_plan(prepared.catalogue, prepared.schedule.plan, prepared.schedule, ranks)
         write_json(self.directory.plan, description)
         self.directory.update_state(status="RUNNING", cause=None, store_fingerprint=self.prepared.store.fingerprint)
 

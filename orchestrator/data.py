@@ -1,7 +1,7 @@
 """From a channel store and a model's specification to a catalogue, and from a slice of it to a token batch."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 from channels.errors import UserError
 from channels.signal import add_noise, sample_keys, unit_power
 from channels.store import ChannelStore
-from models.interface import ModelSpec, Shape, TokenBatch, Tokens, collate
+from models.interface import ModelSpec, PackedBatch, Shape, TokenBatch, Tokens, collate
+from models.packing import pack
+from orchestrator.accounting import packed_flops, padded_flops
 from orchestrator.config import DataSection
 from samplers.catalogue import Catalogue, Source, pooled_sources
 from samplers.schedule import Slice
@@ -41,10 +43,13 @@ class TrainingData:
     """Arithmetic [sources] of one forward pass of one sample."""
     snr_db: float | None
     seed: int
+    packed: bool = False
+    """Batches are laid end to end, and fillers left out, instead of padded."""
     split: str = "train"
 
-    def batch(self, piece: Slice) -> TokenBatch:
+    def batch(self, piece: Slice) -> TokenBatch | PackedBatch:
         """The slice's samples, normalised, noisy and patched; grouped by source inside the batch."""
+        piece = self._laid(piece)
         parts: list[Tokens] = []
         keys: list[NDArray[np.int64]] = []
         weights: list[NDArray[np.float32]] = []
@@ -59,7 +64,8 @@ class TrainingData:
             parts.append(self.spec.tokenise(channels, origin.variant))
             keys.append(key)
             weights.append(piece.weight[chosen])
-        return collate(parts, np.concatenate(keys), np.concatenate(weights), piece.variant)
+        join = pack if self.packed else collate
+        return join(parts, np.concatenate(keys), np.concatenate(weights), piece.variant)
 
     def denominators(self, pieces: Sequence[Slice]) -> NDArray[np.float64]:
         """Masked tokens [tasks] of all true samples in the pieces: what loss sums are divided by."""
@@ -67,8 +73,25 @@ class TrainingData:
         return sums
 
     def padded_tokens(self, piece: Slice) -> int:
-        """Tokens of a batch of all samples of a slice, padded to the longest; class tokens count as in the plan."""
+        """Tokens that the batch of a slice computes, padding included; class tokens count as in the plan."""
+        if self.packed:
+            return int(self.lengths[self._laid(piece).source].sum())
         return len(piece.source) * int(self.lengths[piece.source].max())
+
+    def computed_flops(self, piece: Slice) -> float:
+        """Operations to train on the batch of a slice, padding included."""
+        if self.packed:
+            return packed_flops(self.flops, self._laid(piece))
+        return padded_flops(self.flops, piece)
+
+    def _laid(self, piece: Slice) -> Slice:
+        """What a batch holds of a slice: all of it, or packed its true samples (its shortest where it has none)."""
+        if not self.packed or piece.weight.all():
+            return piece
+        held = piece.weight > 0
+        if not held.any():
+            held[self.lengths[piece.source].argmin()] = True
+        return replace(piece, source=piece.source[held], index=piece.index[held], weight=piece.weight[held])
 
     def valid_tokens(self, pieces: Sequence[Slice]) -> int:
         """Tokens of the true samples in the pieces."""
@@ -85,12 +108,17 @@ def read_units(store: ChannelStore, origin: Origin, split: str, index: NDArray[n
     return unit_power(samples[position, slot][:, None])
 
 
-def open_training_data(section: DataSection, spec: ModelSpec, seed: int) -> tuple[Catalogue, TrainingData]:
+def open_training_data(
+    section: DataSection, spec: ModelSpec, seed: int, *, packed: bool = False
+) -> tuple[Catalogue, TrainingData]:
     """The catalogue of the training split and its reader.
 
     Raises:
-        UserError: no store, unknown set, or a set without training samples.
+        UserError: no store, unknown set, a set without training samples, or packed batches for a model without them.
     """
+    if packed and not spec.packs:
+        mend = "take strategy bucket, or a model that packs"
+        raise UserError(f"model {spec.name} takes padded batches only", where="batching.strategy packed", mend=mend)
     store = ChannelStore.open(section.store)
     sources: list[Source] = []
     origins: list[Origin] = []
@@ -120,6 +148,7 @@ def open_training_data(section: DataSection, spec: ModelSpec, seed: int) -> tupl
         flops=np.asarray(flops, np.float64),
         snr_db=section.snr_db,
         seed=seed,
+        packed=packed,
     )
     return catalogue, data
 

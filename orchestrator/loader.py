@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.interface import TokenBatch
-from orchestrator.accounting import padded_flops, valid_flops
+from models.interface import PackedBatch, TokenBatch
+from orchestrator.accounting import valid_flops
 from orchestrator.data import TrainingData
 from orchestrator.placement import Placement
 from samplers.batches import ScheduledBatches
@@ -26,7 +26,7 @@ class StepBatch:
     epoch: int
     step: int
     """Step within the epoch."""
-    micro_batches: tuple[TokenBatch, ...]
+    micro_batches: tuple[TokenBatch | PackedBatch, ...]
     draws: tuple[int, ...]
     """Epoch from which the masks of each micro-batch are drawn."""
     denominators: NDArray[np.float64]
@@ -109,7 +109,7 @@ class StepLoader:
             valid_tokens=self._data.valid_tokens(everything),
             padded_tokens=sum(self._data.padded_tokens(micro) for micro in micro_slices),
             valid_flops=valid_flops(self._data.flops, everything),
-            computed_flops=sum(padded_flops(self._data.flops, micro) for micro in micro_slices),
+            computed_flops=sum(self._data.computed_flops(micro) for micro in micro_slices),
             source_entropy=source_entropy(
                 self._batches.schedule.catalogue,
                 np.concatenate([piece.source for piece in everything]),

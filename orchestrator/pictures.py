@@ -95,11 +95,11 @@ def _draw_lengths(axis: Any, plan: Plan, catalogue: Catalogue) -> None:
         for piece in bucket.pieces:
             length = catalogue[piece.source].length
             valid[place[length]] += piece.count * length
-            padding[place[length]] += piece.count * (bucket.length - length)
+            padding[place[length]] += 0 if plan.packed else piece.count * (bucket.length - length)
     bars = np.arange(len(lengths))
     axis.bar(bars, valid / 1e6, color=VALID, label="tokens")
     axis.bar(bars, padding / 1e6, bottom=valid / 1e6, color=PADDED, label="padding up to the bucket's longest")
-    if plan.strategy == "bucket":
+    if plan.method:
         for number, longest in enumerate(sorted({place[bucket.length] for bucket in plan.buckets})[:-1]):
             axis.axvline(longest + 0.5, color="black", ls="--", lw=1, label="" if number else "bucket boundary")
     _label_lengths(axis, lengths)

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from channels.spec import ChannelSpec
 from samplers.catalogue import Catalogue, Source
+from samplers.load import rank_load
 from samplers.measures import bucket_entropy
 from samplers.padding import padding_ratio
 from samplers.partition import METHODS, distinct_lengths
@@ -25,13 +26,15 @@ def catalogue_of_specs(specs: Iterable[ChannelSpec], samples: int, patch: int = 
     return Catalogue([Source(spec.name, _blocks(spec.shape, patch), samples) for spec in specs])
 
 
-def describe_plan(catalogue: Catalogue, plan: Plan, schedule: Schedule) -> dict[str, Any]:
+def describe_plan(catalogue: Catalogue, plan: Plan, schedule: Schedule, ranks: int = 1) -> dict[str, Any]:
     """Everything one wants to know before training, as plain data.
 
     padding: expected share of padding when each slice is padded to its longest sample. steps: optimizer steps of the
     first epoch. fillers: share of weight-0 samples. tokens_per_step: valid tokens of a mean step over all ranks.
+    rank_tokens: computed by one of ``ranks`` ranks in a step, on average and at most.
     """
     steps = schedule.total_steps / schedule.epochs
+    load = rank_load(schedule, ranks)
     return {
         "strategy": plan.strategy,
         "method": plan.method,
@@ -43,6 +46,8 @@ def describe_plan(catalogue: Catalogue, plan: Plan, schedule: Schedule) -> dict[
         "steps": schedule.steps(0),
         "total_steps": schedule.total_steps,
         "tokens_per_step": round(catalogue.total_tokens / steps),
+        "ranks": ranks,
+        "rank_tokens": {"mean": round(load.mean), "largest": load.largest},
         "fillers": round(1 - catalogue.total_samples / schedule.scheduled_samples, 6),
         "partitions": schedule.partitions,
         "slices": schedule.slices,
@@ -52,7 +57,7 @@ def describe_plan(catalogue: Catalogue, plan: Plan, schedule: Schedule) -> dict[
         "fingerprint": plan.fingerprint,
         "catalogue_fingerprint": catalogue.fingerprint,
         "buckets": [
-            _describe_bucket(catalogue, bucket, int(slices))
+            _describe_bucket(catalogue, bucket, int(slices), plan.packed)
             for bucket, slices in zip(plan.buckets, schedule.slices_of_buckets(), strict=True)
         ],
     }
@@ -102,9 +107,10 @@ def _blocks(shape: Sequence[int], patch: int) -> int:
     return int(np.prod([-(-edge // patch) for edge in shape]))
 
 
-def _describe_bucket(catalogue: Catalogue, bucket: Bucket, slices: int) -> dict[str, Any]:
+def _describe_bucket(catalogue: Catalogue, bucket: Bucket, slices: int, packed: bool) -> dict[str, Any]:
     sources = [catalogue[piece.source] for piece in bucket.pieces]
     valid = sum(piece.count * source.length for piece, source in zip(bucket.pieces, sources, strict=True))
+    computed = valid if packed else bucket_padded_tokens(catalogue, bucket)
     entropy = bucket_entropy(catalogue, bucket)
     return {
         "variant": bucket.variant,
@@ -114,7 +120,7 @@ def _describe_bucket(catalogue: Catalogue, bucket: Bucket, slices: int) -> dict[
         "samples": bucket.samples,
         "batch": bucket.batch_size,
         "slices": slices,
-        "padding": round(padding_ratio(valid, bucket_padded_tokens(catalogue, bucket)), 4),
+        "padding": round(padding_ratio(valid, computed), 4),
         "entropy_bits": round(entropy.bits, 4),
         "entropy_normalised": round(entropy.normalised, 4),
         "sets": list(dict.fromkeys(source.name for source in sources)),
@@ -149,10 +155,17 @@ def _title(description: dict[str, Any]) -> str:
     return f"strategy {description['strategy']}{method}: padding {100 * description['padding']:.2f} %"
 
 
+def _load(description: dict[str, Any]) -> str:
+    ranks, tokens = description["ranks"], description["rank_tokens"]
+    who = "one rank" if ranks == 1 else f"each of {ranks} ranks"
+    return f"{who} computes {tokens['mean']:,} tokens a step on average, at most {tokens['largest']:,}"
+
+
 def _summary(description: dict[str, Any]) -> str:
     return (
         f"{description['sets']} sets, {description['samples']:,} samples, {description['tokens']:,} tokens an epoch\n"
         f"{description['steps']:,} steps an epoch, {description['total_steps']:,} in {description['epochs']} epochs, "
         f"{description['tokens_per_step']:,} tokens a step, {100 * description['fillers']:.2f} % fillers\n"
+        f"{_load(description)}\n"
         f"{description['partitions']} partitions, plan {description['fingerprint'][:16]}"
     )

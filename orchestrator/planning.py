@@ -24,6 +24,7 @@ def make_job_plan(job: JobSpec, catalogue: Catalogue, flops: Iterable[float]) ->
         catalogue,
         strategy=batching.strategy,
         method=batching.method,
+        pack=batching.pack,
         buckets=batching.buckets,
         batch=batching.global_batch // batching.slices if fixed else None,
         batch_tokens=batching.batch_tokens,

@@ -87,7 +87,7 @@ def largest(fits: Callable[[int], bool], most: int) -> int:
 def probe_here(job: JobSpec, device: str, memory_bytes: int) -> list[Fit]:
     """The probe itself, in the current process."""
     spec = make_spec(job.model.name, job.model.options)
-    catalogue, data = open_training_data(job.data, spec, job.seed)
+    catalogue, data = open_training_data(job.data, spec, job.seed, packed=job.batching.packed)
     schedule = make_schedule(job, catalogue, data.flops)
     trial = _Trial(job, data, schedule, device, memory_bytes if device == "cpu" else None)
     fits = []

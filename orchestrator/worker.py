@@ -89,7 +89,9 @@ class Worker:
         self.job: JobSpec = directory.read_spec()
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.spec = make_spec(self.job.model.name, self.job.model.options)
-        catalogue, self.data = open_training_data(self.job.data, self.spec, self.job.seed)
+        catalogue, self.data = open_training_data(
+            self.job.data, self.spec, self.job.seed, packed=self.job.batching.packed
+        )
         self.schedule: Schedule = make_schedule(self.job, catalogue, self.data.flops)
         self.batches = ScheduledBatches(self.schedule, self.rank, self.world)
         self.placement = self._place(cache, node)
@@ -125,7 +127,7 @@ class Worker:
                 epochs=self.job.train.epochs, device=str(self.engine.device), machines=list(dict.fromkeys(machines)),
             )  # fmt: skip
             self._watch_machine(stack, machines)
-            for note in self.spec.notes(self.engine.device.type):
+            for note in self.spec.notes(self.engine.device.type, self.data.packed):
                 self._emit("note", text=note)
             loader = stack.enter_context(self._loader())
             outcome = self._train(loader)

@@ -27,7 +27,8 @@ class Entropy:
 class EpochMeasures:
     """Measures of one epoch on a number of ranks.
 
-    padding_ratio: (padded - valid) / padded tokens of true samples, each rank padding a slice to its longest sample.
+    padding_ratio: (padded - valid) / padded tokens of true samples, each rank padding a slice to its longest sample;
+    0 where samples are packed.
     source_entropy: mean over the slices of all ranks together. coverage: share of the epoch's samples that occur
     (None where steps were only sampled). duplicates: true samples that occurred before. fillers: share of weight-0
     samples. sample_imbalance, token_imbalance: (most - least) / mean over the ranks of true samples and valid tokens.
@@ -51,7 +52,7 @@ def measure_epoch(schedule: Schedule, epoch: int, world: int = 1, sampled_steps:
     steps = schedule.steps(epoch)
     exact = schedule.catalogue.total_samples <= EXACT_SAMPLES or steps <= sampled_steps
     chosen = range(steps) if exact else np.unique(np.linspace(0, steps - 1, sampled_steps).astype(int)).tolist()
-    tally = _Tally(schedule.catalogue, schedule.partitions, world)
+    tally = _Tally(schedule.catalogue, schedule.partitions, world, schedule.plan.packed)
     for held in _slices(schedule, epoch, chosen):
         tally.add(held)
     return tally.result(len(chosen), exact)
@@ -91,6 +92,7 @@ class _Tally:
     catalogue: Catalogue
     partitions: int
     world: int
+    packed: bool
     valid: float = 0.0
     padded: float = 0.0
     slots: int = 0
@@ -112,7 +114,7 @@ class _Tally:
         longest = np.zeros(self.world, np.int64)
         np.maximum.at(longest, rank, length)
         self.valid += float(length.sum())
-        self.padded += float(longest[rank].sum())
+        self.padded += float(length.sum() if self.packed else longest[rank].sum())
         self.rank_samples += np.bincount(rank, minlength=self.world)
         self.rank_tokens += np.bincount(rank, weights=length, minlength=self.world)
         self.slots += len(true)

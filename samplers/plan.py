@@ -14,7 +14,8 @@ from samplers.padding import expected_padded_tokens, padding_ratio
 from samplers.partition import METHODS, Cost, Piece, cut, distinct_lengths
 from samplers.segmentation import Constraints
 
-STRATEGIES = ("bucket", "global", "alternating", "alternating_sets", "sequential")
+STRATEGIES = ("bucket", "packed", "global", "alternating", "alternating_sets", "sequential")
+PACKS = ("bucket", "global")
 SCHEMA = 1
 
 
@@ -41,13 +42,19 @@ class Bucket:
 class Plan:
     """Buckets of one strategy. ``method`` is None where the strategy alone decides the buckets.
 
-    ``padding`` is the expected share of padding of an epoch whose slices are each padded to their longest sample.
+    ``padding`` is the expected share of padding of an epoch whose slices are each padded to their longest sample; none
+    where samples are packed.
     """
 
     strategy: str
     method: str | None
     buckets: tuple[Bucket, ...]
     padding: float
+
+    @property
+    def packed(self) -> bool:
+        """Whether the samples of a slice are laid end to end, without padding."""
+        return self.strategy == "packed"
 
     @cached_property
     def fingerprint(self) -> str:
@@ -96,7 +103,7 @@ class Plan:
             replace(bucket, batch_size=_fixed_batch(catalogue, number, bucket, size, partitions))
             for number, (bucket, size) in enumerate(zip(self.buckets, sizes, strict=True))
         )
-        return replace(self, buckets=buckets, padding=expected_padding(catalogue, buckets))
+        return replace(self, buckets=buckets, padding=0.0 if self.packed else expected_padding(catalogue, buckets))
 
 
 def make_plan(
@@ -104,6 +111,7 @@ def make_plan(
     *,
     strategy: str = "bucket",
     method: str = "equal",
+    pack: str = "bucket",
     buckets: int = 4,
     batch: int | None = None,
     batch_tokens: int | None = None,
@@ -115,12 +123,13 @@ def make_plan(
     """Plan the batches of a catalogue.
 
     Strategies: ``bucket`` cuts each variant into at most ``buckets`` buckets by ``method`` (variants never share a
-    bucket, so V variants have up to V x ``buckets``); ``global`` has one bucket a variant; ``alternating``,
-    ``alternating_sets`` and ``sequential`` have one bucket a source, and differ in the order of the schedule.
+    bucket, so V variants have up to V x ``buckets``); ``global`` has one bucket a variant; ``packed`` has the buckets
+    of the one or the other, as ``pack`` says, and pads nothing; ``alternating``, ``alternating_sets`` and
+    ``sequential`` have one bucket a source, and differ in the order of the schedule.
     Batches: ``batch`` samples a slice over all ranks, or as many as fit ``batch_tokens`` padded tokens, or
-    ``batch_cost`` in the unit of ``cost`` with all padded to the bucket's longest; always a multiple of ``partitions``.
-    A bucket with fewer samples than a slice is refused, except that a budget is lowered to the samples there are.
-    Raises UserError for every choice that cannot be met.
+    ``batch_cost`` in the unit of ``cost`` with all padded to the bucket's longest (packed: as many as fit on average);
+    always a multiple of ``partitions``. A bucket with fewer samples than a slice is refused, except that a budget is
+    lowered to the samples there are. Raises UserError for every choice that cannot be met.
     """
     if strategy not in STRATEGIES:
         raise UserError(f"unknown strategy {strategy!r}", where="strategy", mend=f"use one of {', '.join(STRATEGIES)}")
@@ -128,7 +137,11 @@ def make_plan(
         raise UserError("give one of batch, batch_tokens and batch_cost", where="batch")
     if partitions < 1:
         raise UserError(f"partitions is {partitions}", where="partitions", mend="use at least 1")
-    held = _cut_all(catalogue, strategy, method, buckets, cost, constraints)
+    if pack not in PACKS:
+        raise UserError(f"unknown pack {pack!r}", where="pack", mend=f"use one of {', '.join(PACKS)}")
+    packed = strategy == "packed"
+    cuts = pack if packed else strategy
+    held = _cut_all(catalogue, cuts, method, buckets, cost, constraints)
     sized = []
     for number, (variant, pieces) in enumerate(held):
         length = max(catalogue[piece.source].length for piece in pieces)
@@ -136,14 +149,14 @@ def make_plan(
         if batch is not None:
             size = _fixed_batch(catalogue, number, bucket, batch, partitions)
         elif batch_tokens is not None:
-            price = float(length)
+            price = _price(catalogue, bucket, Cost(), packed)
             size = _budgeted_batch(catalogue, number, bucket, batch_tokens, price, partitions, "batch_tokens")
         else:
-            price = float((cost or Cost()).of(np.asarray([length], np.int64))[0])
+            price = _price(catalogue, bucket, cost or Cost(), packed)
             size = _budgeted_batch(catalogue, number, bucket, batch_cost or 0.0, price, partitions, "batch_cost")
         sized.append(replace(bucket, batch_size=size))
-    used_method = method if strategy == "bucket" else None
-    return Plan(strategy, used_method, tuple(sized), expected_padding(catalogue, sized))
+    used_method = method if cuts == "bucket" else None
+    return Plan(strategy, used_method, tuple(sized), 0.0 if packed else expected_padding(catalogue, sized))
 
 
 def expected_padding(catalogue: Catalogue, buckets: Sequence[Bucket]) -> float:
@@ -217,16 +230,25 @@ def _fixed_batch(catalogue: Catalogue, number: int, bucket: Bucket, batch: int, 
     return batch
 
 
+def _price(catalogue: Catalogue, bucket: Bucket, cost: Cost, packed: bool) -> float:
+    """Cost of one sample of a slice: that of the bucket's longest, or the mean where nothing is padded."""
+    if not packed:
+        return float(cost.of(np.asarray([bucket.length], np.int64))[0])
+    lengths = np.asarray([catalogue[piece.source].length for piece in bucket.pieces], np.int64)
+    return float(np.average(cost.of(lengths), weights=[piece.count for piece in bucket.pieces]))
+
+
 def _budgeted_batch(
     catalogue: Catalogue, number: int, bucket: Bucket, budget: float, price: float, partitions: int, field: str
 ) -> int:
-    """Samples that a budget pays, each at the price of the bucket's longest."""
+    """Samples that a budget pays at a price a sample."""
     needed = partitions * price
     if budget < needed:
         raise UserError(
-            f"{budget:g} does not pay one sample of length {bucket.length} for each of {partitions} partitions",
+            f"{budget:g} does not pay one sample of the bucket of length {bucket.length} for each of {partitions} "
+            "partitions",
             where=field,
-            mend=f"use at least {needed:g}",
+            mend=f"use at least {np.ceil(needed):.10g}",
         )
     most = min(int(budget // price), max(bucket.samples, partitions))
     return _fixed_batch(catalogue, number, bucket, most // partitions * partitions, partitions)

@@ -50,7 +50,7 @@ class Schedule:
     catalogue, plan: what to train on. seed: of every draw. partitions: P. epochs: of the run. slices: slices of an
     optimizer step (gradient accumulation). mix: ``step`` lets the slices of a step come from different buckets,
     ``none`` does not. tails: ``fill`` completes the last slice of every bucket with weight-0 fillers; ``mixed`` carries
-    the remainders of all buckets of a variant into common slices first (strategies bucket and global).
+    the remainders of all buckets of a variant into common slices first (strategies bucket, global and packed).
 
     Every sample occurs with weight 1 exactly once an epoch (``sequential``: ``epochs`` times a run). Time and memory of
     a step do not grow with the number of samples. Raises UserError for choices that do not fit the plan.
@@ -73,7 +73,7 @@ class Schedule:
                 raise UserError(f"{field} is {value}", where="schedule", mend=f"use at least {least}")
         _check_choice("mix", self.mix, ("step", "none"))
         _check_choice("tails", self.tails, ("fill", "mixed"))
-        if self.tails == "mixed" and self.plan.strategy not in ("bucket", "global"):
+        if self.tails == "mixed" and self.plan.strategy not in ("bucket", "global", "packed"):
             raise UserError(
                 f"strategy {self.plan.strategy} keeps sets apart", where="tails mixed", mend="use tails fill"
             )

@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 from channels.errors import UserError
 from jobs.plan_command import plan
+from samplers.plan import STRATEGIES
 
 PUBLISHED = ["--preset", "hetercsi", "--sets", "40", "--samples", "9000", "--batch", "128"]
 PNG = b"\x89PNG\r\n"
@@ -59,6 +60,17 @@ def test_a_token_budget_replaces_the_batch() -> None:
         assert bucket["batch"] == 2048 // bucket["longest"] // 4 * 4
 
 
+@pytest.mark.parametrize(("pack", "buckets"), [("bucket", 4), ("global", 1)])
+def test_a_packed_plan_has_no_padding_and_tells_the_load(pack: str, buckets: int) -> None:
+    arguments = ["--strategy", "packed", "--pack", pack, "--buckets", "4"]
+    description = json.loads(run(*PUBLISHED, *arguments, "--json"))
+    assert (description["padding"], len(description["buckets"])) == (0.0, buckets)
+    assert {bucket["padding"] for bucket in description["buckets"]} == {0.0}
+    assert description["rank_tokens"]["largest"] == 128 * 768
+    assert description["rank_tokens"]["mean"] == pytest.approx(description["tokens_per_step"], rel=0.01)
+    assert "one rank computes" in run(*PUBLISHED, *arguments)
+
+
 def test_table_and_picture(tmp_path: Path) -> None:
     picture = tmp_path / "plan.png"
     table = run(*PUBLISHED, "--buckets", "4", "--method", "equal", "--picture", str(picture))
@@ -69,7 +81,7 @@ def test_table_and_picture(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [picture]
 
 
-@pytest.mark.parametrize("strategy", ["bucket", "global", "alternating", "alternating_sets", "sequential"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
 def test_every_strategy_can_be_drawn(strategy: str, tmp_path: Path) -> None:
     picture = tmp_path / "plan.png"
     run("--preset", "demo", "--samples", "200", "--batch", "64", "--strategy", strategy, "--picture", str(picture))

@@ -10,7 +10,7 @@ from channels.presets import load_preset
 from orchestrator.plan_report import catalogue_of_specs
 from samplers.catalogue import Catalogue, Source, pooled_sources
 from samplers.partition import distinct_lengths
-from samplers.plan import STRATEGIES, make_plan
+from samplers.plan import PACKS, STRATEGIES, make_plan
 from samplers.schedule import Schedule, Slice
 
 many_cases = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -56,6 +56,7 @@ def schedules(draw: st.DrawFn, strategies: tuple[str, ...] = STRATEGIES) -> Sche
         catalogue,
         strategy=strategy,
         method=method,
+        pack=draw(st.sampled_from(PACKS)),
         buckets=draw(st.integers(1, 3 if method == "equal" else min(3, most))),
         batch=partitions * each if fixed else None,
         batch_tokens=None if fixed else partitions * each * longest,
@@ -69,7 +70,7 @@ def schedules(draw: st.DrawFn, strategies: tuple[str, ...] = STRATEGIES) -> Sche
         epochs=draw(st.integers(1, 3)),
         slices=draw(st.integers(1, 3)),
         mix=draw(st.sampled_from(["step", "none"])),
-        tails=draw(st.sampled_from(["fill", "mixed"])) if strategy in ("bucket", "global") else "fill",
+        tails=draw(st.sampled_from(["fill", "mixed"])) if strategy in ("bucket", "global", "packed") else "fill",
     )
 
 

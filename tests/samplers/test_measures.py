@@ -22,7 +22,9 @@ class Faulty(Schedule):
                 yield reached, number, slices
 
 
-@pytest.mark.parametrize(("strategy", "padding"), [("bucket", 0.0469), ("global", 0.3646), ("alternating", 0.0)])
+@pytest.mark.parametrize(
+    ("strategy", "padding"), [("bucket", 0.0469), ("global", 0.3646), ("alternating", 0.0), ("packed", 0.0)]
+)
 def test_padding_of_a_whole_published_epoch(strategy: str, padding: float) -> None:
     """HeterCSI Table III, N = 8, counted over every batch of an epoch instead of expected."""
     catalogue = published(8)

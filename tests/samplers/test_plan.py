@@ -58,7 +58,30 @@ def test_strategies_decide_the_buckets() -> None:
         strategy: len(make_plan(Catalogue(sources), strategy=strategy, buckets=2, batch=4).buckets)
         for strategy in STRATEGIES
     }
-    assert counts == {"bucket": 4, "global": 2, "alternating": 4, "alternating_sets": 4, "sequential": 4}
+    assert counts == {
+        "bucket": 4, "packed": 4, "global": 2, "alternating": 4, "alternating_sets": 4, "sequential": 4
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("pack", "like"), [("bucket", "bucket"), ("global", "global")])
+def test_packed_plans_have_the_buckets_of_padded_ones_and_no_padding(pack: str, like: str) -> None:
+    packed = make_plan(SETS, strategy="packed", pack=pack, method="optimal", buckets=2, batch=4)
+    padded = make_plan(SETS, strategy=like, method="optimal", buckets=2, batch=4)
+    assert packed.buckets == padded.buckets
+    assert (packed.padding, packed.method) == (0.0, padded.method)
+    assert padded.padding > 0
+    assert packed.fingerprint != padded.fingerprint
+    assert packed.with_batch_sizes(SETS, [bucket.batch_size for bucket in packed.buckets]) == packed
+    assert Plan.from_json(packed.to_json()).packed
+
+
+def test_a_token_budget_of_a_packed_plan_is_met_on_average() -> None:
+    plan = make_plan(SETS, strategy="packed", pack="global", batch_tokens=128, partitions=2)
+    mean = (30 * 4 + 50 * 8 + 20 * 16) / 100
+    assert [bucket.batch_size for bucket in plan.buckets] == [int(128 / mean) // 2 * 2]
+    squares = Cost.from_table({4: 16.0, 8: 64.0, 16: 256.0})
+    plan = make_plan(SETS, strategy="packed", pack="global", batch_cost=1024.0, cost=squares, partitions=2)
+    assert plan.buckets[0].batch_size == int(1024 / ((30 * 16 + 50 * 64 + 20 * 256) / 100)) // 2 * 2
 
 
 def test_a_token_budget_gives_short_samples_larger_batches() -> None:
@@ -91,6 +114,8 @@ def test_a_cost_budget_is_spent_on_the_longest_sample_of_each_bucket() -> None:
         ({}, "one of batch, batch_tokens and batch_cost"),
         ({"batch": 4, "batch_tokens": 64}, "one of batch, batch_tokens and batch_cost"),
         ({"batch": 4, "strategy": "random"}, "unknown strategy 'random'.*alternating_sets"),
+        ({"batch": 4, "strategy": "packed", "pack": "all"}, "unknown pack 'all'; use one of bucket, global"),
+        ({"batch_tokens": 30, "strategy": "packed", "pack": "global", "partitions": 4}, "use at least 34"),
         ({"batch": 4, "buckets": 0}, "buckets is 0"),
         ({"batch": 4, "partitions": 0}, "partitions is 0"),
     ],
