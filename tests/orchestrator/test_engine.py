@@ -27,7 +27,7 @@ def train_some(job: JobSpec, steps: int) -> dict[str, Any]:
     from samplers.batches import ScheduledBatches
 
     spec = make_spec(job.model.name, job.model.options)
-    catalogue, data = open_training_data(job.data, spec, job.seed)
+    catalogue, data = open_training_data(job.data, spec, job.seed, packed=job.batching.packed)
     schedule = make_schedule(job, catalogue, data.flops)
     batches = ScheduledBatches(schedule, dist.get_rank(), dist.get_world_size())
     engine = TrainingEngine(spec.build(job.seed), job.train, device="cpu", tasks=len(spec.tasks))
@@ -117,7 +117,7 @@ def diverge(job: JobSpec) -> str:
     from samplers.batches import ScheduledBatches
 
     spec = make_spec(job.model.name, job.model.options)
-    catalogue, data = open_training_data(job.data, spec, job.seed)
+    catalogue, data = open_training_data(job.data, spec, job.seed, packed=job.batching.packed)
     batches = ScheduledBatches(make_schedule(job, catalogue, data.flops), dist.get_rank(), dist.get_world_size())
     engine = TrainingEngine(spec.build(job.seed), job.train, device="cpu", tasks=len(spec.tasks))
     before = {name: tensor.clone() for name, tensor in engine.full_weights().items()}

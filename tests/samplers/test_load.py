@@ -1,0 +1,50 @@
+import numpy as np
+import pytest
+
+from channels.errors import UserError
+from samplers.catalogue import Catalogue, Source
+from samplers.load import rank_load
+from samplers.plan import make_plan
+from samplers.schedule import Schedule
+
+SETS = Catalogue([Source("A", 4, 160), Source("B", 8, 190), Source("C", 16, 140)])
+RARE = Catalogue([Source("A", 4, 60), Source("B", 8, 90), Source("C", 16, 4)])
+
+
+def schedule_of(strategy: str, pack: str = "bucket", slices: int = 1, catalogue: Catalogue = SETS) -> Schedule:
+    plan = make_plan(catalogue, strategy=strategy, method="optimal", pack=pack, buckets=2, batch=16, partitions=4)
+    return Schedule(catalogue, plan, seed=0, partitions=4, epochs=1, slices=slices)
+
+
+def loads(schedule: Schedule, ranks: int) -> list[int]:
+    """Tokens of every rank in every step as it comes, padded to the longest of the rank's slice or not."""
+    lengths = np.asarray([source.length for source in SETS])
+    found = []
+    for step in range(schedule.steps(0)):
+        for rank in range(ranks):
+            held = [lengths[piece.source] for piece in schedule.rank_step(0, step, rank, ranks)]
+            padded = sum(len(some) * some.max() for some in held)
+            found.append(int(sum(some.sum() for some in held)) if schedule.plan.packed else int(padded))
+    return found
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+@pytest.mark.parametrize("slices", [1, 2])
+@pytest.mark.parametrize(("strategy", "pack"), [("bucket", "bucket"), ("packed", "bucket"), ("packed", "global")])
+def test_the_load_is_that_of_the_steps(strategy: str, pack: str, slices: int, ranks: int) -> None:
+    schedule = schedule_of(strategy, pack, slices)
+    seen, told = loads(schedule, ranks), rank_load(schedule, ranks)
+    assert max(seen) <= told.largest
+    assert told.mean == pytest.approx(np.mean(seen), rel=0.1)
+
+
+def test_the_most_that_chance_can_deal() -> None:
+    """Four of the longest samples exist, the rest of a slice is of the next length."""
+    assert rank_load(schedule_of("packed", "global", catalogue=RARE), 1).largest == 4 * 16 + 12 * 8
+    assert rank_load(schedule_of("packed", "global", catalogue=RARE), 4).largest == 4 * 16
+    assert rank_load(schedule_of("global", catalogue=RARE), 2).largest == 8 * 16
+
+
+def test_ranks_must_divide_the_partitions() -> None:
+    with pytest.raises(UserError, match="3 ranks do not divide the 4 partitions"):
+        rank_load(schedule_of("packed"), 3)
