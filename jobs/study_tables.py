@@ -153,12 +153,13 @@ def fig1c(study: Study, found: Mapping[str, float]) -> StudyTable:
 
 
 def scale_note(study: Study) -> str:
-    """At which scale the runs were made, in a sentence."""
+    """At which scale the study was made, in a sentence."""
     scale = study.scale
     shorter = f", subcarriers divided by {scale.divide_subcarriers}" if scale.divide_subcarriers > 1 else ""
+    runs = "" if study.kind == "fig1c" else f", {scale.epochs} epochs, batches of {scale.global_batch}"
     return (
-        f"Runs: HeterCSI {scale.model}, {scale.samples} samples a set{shorter}, 3GPP TR 38.901 channels with the "
-        f"parameters of the published sets, {scale.epochs} epochs, batches of {scale.global_batch}."
+        f"Scale: HeterCSI {scale.model}, {scale.samples} samples a set{shorter}, 3GPP TR 38.901 channels with the "
+        f"parameters of the published sets{runs}."
     )
 
 

@@ -31,6 +31,8 @@ CAPTIONS = {
 }
 HEAT = (8, 81, 156)
 """Colour of the least error, red, green, blue; white is an error as large as the signal."""
+DARK = 0.68
+"""Share of that colour from which white text reads better than black."""
 
 
 def write_report(records: Sequence[RunRecord], path: Path) -> list[Path]:
@@ -182,7 +184,7 @@ def _heat_cell(value: float | None, least: float, mark: str) -> str:
         return f"<td{mark}></td>"
     share = 0.85 * darkness(value, least)
     colour = ",".join(str(round(255 + share * (part - 255))) for part in HEAT)
-    ink = "#fff" if share > 0.55 else "#222"
+    ink = "#fff" if share > DARK else "#222"
     return f'<td{mark} style="background:rgb({colour});color:{ink}">{value:.2f}</td>'
 
 
@@ -211,7 +213,7 @@ def _history(record: RunRecord) -> str:
     if record.checkpoints:
         stall = duration(record.budget.checkpoint / len(record.checkpoints))
         parts.append(
-            f'<p class="note">{len(record.checkpoints)} checkpoints, the last after step {record.checkpoints[-1]:,}; '
+            f'<p class="note">Checkpoints: {len(record.checkpoints)}, the last after step {record.checkpoints[-1]:,}; '
             f"{stall} each on average.</p>"
         )
     if record.remarks:

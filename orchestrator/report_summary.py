@@ -5,6 +5,9 @@ from collections.abc import Callable, Sequence
 from orchestrator.progress import clock
 from orchestrator.report_data import RunRecord
 
+LEVEL_DB = 0.1
+"""Zero-shot errors that differ by less are not told apart."""
+
 Measure = Callable[[RunRecord], float | None]
 
 
@@ -59,6 +62,10 @@ def _best_zeroshot(records: Sequence[RunRecord]) -> list[str]:
     scored = [record for record in records if record.scores]
     if len({frozenset((score.task, score.set_name) for score in record.scores) for record in scored}) > 1:
         return ["The runs were scored on different sets or tasks, so that their errors are not compared."]
+    errors = {record.name: record.zeroshot for record in scored if record.zeroshot is not None}
+    if len(errors) > 1 and max(errors.values()) - min(errors.values()) < LEVEL_DB:
+        told = ", ".join(f"{_decibels(error)} of {name}" for name, error in errors.items())
+        return [f"Their zero-shot errors are level within {LEVEL_DB} dB ({told})."]
     return _compared(records, lambda record: record.zeroshot, min, ("generalised best", "zero-shot error"), _decibels)
 
 

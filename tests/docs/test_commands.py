@@ -10,7 +10,7 @@ import pytest
 from tests.docs.pages import ROOT, Block, blocks
 
 BESIDE = ("jobs", "benchmarks", "cluster.yaml", "docs", "tests")
-JOURNEY = ("quick-start", "data", "sampling", "training")
+JOURNEY = ("quick-start", "report", "reproducing-the-papers", "data", "sampling", "training")
 TIMEOUT_S = 1500
 pytestmark = [pytest.mark.docs, pytest.mark.timeout(TIMEOUT_S)]
 
