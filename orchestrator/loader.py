@@ -15,6 +15,7 @@ from orchestrator.accounting import valid_flops
 from orchestrator.data import TrainingData
 from orchestrator.placement import Placement
 from samplers.batches import ScheduledBatches
+from samplers.load import step_imbalance
 from samplers.measures import source_entropy
 from samplers.schedule import Slice
 
@@ -41,6 +42,8 @@ class StepBatch:
     """Operations of this rank, padding and fillers included."""
     source_entropy: float
     """Bits; of the sets that the global batch draws from."""
+    imbalance: float
+    """By how much the rank with the most tokens exceeds the mean, as a share."""
     bucket: int
     pieces: tuple[Slice, ...]
     """This rank's slices, as scheduled."""
@@ -115,6 +118,7 @@ class StepLoader:
                 np.concatenate([piece.source for piece in everything]),
                 np.concatenate([piece.weight for piece in everything]),
             ).bits,
+            imbalance=step_imbalance(self._batches.schedule, everything, self._batches.world),
             bucket=pieces[0].bucket,
             pieces=pieces,
         )

@@ -262,6 +262,7 @@ class Worker:
             "train/epoch": batch.epoch + (batch.step + 1) / self.schedule.steps(batch.epoch),
             "data/padding_ratio": 1.0 - batch.valid_tokens / max(result.padded_tokens, 1),
             "data/source_entropy": batch.source_entropy,
+            "data/step_imbalance": batch.imbalance,
             "data/bucket": float(batch.bucket),
             **work.speeds(seconds, self.peak_flops),
             "perf/step_ms": 1e3 * seconds,

@@ -1,14 +1,17 @@
-"""How many tokens one rank computes in an optimizer step: on average, and at most."""
+"""How many tokens a rank computes in an optimizer step: on average, at most, and more than the others."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from samplers.catalogue import Catalogue
+from samplers.measures import rank_of_samples
 from samplers.padding import expected_padded_tokens
 from samplers.permutation import Integers
 from samplers.plan import Bucket
-from samplers.schedule import Schedule
+from samplers.schedule import Schedule, Slice
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,27 @@ def rank_load(schedule: Schedule, ranks: int) -> RankLoad:
     slices = schedule.slices_of_buckets()
     mean = float(np.average(means, weights=slices)) if slices.any() else float(np.mean(means))
     return RankLoad(mean=schedule.slices * mean, largest=schedule.slices * most)
+
+
+def step_imbalance(schedule: Schedule, pieces: Sequence[Slice], ranks: int) -> float:
+    """(most - mean) / mean of the tokens that the ranks compute in one step: what the others wait, as a share.
+
+    pieces: the slices of all ranks together. Padded, a rank's slice is as long as its longest sample.
+    """
+    lengths = np.asarray([source.length for source in schedule.catalogue], np.int64)
+    tokens = sum((_of_ranks(schedule, piece, lengths, ranks) for piece in pieces), np.zeros(ranks))
+    return float(tokens.max() / max(tokens.mean(), 1.0)) - 1.0
+
+
+def _of_ranks(schedule: Schedule, piece: Slice, lengths: Integers, ranks: int) -> NDArray[np.float64]:
+    """Tokens float64 [ranks] of a slice; packed, fillers are left out."""
+    rank = rank_of_samples(len(piece.source), schedule.partitions, ranks)
+    length = lengths[piece.source]
+    if schedule.plan.packed:
+        return np.bincount(rank, weights=length * piece.weight, minlength=ranks).astype(np.float64)
+    longest = np.zeros(ranks)
+    np.maximum.at(longest, rank, length)
+    return longest * (len(length) // ranks)
 
 
 def _mean(schedule: Schedule, bucket: Bucket, samples: int) -> float:

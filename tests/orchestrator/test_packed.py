@@ -69,6 +69,7 @@ def test_a_packed_run_over_all_sets_stops_and_goes_on_with_the_same_bits(
         assert 0.0 <= epoch["metrics"]["data/rank_imbalance"] < 0.5
     for step in events_of(straight, "step"):
         assert step["metrics"]["data/padding_ratio"] == 0.0
+        assert 0.0 <= step["metrics"]["data/step_imbalance"] < 0.5
         assert step["metrics"]["perf/flops_per_s"] == pytest.approx(step["metrics"]["perf/computed_flops_per_s"])
     [note] = {event["text"] for event in events_of(straight, "note")}
     assert note.startswith("packed attention: ")

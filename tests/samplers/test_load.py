@@ -3,7 +3,7 @@ import pytest
 
 from channels.errors import UserError
 from samplers.catalogue import Catalogue, Source
-from samplers.load import rank_load
+from samplers.load import rank_load, step_imbalance
 from samplers.plan import make_plan
 from samplers.schedule import Schedule
 
@@ -17,14 +17,16 @@ def schedule_of(strategy: str, pack: str = "bucket", slices: int = 1, catalogue:
 
 
 def loads(schedule: Schedule, ranks: int) -> list[int]:
-    """Tokens of every rank in every step as it comes, padded to the longest of the rank's slice or not."""
+    """Tokens of every rank in every step: padded to the longest of the rank's slice, or packed without fillers."""
     lengths = np.asarray([source.length for source in SETS])
     found = []
     for step in range(schedule.steps(0)):
         for rank in range(ranks):
-            held = [lengths[piece.source] for piece in schedule.rank_step(0, step, rank, ranks)]
-            padded = sum(len(some) * some.max() for some in held)
-            found.append(int(sum(some.sum() for some in held)) if schedule.plan.packed else int(padded))
+            held = schedule.rank_step(0, step, rank, ranks)
+            if schedule.plan.packed:
+                found.append(int(sum(piece.weight @ lengths[piece.source] for piece in held)))
+            else:
+                found.append(int(sum(len(piece.source) * lengths[piece.source].max() for piece in held)))
     return found
 
 
@@ -48,3 +50,14 @@ def test_the_most_that_chance_can_deal() -> None:
 def test_ranks_must_divide_the_partitions() -> None:
     with pytest.raises(UserError, match="3 ranks do not divide the 4 partitions"):
         rank_load(schedule_of("packed"), 3)
+
+
+@pytest.mark.parametrize(("strategy", "pack"), [("global", "bucket"), ("packed", "global")])
+def test_imbalance_of_a_step_is_that_of_its_ranks(strategy: str, pack: str) -> None:
+    schedule = schedule_of(strategy, pack, slices=2)
+    seen = np.reshape(loads(schedule, 4), (-1, 4))
+    for step, tokens in enumerate(seen):
+        found = step_imbalance(schedule, schedule.global_step(0, step), 4)
+        assert found == pytest.approx(tokens.max() / tokens.mean() - 1)
+    assert (seen.max(axis=1) > seen.min(axis=1)).any()
+    assert step_imbalance(schedule, schedule.global_step(0, 0), 1) == 0.0
