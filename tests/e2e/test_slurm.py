@@ -156,7 +156,7 @@ def test_cancel_and_scancel_leave_nothing_and_the_same_command_resumes(
     job_id = submit(place, job_for(small_store, name, every_steps=50))
     wait_for_step(slurm, place, name, 3)
     before = processes_of(job_id)
-    done = place.run("cancel", name)
+    done = place.run("cancel", name, "--wait", "180")
     assert done.returncode == 0 and "after a checkpoint" in done.stdout, done.stderr
     assert_all_gone(before)
     slurm.wait_for_end(job_id, 60)
