@@ -14,7 +14,7 @@ from jobs import own_processes
 from jobs.rank_check import BAD_DEVICE
 from orchestrator.bandwidth import Bandwidth
 
-TIMEOUT_S = 120.0
+TIMEOUT_S = 240.0
 POLL_S = 0.1
 
 

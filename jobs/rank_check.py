@@ -18,7 +18,7 @@ from orchestrator.bandwidth import measure
 if TYPE_CHECKING:
     import torch
 
-TIMEOUT_S = 60
+TIMEOUT_S = 180
 BAD_DEVICE = 3
 """Exit code of a rank whose own device does not work."""
 KERNELS = ("mamba_ssm", "causal_conv1d")
