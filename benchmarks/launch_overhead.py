@@ -62,7 +62,7 @@ def main() -> None:
         ratio = f"{row['first_step_s'] / rows[0]['first_step_s']:.1f}x"
         table.add_row(row["launcher"], f"{row['first_step_s']:.1f}", ratio, f"{row['end_s']:.1f}")
     Console().print(table)
-    record("launch_overhead", {"spec": spec.name, "workers": load_job(spec).scale.workers}, rows)
+    record("launch_overhead", {"spec": spec.name, "workers": load_job(spec).scale.most}, rows)
 
 
 def measure(spec: Path, places: Sequence[tuple[str, Path | None, str]]) -> list[dict[str, Any]]:
@@ -106,7 +106,7 @@ def torchrun(spec: Path, job: JobSpec) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         directory = RunDirectory(Path(folder))
         write_json(directory.spec, job.model_dump(mode="json"))
-        command = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={job.scale.workers}"]
+        command = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={job.scale.most}"]
         command += [str(Path(__file__).resolve()), str(spec), "--rank", folder]
         return follow(subprocess.Popen([sys.executable, *command]), directory, "end")
 

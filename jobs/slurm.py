@@ -68,7 +68,7 @@ def prepare_submission(job: JobSpec, profile: Profile) -> Submission:
         UserError: it does not.
     """
     assert profile.slurm is not None
-    slurm, workers = profile.slurm, job.scale.workers
+    slurm, workers = profile.slurm, job.scale.most
     if workers % slurm.nodes:
         raise UserError(
             f"{workers} workers do not spread evenly over {slurm.nodes} nodes", where="scale.workers",
@@ -90,7 +90,7 @@ def prepare_submission(job: JobSpec, profile: Profile) -> Submission:
 def cpus_a_node(job: JobSpec, profile: Profile) -> int:
     """CPUs of one task: those of its GPUs, or those of its workers."""
     assert profile.slurm is not None
-    workers = math.ceil(job.scale.workers / profile.slurm.nodes) * profile.cpus_per_worker
+    workers = math.ceil(job.scale.most / profile.slurm.nodes) * profile.cpus_per_worker
     return max(workers, profile.slurm.gpus_per_node * profile.slurm.cpus_per_gpu)
 
 

@@ -103,7 +103,7 @@ def run_node(launch: LaunchFolder, place: Place) -> tuple[int, str]:
     with Requests().installed() as requests:
         try:
             profile, job = launch.read_profile(), launch.read_job()
-            share = share_of(profile, job.scale.workers, len(place.hosts))
+            share = share_of(profile, job.scale.most, len(place.hosts))
             check_share(share)
             check_machine(profile)
             with RayNode(meeting, profile, share) as node:

@@ -142,7 +142,7 @@ def describe_bring_up(submission: "Submission") -> str:
     from jobs.port_window import FIRST, WIDTH, WINDOWS
     from jobs.ray_node import share_of
 
-    wanted, workers = submission.slurm, submission.job.scale.workers
+    wanted, workers = submission.slurm, submission.job.scale.most
     share = share_of(submission.profile, workers, wanted.nodes)
     meeting = submission.launch.path / "attempts" / "JOB-RESTART"
     interface, last = submission.profile.network.interface, FIRST + WIDTH * WINDOWS - 1

@@ -132,7 +132,29 @@ class TrainSection(Section):
 class ScaleSection(Section):
     """How many ranks."""
 
-    workers: Positive = 1
+    workers: Positive | tuple[Positive, Positive] = 1
+    """A number, or [least, most]: the run shrinks and grows with the nodes that are there."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "ScaleSection":
+        if self.least > self.most:
+            raise ValueError(f"workers [{self.least}, {self.most}] is empty; write [least, most]")
+        return self
+
+    @property
+    def least(self) -> int:
+        """Fewest ranks the run goes on with."""
+        return self.workers if isinstance(self.workers, int) else self.workers[0]
+
+    @property
+    def most(self) -> int:
+        """Ranks the run has if nothing is missing."""
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
+
+    @property
+    def text(self) -> str:
+        """For people: ``4``, or ``1-4``."""
+        return str(self.most) if isinstance(self.workers, int) else f"{self.least}-{self.most}"
 
 
 class CheckpointSection(Section):

@@ -167,8 +167,9 @@ class _Controller:
 
     def _train_and_evaluate(self, tracker: Tracker) -> RunOutcome:
         job, profile = self.prepared.job, self.prepared.profile
-        gpus = job.scale.workers if profile.device == "cuda" else 0
-        with ray_session(profile, cpus=job.scale.workers * profile.cpus_per_worker, gpus=gpus):
+        workers = preflight.local_workers(job, profile)
+        gpus = workers if profile.device == "cuda" else 0
+        with ray_session(profile, cpus=workers * profile.cpus_per_worker, gpus=gpus):
             ended = self._train()
             if ended != "finished":
                 return self._outcome("KILLED", cause="stopped by signal; the same command resumes it")

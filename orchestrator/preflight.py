@@ -23,10 +23,10 @@ def check_resources(job: JobSpec, profile: Profile) -> None:
     if profile.launcher != "local":
         return
     cpus = len(os.sched_getaffinity(0))
-    needed = job.scale.workers * profile.cpus_per_worker
+    needed = job.scale.least * profile.cpus_per_worker
     if needed > cpus:
         raise UserError(
-            f"{job.scale.workers} workers x {profile.cpus_per_worker} CPUs need {needed} CPUs, here are {cpus}",
+            f"{job.scale.least} workers x {profile.cpus_per_worker} CPUs need {needed} CPUs, here are {cpus}",
             where="scale.workers",
             mend="ask for fewer workers, or fewer cpus_per_worker in cluster.yaml",
         )
@@ -34,12 +34,22 @@ def check_resources(job: JobSpec, profile: Profile) -> None:
         import torch
 
         found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if found < job.scale.workers:
+        if found < job.scale.least:
             raise UserError(
-                f"the profile asks for {job.scale.workers} GPUs, here are {found}",
+                f"the profile asks for {job.scale.least} GPUs, here are {found}",
                 where="cluster.yaml: device",
                 mend="use a profile with device: cpu (--cluster laptop)",
             )
+
+
+def local_workers(job: JobSpec, profile: Profile) -> int:
+    """The most workers of a job that this machine has room for."""
+    room = [job.scale.most, len(os.sched_getaffinity(0)) // profile.cpus_per_worker]
+    if profile.device == "cuda":
+        import torch
+
+        room.append(torch.cuda.device_count())
+    return min(room)
 
 
 def check_batches(job: JobSpec, catalogue: Catalogue) -> None:
@@ -49,10 +59,10 @@ def check_batches(job: JobSpec, catalogue: Catalogue) -> None:
         UserError: otherwise.
     """
     batching = job.batching
-    if batching.partitions % job.scale.workers:
+    if batching.partitions % job.scale.most:
         near = [n for n in range(1, batching.partitions + 1) if batching.partitions % n == 0]
         raise UserError(
-            f"{job.scale.workers} workers do not divide {batching.partitions} partitions",
+            f"{job.scale.most} workers do not divide {batching.partitions} partitions",
             where="scale.workers",
             mend=f"take one of {', '.join(map(str, near))}, or change batching.partitions",
         )

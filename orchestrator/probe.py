@@ -67,7 +67,7 @@ def probe(job: JobSpec, device: str, memory_bytes: int | None) -> list[Fit]:
 def _share(job: JobSpec) -> int:
     import psutil
 
-    return int(psutil.virtual_memory().available * (1 - RESERVE) / job.scale.workers)
+    return int(psutil.virtual_memory().available * (1 - RESERVE) / job.scale.most)
 
 
 def largest(fits: Callable[[int], bool], most: int) -> int:
@@ -94,7 +94,7 @@ def probe_here(job: JobSpec, device: str, memory_bytes: int) -> list[Fit]:
     order = sorted(range(len(schedule.plan.buckets)), key=lambda number: -schedule.plan.buckets[number].length)
     for number in order:
         bucket = schedule.plan.buckets[number]
-        most = bucket.batch_size // job.scale.workers
+        most = bucket.batch_size // job.scale.least
         size = largest(lambda size, number=number: trial.fits(number, size), most)  # type: ignore[misc]
         fits.append(Fit(number, bucket.length, size, limited=size < most))
     return sorted(fits, key=lambda fit: fit.bucket)

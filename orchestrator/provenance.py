@@ -26,7 +26,7 @@ def tags(job: JobSpec, profile: Profile, plan_hash: str) -> dict[str, str]:
     found = {
         "launcher": profile.launcher,
         "device": profile.device,
-        "world_size": str(job.scale.workers),
+        "world_size": job.scale.text,
         "nodes": os.environ.get("SLURM_JOB_NODELIST", platform.node()),
         "plan.hash": plan_hash,
         "spec.hash": job.fingerprint,

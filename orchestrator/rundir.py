@@ -77,6 +77,16 @@ class RunDirectory:
         """Exists when the run was asked to checkpoint and stop."""
         return self.path / "stop.request"
 
+    @property
+    def pause_request(self) -> Path:
+        """Exists when the group was asked to save and wait, because it will be resized."""
+        return self.path / "pause.request"
+
+    @property
+    def paused(self) -> Path:
+        """Exists while a group that saved waits for that."""
+        return self.path / "paused"
+
     def read_state(self) -> dict[str, Any]:
         """The content of ``state.json``; empty for a new run."""
         return json.loads(self.state.read_text()) if self.state.exists() else {}

@@ -4,6 +4,7 @@ from typing import Any
 
 from orchestrator.cluster import Profile
 from orchestrator.config import JobSpec
+from orchestrator.elastic import RESIZE_INTERVAL_S, make_scaling_policy
 from orchestrator.failures import is_fatal
 from orchestrator.rundir import RunDirectory
 
@@ -35,10 +36,19 @@ def make_trainer(job: JobSpec, profile: Profile, directory: RunDirectory, *, das
 
         def _initialize_and_run_controller(self, **arguments: Any) -> Any:
             policy = HonestFailurePolicy(arguments["failure_policy"].failure_config)
-            return super()._initialize_and_run_controller(**(arguments | {"failure_policy": policy}))
+            changed = {"failure_policy": policy} | ({"scaling_policy": scaling} if scaling else {})
+            return super()._initialize_and_run_controller(**(arguments | changed))
 
     use_gpu = profile.device == "cuda"
     resources = {"CPU": profile.cpus_per_worker} | ({"GPU": 1} if use_gpu else {})
+    config = ScalingConfig(
+        num_workers=job.scale.workers,
+        use_gpu=use_gpu,
+        resources_per_worker=resources,
+        elastic_resize_monitor_interval_s=RESIZE_INTERVAL_S,
+    )
+    elastic = config.elasticity_enabled
+    scaling = make_scaling_policy(config, directory, job.batching.partitions) if elastic else None
     return WavetrainTrainer(
         train_loop_per_worker=_ray_worker,
         train_loop_config={
@@ -49,7 +59,7 @@ def make_trainer(job: JobSpec, profile: Profile, directory: RunDirectory, *, das
             "peak_flops": "" if profile.device_peak_flops is None else str(profile.device_peak_flops),
         },
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
-        scaling_config=ScalingConfig(num_workers=job.scale.workers, use_gpu=use_gpu, resources_per_worker=resources),
+        scaling_config=config,
         run_config=RunConfig(
             name="ray_train",
             storage_path=str(directory.path.resolve()),

@@ -36,7 +36,8 @@ from samplers.permutation import root_key
 from samplers.schedule import Schedule
 
 Outcome = Literal["finished", "stopped"]
-STOP_POLL_S = 0.5
+REQUEST_POLL_S = 0.5
+RESIZE_PATIENCE_S = 60.0
 
 
 @dataclass
@@ -52,7 +53,7 @@ class Progress:
     """Tokens this rank computed in this epoch and attempt, padding included; ``padded`` is of all ranks."""
     valid: int = 0
     wait_seconds: float = 0.0
-    stop_checked: float = field(default_factory=time.monotonic)
+    requests_checked: float = field(default_factory=time.monotonic)
     saved: float = field(default_factory=time.monotonic)
     """When the last training state was taken."""
 
@@ -184,6 +185,8 @@ class Worker:
             self._report(self.writer.advance(result.signals))
             if finished or self._is_save_due(result.signals):
                 self._save()
+                if result.signals.pause and not (finished or result.signals.stop):
+                    self._wait_for_resize()
                 started = time.perf_counter()
             if result.signals.stop and not finished:
                 break
@@ -221,20 +224,32 @@ class Worker:
         written, unwritten = self.writer.signals()
         minutes = self.job.checkpoint.every_minutes
         late = minutes is not None and time.monotonic() - self.progress.saved >= 60 * minutes
-        return Signals(
-            stop=self._stop_requested(), save=self.rank == 0 and late, written=written, unwritten=unwritten
-        )  # fmt: skip
+        stop, pause = self._requests()
+        return Signals(stop, save=self.rank == 0 and late, pause=pause, written=written, unwritten=unwritten)
 
     def _is_save_due(self, agreed: Signals) -> bool:
         every = self.job.checkpoint.every_steps
-        return bool(agreed.stop or agreed.save) or (every is not None and self.progress.step % every == 0)
+        return bool(agreed.stop or agreed.save or agreed.pause) or (
+            every is not None and self.progress.step % every == 0
+        )
 
-    def _stop_requested(self) -> bool:
-        """Rank 0 looks for the request now and then; the step's reduction tells the others."""
-        if self.rank != 0 or time.monotonic() - self.progress.stop_checked < STOP_POLL_S:
-            return False
-        self.progress.stop_checked = time.monotonic()
-        return self.directory.stop_request.exists()
+    def _requests(self) -> tuple[bool, bool]:
+        """(stop, pause): rank 0 looks for requests now and then; the step's reduction tells the others."""
+        if self.rank != 0 or time.monotonic() - self.progress.requests_checked < REQUEST_POLL_S:
+            return False, False
+        self.progress.requests_checked = time.monotonic()
+        return self.directory.stop_request.exists(), self.directory.pause_request.exists()
+
+    def _wait_for_resize(self) -> None:
+        """Say that the state is complete and wait to be replaced; go on if nobody comes."""
+        self._report(self.writer.finish())
+        if self.rank == 0:
+            self.directory.pause_request.replace(self.directory.paused)
+            deadline = time.monotonic() + RESIZE_PATIENCE_S
+            while time.monotonic() < deadline and not self.directory.stop_request.exists():
+                time.sleep(REQUEST_POLL_S / 5)
+            self.directory.paused.unlink()
+        dist.barrier()
 
     def _account(self, batch: StepBatch, result: StepResult, seconds: float) -> None:
         progress = self.progress
@@ -324,6 +339,8 @@ class Worker:
         choice: list[Any] = [None]
         if self.rank == 0:
             checkpoints.remove_unfinished(self.directory.checkpoints)
+            self.directory.pause_request.unlink(missing_ok=True)
+            self.directory.paused.unlink(missing_ok=True)
             choice = [
                 checkpoints.newest_complete(self.directory.checkpoints, lambda text: self._emit("warning", text=text))
             ]

@@ -34,7 +34,7 @@ class Raylets:
 
         size = {"num_cpus": 1, "object_store_memory": OBJECT_STORE_BYTES}
         head = {**size, "include_dashboard": False, "temp_dir": str(folder)}
-        self.ray = ray
+        self.ray, self._size = ray, size
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
         more = [self.cluster.add_node(wait=False, **size) for _ in range(count - 1)]
         self.nodes = [self.cluster.head_node, *more]
@@ -44,6 +44,10 @@ class Raylets:
     def node_id(self, number: int) -> str:
         """Ray's id of a node."""
         return str(self.nodes[number].node_id)
+
+    def add_node(self) -> None:
+        """One more raylet."""
+        self.nodes.append(self.cluster.add_node(**self._size))
 
     def kill_node(self, number: int) -> None:
         """SIGKILL for a raylet and all its workers."""

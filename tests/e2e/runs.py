@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ class Place:
     """A working directory with a job spec; runs go to ``runs/`` in it."""
 
     folder: Path
+    environment: dict[str, str] = field(default_factory=dict)
+    """More variables for the commands."""
 
     def spec(self, job: JobSpec) -> Path:
         """Write a job spec."""
@@ -34,7 +36,7 @@ class Place:
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Start a command of ``wavetrain`` in the folder."""
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **self.environment}
         return subprocess.Popen(
             [sys.executable, "-m", "jobs.cli", *arguments],
             cwd=self.folder, env=environment, text=True,
