@@ -69,7 +69,8 @@ def wait_for_world(place: Place, attempt: int, world: int, process: "subprocess.
             assert attempts[-1]["world"] == world
             place.wait_for_step("elastic", attempts[-1]["step"] + STEPS_OF_AN_ATTEMPT, process)
             return
-        assert process.poll() is None, process.communicate()
+        if process.poll() is not None:
+            pytest.fail("\n".join(process.communicate()))
         assert time.monotonic() < deadline, attempts
         time.sleep(0.1)
 
