@@ -108,7 +108,7 @@ def run_node(launch: LaunchFolder, place: Place) -> tuple[int, str]:
             check_machine(profile)
             with RayNode(meeting, profile, share) as node:
                 address = node.start()
-                check_ranks(meeting, node, profile, job.scale.workers)
+                check_ranks(meeting, node, profile, job.scale.most)
                 meeting.mark("ready", versions=versions())
                 member = _Head(launch, meeting, node, requests) if place.node == 0 else _Member(meeting, node, requests)
                 member.run(address)

@@ -8,6 +8,7 @@ start takes for one.
 import errno
 import shutil
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,10 +48,21 @@ class _Pending:
 
 
 class CheckpointWriter:
-    """Writes this rank's share of training states, one state at a time; use it as a context manager."""
+    """Writes this rank's share of training states, one state at a time; use it as a context manager.
 
-    def __init__(self, state: TrainingState, root: Path, *, keep: int, device: torch.device) -> None:
-        self._state, self._root, self._keep = state, root, keep
+    keep: how many of the newest states stay. spared: says the step of one more that stays.
+    """
+
+    def __init__(
+        self,
+        state: TrainingState,
+        root: Path,
+        *,
+        keep: int,
+        device: torch.device,
+        spared: Callable[[], int | None] = lambda: None,
+    ) -> None:
+        self._state, self._root, self._keep, self._spared = state, root, keep, spared
         self._rank, self._world = dist.get_rank(), dist.get_world_size()
         self._device = device
         self._copy = HostCopy(pinned=device.type == "cuda")
@@ -136,7 +148,7 @@ class CheckpointWriter:
 
     def _commit(self, info: CheckpointInfo) -> str | None:
         try:
-            checkpoints.commit(self._root, info, self._keep)
+            checkpoints.commit(self._root, info, self._keep, self._spared())
         except OSError as error:
             if error.errno not in DISK_FULL:
                 raise

@@ -74,7 +74,7 @@ def write_mark(file: Path, size: int, digest: str) -> None:
     write_json(file.with_name(file.name + MARK), [size, digest])
 
 
-def commit(root: Path, info: CheckpointInfo, keep: int) -> Path:
+def commit(root: Path, info: CheckpointInfo, keep: int, spared: int | None = None) -> Path:
     """Turn the files that all ranks have written into a complete state; ``latest`` moves, old ones go."""
     temporary, final = unfinished_folder(root, info.step), root / folder_name(info.step)
     marks = sorted(temporary.glob(f"*{MARK}"))
@@ -88,14 +88,15 @@ def commit(root: Path, info: CheckpointInfo, keep: int) -> Path:
     temporary.replace(final)
     sync_folder(root)
     write_atomically(root / LATEST, final.name + "\n")
-    prune(root, keep)
+    prune(root, keep, spared)
     return final
 
 
-def prune(root: Path, keep: int) -> None:
-    """Remove all but the newest states."""
+def prune(root: Path, keep: int, spared: int | None = None) -> None:
+    """Remove all but the newest states and the one after step ``spared``."""
     for path in sorted(root.glob("step-*"))[:-keep]:
-        shutil.rmtree(path)
+        if spared is None or path.name != folder_name(spared):
+            shutil.rmtree(path)
 
 
 def remove_unfinished(root: Path) -> None:

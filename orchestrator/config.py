@@ -165,6 +165,8 @@ class CheckpointSection(Section):
     """Also when so much time has passed since the last one."""
     keep: Positive = 2
     """Newest states that are kept."""
+    keep_best: bool = False
+    """Also save after every epoch that is evaluated, and keep the state of the best zero-shot NMSE."""
 
 
 class EvaluationSection(Section):
@@ -175,6 +177,8 @@ class EvaluationSection(Section):
     """At most so many samples of every set; null: all."""
     batch: Positive = 64
     seed: int = 0
+    every_epochs: Positive | None = None
+    """Also score the model after every so many epochs, beside the training."""
     references: bool = True
     """Also score zero, repeat-last and linear interpolation."""
 
@@ -207,6 +211,12 @@ class JobSpec(Section):
     checkpoint: CheckpointSection = CheckpointSection()
     evaluation: EvaluationSection = EvaluationSection()
     tracking: TrackingSection = TrackingSection()
+
+    @model_validator(mode="after")
+    def _best_is_known(self) -> "JobSpec":
+        if self.checkpoint.keep_best and self.evaluation.every_epochs is None:
+            raise ValueError("checkpoint.keep_best needs scores; set evaluation.every_epochs")
+        return self
 
     @field_validator("data")
     @classmethod

@@ -19,7 +19,8 @@ from orchestrator.cluster import Profile
 from orchestrator.config import JobSpec
 from orchestrator.data import open_training_data
 from orchestrator.description import describe_result, describe_run
-from orchestrator.evaluation import Score, check_zeroshot_sets, evaluate_set
+from orchestrator.epoch_scores import EpochScores
+from orchestrator.evaluation import Score, check_zeroshot_sets
 from orchestrator.failures import is_fatal, root_cause
 from orchestrator.live import LiveView
 from orchestrator.model_registry import register_model, smallest_shape
@@ -29,6 +30,7 @@ from orchestrator.planning import make_schedule
 from orchestrator.ray_session import ray_session
 from orchestrator.results import to_metrics, write_results
 from orchestrator.rundir import RunDirectory, check_resumable, hold
+from orchestrator.scoring import keep_if_best, overall, start_scoring
 from orchestrator.tracking import EventDrain, Tracker, check_uri, default_uri
 from orchestrator.trainer import make_trainer
 from samplers.catalogue import Catalogue
@@ -170,7 +172,7 @@ class _Controller:
         workers = preflight.local_workers(job, profile)
         gpus = workers if profile.device == "cuda" else 0
         with ray_session(profile, cpus=workers * profile.cpus_per_worker, gpus=gpus):
-            ended = self._train()
+            ended = self._train(tracker)
             if ended != "finished":
                 return self._outcome("KILLED", cause="stopped by signal; the same command resumes it")
             scores = self._evaluate(tracker)
@@ -211,23 +213,28 @@ class _Controller:
             tracker.artifact(path)
         return tracker
 
-    def _train(self) -> str:
+    def _train(self, tracker: Tracker) -> str:
         """Run the worker group to its end; ``finished`` or ``stopped``."""
         trainer = make_trainer(
             self.prepared.job, self.prepared.profile, self.directory, dashboard=self.prepared.profile.launcher == "ray"
         )
         self.ended = "stopped"
+        scores = EpochScores(self.prepared, tracker, self.view.say)
         fit = _Background(trainer.fit)
         fit.start()
         while fit.is_alive():
             fit.join(POLL_S)
             self._follow()
+            scores.poll()
             if self.stop.signal is not None and not self.directory.stop_request.exists():
                 self.directory.stop_request.touch()
                 self.view.say("stopping: a checkpoint is written after the current step (again to interrupt at once)")
         self._follow()
         self.view.close()
         fit.reraise()
+        while self.stop.signal is None and scores.poll(POLL_S):
+            pass
+        scores.cancel()
         return self.ended
 
     def _follow(self) -> None:
@@ -243,29 +250,21 @@ class _Controller:
 
     def _evaluate(self, tracker: Tracker) -> list[Score] | None:
         """Score every held-out set, one Ray task each; None when asked to stop."""
-        import ray
-
         prepared = self.prepared
         if not prepared.zeroshot:
             return []
         self.view.say(f"evaluating {len(prepared.zeroshot)} zero-shot sets")
-        started = time.monotonic()
-        gpus = 1 if prepared.profile.device == "cuda" else 0
-        remote = ray.remote(num_cpus=prepared.profile.cpus_per_worker, num_gpus=gpus)(_evaluate_remotely)
-        paths = (self.directory.export.resolve(), prepared.store.path.resolve())
-        waiting = [remote.remote(*paths, name, prepared.job, prepared.profile) for name in prepared.zeroshot]
-        order = {reference: number for number, reference in enumerate(waiting)}
-        done: dict[int, list[Score]] = {}
-        while waiting:
-            ready, waiting = ray.wait(waiting, timeout=POLL_S)
-            done |= {order[reference]: ray.get(reference) for reference in ready}
+        scoring = start_scoring(prepared, self.directory.export, beside_training=False)
+        while (scores := scoring.poll(POLL_S)) is None:
             if self.stop.signal is not None:
                 return None
-        scores = [score for _, part in sorted(done.items()) for score in part]
         step = self.prepared.schedule.total_steps
-        seconds = time.monotonic() - started
-        self.directory.update_state(evaluation_s=round(seconds, 3))
-        tracker.metrics(to_metrics(scores) | {"time/evaluation_s": seconds}, step=step, time_s=time.time())
+        self.directory.update_state(evaluation_s=round(scoring.seconds, 3))
+        seconds = {"time/evaluation_s": scoring.seconds}
+        tracker.metrics(to_metrics(scores) | seconds, step=step, time_s=time.time())
+        if prepared.job.evaluation.every_epochs is not None:
+            tracker.metrics({"eval/nmse_overall": overall(scores)}, step=step, time_s=time.time())
+            keep_if_best(self.directory, self.directory.export, scores, step)
         return scores
 
     def _register(self, tracker: Tracker) -> None:
@@ -325,13 +324,6 @@ class _Background(threading.Thread):
         failures = getattr(self._error, "worker_failures", None) or {}
         fatal = [failure for failure in failures.values() if is_fatal(failure)]
         raise root_cause(fatal[0]) if fatal else self._error
-
-
-def _evaluate_remotely(export: Any, store: Any, name: str, job: JobSpec, profile: Profile) -> list[Score]:
-    import torch
-
-    torch.set_num_threads(profile.cpus_per_worker)
-    return evaluate_set(export, store, name, job, profile.device)
 
 
 def _one_line(error: BaseException) -> str:

@@ -57,9 +57,13 @@ def check_zeroshot_sets(store: ChannelStore, job: JobSpec) -> tuple[str, ...]:
     """Names of the sets to be evaluated.
 
     Raises:
-        UserError: a set lacks the split.
+        UserError: a set lacks the split, or there is none for scores that are asked for during the training.
     """
     names = chosen_zeroshot_sets(store, job.data)
+    if not names and job.evaluation.every_epochs is not None:
+        raise UserError(
+            "there is no held-out set to score", where="evaluation.every_epochs", mend="drop it, or add one"
+        )
     for name in names:
         split = store.sets[name].splits.get(job.evaluation.split)
         if split is None or split.count == 0:

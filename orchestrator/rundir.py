@@ -58,6 +58,16 @@ class RunDirectory:
         return self.path / "model"
 
     @property
+    def exports(self) -> Path:
+        """Weights after epochs that wait to be scored."""
+        return self.path / "exports"
+
+    @property
+    def best(self) -> Path:
+        """The export with the best zero-shot NMSE so far, and its score."""
+        return self.path / "model-best"
+
+    @property
     def results(self) -> Path:
         """Tables and pictures."""
         return self.path / "results"

@@ -30,6 +30,7 @@ from orchestrator.node_monitor import NodeMonitor, gather_machines, watches
 from orchestrator.placement import Placement, gather_node_group, make_placement
 from orchestrator.planning import make_schedule
 from orchestrator.rundir import RunDirectory
+from orchestrator.scoring import best_so_far
 from orchestrator.signals import Signals
 from samplers.batches import ScheduledBatches
 from samplers.permutation import root_key
@@ -103,7 +104,11 @@ class Worker:
         self.peak_flops = None if peak is None else peak * self.world
         self.state = TrainingState(self.engine.deepspeed, self.rank, self.world)
         self.writer = CheckpointWriter(
-            self.state, directory.checkpoints, keep=self.job.checkpoint.keep, device=self.engine.device
+            self.state,
+            directory.checkpoints,
+            keep=self.job.checkpoint.keep,
+            device=self.engine.device,
+            spared=self._best_step,
         )
         self.progress = Progress()
         self.coverage = EpochCoverage(catalogue)
@@ -134,7 +139,7 @@ class Worker:
             outcome = self._train(loader)
             self.placement.close(finished=outcome == "finished")
             if outcome == "finished":
-                self._export()
+                self._export(self.directory.export)
             self._emit("end", step=self.progress.step, outcome=outcome, train_s=self.progress.train_seconds)
         dist.barrier()
         return outcome
@@ -229,6 +234,9 @@ class Worker:
 
     def _is_save_due(self, agreed: Signals) -> bool:
         every = self.job.checkpoint.every_steps
+        epoch, step = self.batches.cursor
+        if self.job.checkpoint.keep_best and step == 0 and self._is_scored(epoch - 1):
+            return True
         return bool(agreed.stop or agreed.save or agreed.pause) or (
             every is not None and self.progress.step % every == 0
         )
@@ -303,6 +311,8 @@ class Worker:
             },
         )
         progress.epoch_seconds, progress.padded, progress.valid, progress.own_padded = 0.0, 0, 0, 0
+        if self._is_scored(epoch):
+            self._export_for_scoring()
 
     def _save(self) -> None:
         progress = self.progress
@@ -367,12 +377,32 @@ class Worker:
         for done in range(step):
             self.coverage.add(self.schedule.rank_step(epoch, done, self.rank, self.world))
 
-    def _export(self) -> None:
+    def _best_step(self) -> int | None:
+        best = best_so_far(self.directory) if self.job.checkpoint.keep_best else None
+        return best[0] if best else None
+
+    def _is_scored(self, epoch: int) -> bool:
+        """Whether the model after an epoch is scored beside the training (the last one is scored at the end)."""
+        every = self.job.evaluation.every_epochs
+        return every is not None and (epoch + 1) % every == 0 and epoch + 1 < self.schedule.epochs
+
+    def _export_for_scoring(self) -> None:
+        """Leave the weights where the controller looks for them; complete or not there."""
+        started = time.perf_counter()
+        final = self.directory.exports / checkpoints.folder_name(self.progress.step)
+        unfinished = final.with_name(f".{final.name}.tmp")
+        self._export(unfinished)
+        if self.rank == 0 and not final.exists():
+            unfinished.replace(final)
+        milliseconds = 1e3 * (time.perf_counter() - started)
+        self._emit("export", step=self.progress.step, metrics={"perf/export_stall_ms": milliseconds})
+
+    def _export(self, folder: Path) -> None:
         weights = self.engine.full_weights()
         if self.rank == 0:
             model = self.spec.build(self.job.seed)
             model.load_state_dict(weights)
-            save_model(self.directory.export, self.job.model.name, self.job.model.options, model)
+            save_model(folder, self.job.model.name, self.job.model.options, model)
 
     def _emit(self, kind: str, **fields: Any) -> None:
         if self.events:

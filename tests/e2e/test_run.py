@@ -116,14 +116,28 @@ def test_ctrl_c_checkpoints_ends_killed_and_the_same_command_goes_on(
 def test_copies_of_shards_on_the_node_change_nothing(place: Place, small_store: Path, undisturbed: JobSpec) -> None:
     job = small_job(
         small_store, "partition",
-        train={"epochs": 8, "lr": 1e-3, "warmup_epochs": 0.5}, checkpoint={"every_steps": 7},
-        data={"placement": "partition", "cache_gb": 0.1},
+        train={"epochs": 8, "lr": 1e-3, "warmup_epochs": 0.5}, checkpoint={"every_steps": 7, "keep_best": True},
+        data={"placement": "partition", "cache_gb": 0.1}, evaluation={"every_epochs": 3},
     )  # fmt: skip
     done = place.run("train", str(place.spec(job)))
     assert done.returncode == 0, done.stderr
+    check_the_best_is_kept(place, "partition")
     assert place.weights("partition") == place.weights("undisturbed")
     moved = place.history("partition", "data/shard_bytes_moved")
     stored = sum(path.stat().st_size for path in small_store.rglob("train-*.safetensors"))
     assert moved[-1][1] == stored
     assert place.history("partition", "data/shard_cache_misses")[-1][1] == 12
     assert not list((place.folder / "cache").rglob("*.safetensors"))
+
+
+def check_the_best_is_kept(place: Place, name: str) -> None:
+    """Scores of two epochs and of the end; the best export, and the state of its step if it was an epoch's end."""
+    scores = dict(place.history(name, "eval/nmse_overall"))
+    assert sorted(scores) == [36, 72, 96]
+    assert [step for step, _ in place.history(name, "eval/nmse_db/time/H1")] == [36, 72, 96]
+    best = min(scores, key=lambda step: scores[step])
+    score = json.loads((place.directory(name) / "model-best" / "score.json").read_text())
+    assert score["step"] == best and score["nmse"] == scores[best]
+    assert load_model(place.directory(name) / "model-best")[0].name == "hetercsi"
+    assert (place.directory(name) / "checkpoints" / f"step-{best:09d}").is_dir()
+    assert not list((place.directory(name) / "exports").iterdir())

@@ -1,4 +1,7 @@
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -29,6 +32,24 @@ def test_a_model_comes_back_as_it_was(exported):
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
     config = json.loads((folder / "config.json").read_text())
     assert config == {"model": "hetercsi", "options": OPTIONS}
+
+
+def test_loading_needs_no_engine(exported):
+    """An exported model is used where Ray, DeepSpeed and MLflow are not installed."""
+    folder, model = exported
+    code = f"""
+import sys
+for name in ("ray", "deepspeed", "mlflow", "submitit"):
+    sys.modules[name] = None
+from pathlib import Path
+from models.export import load_model
+spec, model = load_model(Path({str(folder)!r}))
+print(spec.name, sum(parameter.numel() for parameter in model.parameters()))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stderr
+    name, count = done.stdout.split()
+    assert name == "hetercsi" and int(count) == sum(parameter.numel() for parameter in model.parameters())
 
 
 def test_precision_is_kept(tmp_path):
