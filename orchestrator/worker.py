@@ -4,7 +4,6 @@ import platform
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,49 +13,26 @@ import torch.distributed as dist
 
 from models.export import save_model
 from models.registry import make_spec
-from orchestrator import checkpoints
 from orchestrator.accounting import StepWork, device_peak
-from orchestrator.checkpoint_writer import CheckpointWriter, Saved
+from orchestrator.checkpoints import folder_name
 from orchestrator.config import JobSpec
 from orchestrator.coverage import EpochCoverage, imbalance_of_ranks, sum_over_ranks
 from orchestrator.data import open_training_data
 from orchestrator.engine import StepResult, TrainingEngine
 from orchestrator.events import EventWriter, repair
 from orchestrator.failures import TrainingDivergedError
-from orchestrator.fragments import TrainingState
 from orchestrator.learning_rate import learning_rate
 from orchestrator.loader import StepBatch, StepLoader
 from orchestrator.node_monitor import NodeMonitor, gather_machines, watches
 from orchestrator.placement import Placement, gather_node_group, make_placement
 from orchestrator.planning import make_schedule
+from orchestrator.run_state import Progress, RunState
 from orchestrator.rundir import RunDirectory
-from orchestrator.scoring import best_so_far
-from orchestrator.signals import Signals
 from samplers.batches import ScheduledBatches
 from samplers.permutation import root_key
 from samplers.schedule import Schedule
 
 Outcome = Literal["finished", "stopped"]
-REQUEST_POLL_S = 0.5
-RESIZE_PATIENCE_S = 60.0
-
-
-@dataclass
-class Progress:
-    """What a rank knows of the run so far."""
-
-    step: int = 0
-    """Optimizer steps done."""
-    train_seconds: float = 0.0
-    epoch_seconds: float = 0.0
-    padded: int = 0
-    own_padded: int = 0
-    """Tokens this rank computed in this epoch and attempt, padding included; ``padded`` is of all ranks."""
-    valid: int = 0
-    wait_seconds: float = 0.0
-    requests_checked: float = field(default_factory=time.monotonic)
-    saved: float = field(default_factory=time.monotonic)
-    """When the last training state was taken."""
 
 
 def ray_worker(config: dict[str, str]) -> None:
@@ -102,15 +78,16 @@ class Worker:
         )
         peak = device_peak(self.engine.device.type, self.job.train.precision, peak_flops)
         self.peak_flops = None if peak is None else peak * self.world
-        self.state = TrainingState(self.engine.deepspeed, self.rank, self.world)
-        self.writer = CheckpointWriter(
-            self.state,
-            directory.checkpoints,
-            keep=self.job.checkpoint.keep,
-            device=self.engine.device,
-            spared=self._best_step,
-        )
         self.progress = Progress()
+        self.run_state = RunState(
+            directory,
+            self.job,
+            self.engine,
+            self.batches,
+            self.progress,
+            emit=self._emit,
+            before_saving=self._sync_events,
+        )
         self.coverage = EpochCoverage(catalogue)
         self.events: EventWriter | None = None
 
@@ -125,8 +102,9 @@ class Worker:
             if self.rank == 0:
                 repair(self.directory.events)
                 self.events = stack.enter_context(EventWriter(self.directory.events))
-            stack.enter_context(self.writer)
-            self._resume()
+            stack.enter_context(self.run_state)
+            if self.run_state.resume():
+                self._replay_coverage()
             machines = gather_machines(platform.node())
             self._emit(
                 "attempt", step=self.progress.step, world=self.world, total_steps=self.schedule.total_steps,
@@ -187,15 +165,11 @@ class Worker:
             self._account(batch, result, now - started)
             started = now
             finished = self.progress.step == self.schedule.total_steps
-            self._report(self.writer.advance(result.signals))
-            if finished or self._is_save_due(result.signals):
-                self._save()
-                if result.signals.pause and not (finished or result.signals.stop):
-                    self._wait_for_resize()
+            if self.run_state.after_step(result.signals, finished=finished):
                 started = time.perf_counter()
             if result.signals.stop and not finished:
                 break
-        self._report(self.writer.finish())
+        self.run_state.finish()
         return "finished" if self.progress.step == self.schedule.total_steps else "stopped"
 
     def _timed(self, loader: StepLoader) -> Iterator[StepBatch]:
@@ -213,7 +187,7 @@ class Worker:
         self.lr = self._rate(position)
         torch.manual_seed(root_key("step", self.job.seed, self.progress.step, self.rank) & (2**63 - 1))
         try:
-            return self.engine.step(batch, self.job.seed, self.lr, self._signals())
+            return self.engine.step(batch, self.job.seed, self.lr, self.run_state.signals())
         except TrainingDivergedError as error:
             self._emit("diverged", step=self.progress.step, cause=str(error))
             raise
@@ -223,41 +197,6 @@ class Worker:
         return learning_rate(
             position, peak=train.lr, floor=train.min_lr, warmup=train.warmup_epochs, total=float(train.epochs)
         )
-
-    def _signals(self) -> Signals:
-        """What this rank has to say in the next step; when to stop or save is rank 0's to decide."""
-        written, unwritten = self.writer.signals()
-        minutes = self.job.checkpoint.every_minutes
-        late = minutes is not None and time.monotonic() - self.progress.saved >= 60 * minutes
-        stop, pause = self._requests()
-        return Signals(stop, save=self.rank == 0 and late, pause=pause, written=written, unwritten=unwritten)
-
-    def _is_save_due(self, agreed: Signals) -> bool:
-        every = self.job.checkpoint.every_steps
-        epoch, step = self.batches.cursor
-        if self.job.checkpoint.keep_best and step == 0 and self._is_scored(epoch - 1):
-            return True
-        return bool(agreed.stop or agreed.save or agreed.pause) or (
-            every is not None and self.progress.step % every == 0
-        )
-
-    def _requests(self) -> tuple[bool, bool]:
-        """(stop, pause): rank 0 looks for requests now and then; the step's reduction tells the others."""
-        if self.rank != 0 or time.monotonic() - self.progress.requests_checked < REQUEST_POLL_S:
-            return False, False
-        self.progress.requests_checked = time.monotonic()
-        return self.directory.stop_request.exists(), self.directory.pause_request.exists()
-
-    def _wait_for_resize(self) -> None:
-        """Say that the state is complete and wait to be replaced; go on if nobody comes."""
-        self._report(self.writer.finish())
-        if self.rank == 0:
-            self.directory.pause_request.replace(self.directory.paused)
-            deadline = time.monotonic() + RESIZE_PATIENCE_S
-            while time.monotonic() < deadline and not self.directory.stop_request.exists():
-                time.sleep(REQUEST_POLL_S / 5)
-            self.directory.paused.unlink()
-        dist.barrier()
 
     def _account(self, batch: StepBatch, result: StepResult, seconds: float) -> None:
         progress = self.progress
@@ -311,65 +250,8 @@ class Worker:
             },
         )
         progress.epoch_seconds, progress.padded, progress.valid, progress.own_padded = 0.0, 0, 0, 0
-        if self._is_scored(epoch):
+        if self.run_state.is_scored(epoch):
             self._export_for_scoring()
-
-    def _save(self) -> None:
-        progress = self.progress
-        if self.events:
-            self.events.sync()
-        info = checkpoints.CheckpointInfo(
-            schema=checkpoints.SCHEMA,
-            step=progress.step,
-            optimizer_step=self.state.optimizer_step,
-            seed=self.job.seed,
-            world_size=self.world,
-            zero_stage=self.job.train.zero_stage,
-            fingerprint=self.job.fingerprint,
-            sampler=self.batches.state_dict(),
-            train_seconds=progress.train_seconds,
-            epoch_totals=(progress.epoch_seconds, progress.padded, progress.valid),
-            mlflow_run_id=self.directory.read_state().get("mlflow_run_id"),
-            versions=checkpoints.versions(),
-            files={},
-        )
-        self._report(self.writer.begin(info))
-        progress.saved = time.monotonic()
-
-    def _report(self, ended: list[Saved]) -> None:
-        for saved in ended:
-            if saved.problem is None:
-                metrics = {"perf/checkpoint_stall_ms": saved.stall_ms, "perf/checkpoint_write_ms": saved.write_ms}
-                self._emit("checkpoint", step=saved.step, metrics=metrics)
-            else:
-                text = f"NO checkpoint at step {saved.step}: {saved.problem}; the run goes on from the one before it"
-                self._emit("warning", text=text, step=saved.step, metrics={"health/checkpoint_failed": 1.0})
-
-    def _resume(self) -> None:
-        choice: list[Any] = [None]
-        if self.rank == 0:
-            checkpoints.remove_unfinished(self.directory.checkpoints)
-            self.directory.pause_request.unlink(missing_ok=True)
-            self.directory.paused.unlink(missing_ok=True)
-            choice = [
-                checkpoints.newest_complete(self.directory.checkpoints, lambda text: self._emit("warning", text=text))
-            ]
-        dist.broadcast_object_list(choice)
-        if choice[0] is None:
-            return
-        path, info = choice[0]
-        checkpoints.load(self.state, path, info, self.job.fingerprint)
-        self._note_change("ranks", info.world_size, self.world)
-        self._note_change("ZeRO stage", info.zero_stage, self.job.train.zero_stage)
-        self.batches.load_state_dict(info.sampler)
-        self.progress.step, self.progress.train_seconds = info.step, info.train_seconds
-        self.progress.epoch_seconds, self.progress.padded, self.progress.valid = info.epoch_totals
-        self._replay_coverage()
-
-    def _note_change(self, what: str, before: int, now: int) -> None:
-        if before != now:
-            text = f"{what}: {before} at the checkpoint, {now} now; same batches, numbers equal up to rounding"
-            self._emit("note", text=text)
 
     def _replay_coverage(self) -> None:
         """What earlier attempts trained on in this epoch: a pure function of the cursor."""
@@ -377,19 +259,10 @@ class Worker:
         for done in range(step):
             self.coverage.add(self.schedule.rank_step(epoch, done, self.rank, self.world))
 
-    def _best_step(self) -> int | None:
-        best = best_so_far(self.directory) if self.job.checkpoint.keep_best else None
-        return best[0] if best else None
-
-    def _is_scored(self, epoch: int) -> bool:
-        """Whether the model after an epoch is scored beside the training (the last one is scored at the end)."""
-        every = self.job.evaluation.every_epochs
-        return every is not None and (epoch + 1) % every == 0 and epoch + 1 < self.schedule.epochs
-
     def _export_for_scoring(self) -> None:
         """Leave the weights where the controller looks for them; complete or not there."""
         started = time.perf_counter()
-        final = self.directory.exports / checkpoints.folder_name(self.progress.step)
+        final = self.directory.exports / folder_name(self.progress.step)
         unfinished = final.with_name(f".{final.name}.tmp")
         self._export(unfinished)
         if self.rank == 0 and not final.exists():
@@ -407,3 +280,7 @@ class Worker:
     def _emit(self, kind: str, **fields: Any) -> None:
         if self.events:
             self.events.write(kind, **fields)
+
+    def _sync_events(self) -> None:
+        if self.events:
+            self.events.sync()

@@ -1,0 +1,194 @@
+"""What a run saves of itself and goes on from: when a state is due, what it says, how a start takes it up."""
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+import torch.distributed as dist
+
+from orchestrator import checkpoints
+from orchestrator.checkpoint_writer import CheckpointWriter, Saved
+from orchestrator.config import JobSpec
+from orchestrator.engine import TrainingEngine
+from orchestrator.fragments import TrainingState
+from orchestrator.rundir import RunDirectory
+from orchestrator.scoring import best_so_far
+from orchestrator.signals import Signals
+from samplers.batches import ScheduledBatches
+
+REQUEST_POLL_S = 0.5
+RESIZE_PATIENCE_S = 60.0
+
+
+@dataclass
+class Progress:
+    """What a rank knows of the run so far."""
+
+    step: int = 0
+    """Optimizer steps done."""
+    train_seconds: float = 0.0
+    epoch_seconds: float = 0.0
+    padded: int = 0
+    own_padded: int = 0
+    """Tokens this rank computed in this epoch and attempt, padding included; ``padded`` is of all ranks."""
+    valid: int = 0
+    wait_seconds: float = 0.0
+    requests_checked: float = field(default_factory=time.monotonic)
+    saved: float = field(default_factory=time.monotonic)
+    """When the last training state was taken."""
+
+
+class RunState(AbstractContextManager["RunState"]):
+    """Saving and resuming on one rank; every rank makes the same calls after the same steps.
+
+    emit: writes an event, on rank 0. before_saving: forces to the disk what the saved state must not be ahead of.
+    """
+
+    def __init__(
+        self,
+        directory: RunDirectory,
+        job: JobSpec,
+        engine: TrainingEngine,
+        batches: ScheduledBatches,
+        progress: Progress,
+        *,
+        emit: Callable[..., None],
+        before_saving: Callable[[], None],
+    ) -> None:
+        self._directory, self._job, self._batches, self._progress = directory, job, batches, progress
+        self._rank, self._world = engine.rank, engine.world
+        self._emit, self._before_saving = emit, before_saving
+        self._state = TrainingState(engine.deepspeed, engine.rank, engine.world)
+        self._writer = CheckpointWriter(
+            self._state,
+            directory.checkpoints,
+            keep=job.checkpoint.keep,
+            device=engine.device,
+            spared=self._best_step,
+        )
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._writer.__exit__(kind, error, traceback)
+
+    def resume(self) -> bool:
+        """Take up the newest complete state; whether there was one.
+
+        Raises:
+            UserError: it does not fit the job.
+        """
+        choice: list[Any] = [None]
+        if self._rank == 0:
+            checkpoints.remove_unfinished(self._directory.checkpoints)
+            self._directory.pause_request.unlink(missing_ok=True)
+            self._directory.paused.unlink(missing_ok=True)
+            warn = lambda text: self._emit("warning", text=text)  # noqa: E731
+            choice = [checkpoints.newest_complete(self._directory.checkpoints, warn)]
+        dist.broadcast_object_list(choice)
+        if choice[0] is None:
+            return False
+        path, info = choice[0]
+        checkpoints.load(self._state, path, info, self._job.fingerprint)
+        self._note_change("ranks", info.world_size, self._world)
+        self._note_change("ZeRO stage", info.zero_stage, self._job.train.zero_stage)
+        self._batches.load_state_dict(info.sampler)
+        progress = self._progress
+        progress.step, progress.train_seconds = info.step, info.train_seconds
+        progress.epoch_seconds, progress.padded, progress.valid = info.epoch_totals
+        return True
+
+    def signals(self) -> Signals:
+        """What this rank has to say in the next step; when to stop or save is rank 0's to decide."""
+        written, unwritten = self._writer.signals()
+        minutes = self._job.checkpoint.every_minutes
+        late = minutes is not None and time.monotonic() - self._progress.saved >= 60 * minutes
+        stop, pause = self._requests()
+        return Signals(stop, save=self._rank == 0 and late, pause=pause, written=written, unwritten=unwritten)
+
+    def after_step(self, agreed: Signals, *, finished: bool) -> bool:
+        """Save if it is time; whether training stood still for it."""
+        self._report(self._writer.advance(agreed))
+        if not finished and not self._is_due(agreed):
+            return False
+        self._save()
+        if agreed.pause and not (finished or agreed.stop):
+            self._wait_for_resize()
+        return True
+
+    def finish(self) -> None:
+        """Wait until nothing is being written."""
+        self._report(self._writer.finish())
+
+    def is_scored(self, epoch: int) -> bool:
+        """Whether the model after an epoch is scored beside the training (the last one is scored at the end)."""
+        every = self._job.evaluation.every_epochs
+        return every is not None and (epoch + 1) % every == 0 and epoch + 1 < self._batches.schedule.epochs
+
+    def _is_due(self, agreed: Signals) -> bool:
+        every = self._job.checkpoint.every_steps
+        epoch, step = self._batches.cursor
+        if self._job.checkpoint.keep_best and step == 0 and self.is_scored(epoch - 1):
+            return True
+        asked = agreed.stop or agreed.save or agreed.pause
+        return bool(asked) or (every is not None and self._progress.step % every == 0)
+
+    def _requests(self) -> tuple[bool, bool]:
+        """(stop, pause): rank 0 looks for requests now and then; the step's reduction tells the others."""
+        if self._rank != 0 or time.monotonic() - self._progress.requests_checked < REQUEST_POLL_S:
+            return False, False
+        self._progress.requests_checked = time.monotonic()
+        return self._directory.stop_request.exists(), self._directory.pause_request.exists()
+
+    def _save(self) -> None:
+        progress = self._progress
+        self._before_saving()
+        info = checkpoints.CheckpointInfo(
+            schema=checkpoints.SCHEMA,
+            step=progress.step,
+            optimizer_step=self._state.optimizer_step,
+            seed=self._job.seed,
+            world_size=self._world,
+            zero_stage=self._job.train.zero_stage,
+            fingerprint=self._job.fingerprint,
+            sampler=self._batches.state_dict(),
+            train_seconds=progress.train_seconds,
+            epoch_totals=(progress.epoch_seconds, progress.padded, progress.valid),
+            mlflow_run_id=self._directory.read_state().get("mlflow_run_id"),
+            versions=checkpoints.versions(),
+            files={},
+        )
+        self._report(self._writer.begin(info))
+        progress.saved = time.monotonic()
+
+    def _wait_for_resize(self) -> None:
+        """Say that the state is complete and wait to be replaced; go on if nobody comes."""
+        self.finish()
+        if self._rank == 0:
+            self._directory.pause_request.replace(self._directory.paused)
+            deadline = time.monotonic() + RESIZE_PATIENCE_S
+            while time.monotonic() < deadline and not self._directory.stop_request.exists():
+                time.sleep(REQUEST_POLL_S / 5)
+            self._directory.paused.unlink()
+        dist.barrier()
+
+    def _report(self, ended: list[Saved]) -> None:
+        for saved in ended:
+            if saved.problem is None:
+                metrics = {"perf/checkpoint_stall_ms": saved.stall_ms, "perf/checkpoint_write_ms": saved.write_ms}
+                self._emit("checkpoint", step=saved.step, metrics=metrics)
+            else:
+                text = f"NO checkpoint at step {saved.step}: {saved.problem}; the run goes on from the one before it"
+                self._emit("warning", text=text, step=saved.step, metrics={"health/checkpoint_failed": 1.0})
+
+    def _note_change(self, what: str, before: int, now: int) -> None:
+        if before != now:
+            text = f"{what}: {before} at the checkpoint, {now} now; same batches, numbers equal up to rounding"
+            self._emit("note", text=text)
+
+    def _best_step(self) -> int | None:
+        best = best_so_far(self._directory) if self._job.checkpoint.keep_best else None
+        return best[0] if best else None
