@@ -91,7 +91,7 @@ def plan(
     if spec is not None:
         job = load_job(spec, override or [])
         catalogue, schedule = _planned_job(job)
-        ranks = job.scale.workers
+        ranks = job.scale.most
         fits = _probed(job, cluster, memory_gb) if probe else []
     else:
         catalogue = catalogue_of_specs(select_sets(load_preset(str(preset)), sets).pretrain, samples)

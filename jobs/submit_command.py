@@ -121,7 +121,7 @@ def _print_plan(prepared: "Prepared") -> None:
 
     from orchestrator.plan_report import describe_plan, plan_table
 
-    ranks = prepared.job.scale.workers
+    ranks = prepared.job.scale.most
     description = describe_plan(prepared.catalogue, prepared.schedule.plan, prepared.schedule, ranks)
     Console(width=200).print(plan_table(description))
 

@@ -187,7 +187,7 @@ class _Controller:
         self.directory.stop_request.unlink(missing_ok=True)
         write_json(self.directory.spec, self.prepared.job.model_dump(mode="json"))
         prepared = self.prepared
-        ranks = prepared.job.scale.workers
+        ranks = prepared.job.scale.most
         description = describe_plan(prepared.catalogue, prepared.schedule.plan, prepared.schedule, ranks)
         write_json(self.directory.plan, description)
         self.directory.update_state(status="RUNNING", cause=None, store_fingerprint=self.prepared.store.fingerprint)

@@ -22,7 +22,7 @@ def _what(prepared: "Prepared") -> str:
     job = prepared.job
     size = job.model.options.get("size")
     return (
-        f"**What.** {job.model.name}{f' ({size})' if size else ''}, {job.train.epochs} epochs on {job.scale.workers} "
+        f"**What.** {job.model.name}{f' ({size})' if size else ''}, {job.train.epochs} epochs on {job.scale.text} "
         f"ranks ({prepared.profile.device}, ZeRO {job.train.zero_stage}, {job.train.precision}), seed {job.seed}."
     )
 
