@@ -2,10 +2,10 @@
 
 from torch import Tensor
 
-from models.interface import TokenBatch
+from models.interface import PackedBatch, TokenBatch
 
 
-def token_losses(predicted: Tensor, batch: TokenBatch) -> Tensor:
+def token_losses(predicted: Tensor, batch: TokenBatch | PackedBatch) -> Tensor:
     """Mean squared error of each token over its real places, float32 [..., B, L] of predictions [..., B, L, D]."""
     return mean_squared_errors(predicted, batch.tokens, batch.elements)
 

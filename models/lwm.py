@@ -14,6 +14,8 @@ from torch.nn import functional
 from channels.errors import UserError
 from models.attention import block_macs
 from models.interface import Shape
+from models.packed_attention import describe, packed_attention
+from models.packing import Sequences
 from models.snapshot_model import PatchEmbedding, PatchHead, SnapshotModel
 from models.snapshot_spec import SnapshotSpec, check_dropout
 
@@ -44,6 +46,15 @@ class LwmSpec(SnapshotSpec):
     def name(self) -> str:
         """``lwm``."""
         return "lwm"
+
+    @property
+    def packs(self) -> bool:
+        """With fused attention; the naive one is kept as it was published, for padded batches."""
+        return self.attention == "fast"
+
+    def notes(self, device: str, packed: bool) -> tuple[str, ...]:
+        """How packed sequences attend."""
+        return (describe(device),) if packed else ()
 
     def length(self, shape: Shape, variant: int) -> int:
         """Tokens of one snapshot, class token included. Raises UserError for more than there are positions."""
@@ -109,18 +120,23 @@ class LwmLayer(nn.Module):
         )
         self.norm_out = UnbiasedNorm(width)
 
-    def forward(self, tokens: Tensor, key_mask: Tensor | None) -> Tensor:
-        """[B, L, width] of tokens [B, L, width]; key_mask bool [B, 1, 1, L], True for keys that count."""
-        attended = tokens + self.dropout(self.proj(self._attend(tokens, key_mask)))
+    def forward(self, tokens: Tensor, keys: Tensor | Sequences | None) -> Tensor:
+        """[B, L, width] of tokens [B, L, width]; keys bool [B, 1, 1, L], True for those that count.
+
+        Or [N, width] of tokens [N, width] of packed sequences.
+        """
+        attended = tokens + self.dropout(self.proj(self._attend(tokens, keys)))
         tokens = self.norm_mixed(tokens + attended)
         return cast(Tensor, self.norm_out(tokens + self.network(tokens)))
 
-    def _attend(self, tokens: Tensor, key_mask: Tensor | None) -> Tensor:
+    def _attend(self, tokens: Tensor, keys: Tensor | Sequences | None) -> Tensor:
+        if isinstance(keys, Sequences):
+            return packed_attention(self.qkv(tokens).unflatten(-1, (3, self.heads, -1)), keys).flatten(1)
         query, key, value = self.qkv(tokens).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         if self.naive:
-            mixed = naive_attention(query, key, value, key_mask)
+            mixed = naive_attention(query, key, value, keys)
         else:
-            mixed = functional.scaled_dot_product_attention(query, key, value, key_mask)
+            mixed = functional.scaled_dot_product_attention(query, key, value, keys)
         return mixed.transpose(1, 2).flatten(2)
 
 
@@ -131,13 +147,16 @@ class LwmBackbone(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(layers)
 
-    def forward(self, tokens: Tensor, lengths: Tensor | None) -> Tensor:
-        """[B, L, width] of tokens [B, L, width]; lengths int64 [B] valid tokens, None for all."""
-        key_mask = None
-        if lengths is not None:
-            key_mask = (torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None])[:, None, None, :]
+    def forward(self, tokens: Tensor, lengths: Tensor | Sequences | None) -> Tensor:
+        """[B, L, width] of tokens [B, L, width]; lengths int64 [B] valid tokens, None for all.
+
+        Or [N, width] of tokens [N, width] of packed sequences.
+        """
+        keys = lengths
+        if isinstance(lengths, Tensor):
+            keys = (torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None])[:, None, None, :]
         for layer in self.layers:
-            tokens = layer(tokens, key_mask)
+            tokens = layer(tokens, keys)
         return tokens
 
 

@@ -3,6 +3,7 @@
 Sizes come from the host's knowledge of the grids, so nothing waits for the device.
 """
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,18 +13,7 @@ from torch import Tensor
 
 from models.interface import MaskDraw, PackedBatch
 from models.masking import TASKS, MaskRatios, hash_packed_tokens, kept_blocks, kept_tokens
-from models.packing import Sequences, members
-
-
-@dataclass(frozen=True, slots=True)
-class Places:
-    """Where the N tokens of a packed batch belong. sample, index: int64 [N], sample and place within it; starts: int64
-    [B], first token of each sample; longest: tokens of the longest sample."""
-
-    sample: Tensor
-    index: Tensor
-    starts: Tensor
-    longest: int
+from models.packing import Places, Sequences, members
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +41,7 @@ def packed_views(tasks: Sequence[str], batch: PackedBatch, draw: MaskDraw, ratio
     """The masks of some of ``TASKS`` on a batch."""
     columns = [TASKS.index(task) for task in tasks]
     lengths = batch.grid.prod(1)
-    places = _places(batch, lengths)
+    places = Places.of(batch)
     counts = kept_tokens(batch.grid, ratios)[:, columns].T.flatten()
     kept_on_host, asked_on_host = _host_counts(batch, columns, ratios)
     encoder = Sequences.of(counts, kept_on_host)
@@ -89,8 +79,7 @@ def token_order(task: str, batch: PackedBatch, places: Places, draw: MaskDraw, r
     if task == "frequency":
         return places.starts[places.sample] + _subcarriers_first(batch, places, ratios)
     assert task == "reconstruction", task
-    by_score = hash_packed_tokens(batch.keys, places.sample, places.index, draw).argsort()
-    return by_score[places.sample[by_score].argsort(stable=True)]
+    return places.by_score(hash_packed_tokens(batch.keys, places.sample, places.index, draw))
 
 
 def _subcarriers_first(batch: PackedBatch, places: Places, ratios: MaskRatios) -> Tensor:
@@ -104,17 +93,11 @@ def _subcarriers_first(batch: PackedBatch, places: Places, ratios: MaskRatios) -
     return rank // width * row + rank % width + torch.where(is_kept, 0, low)
 
 
-def _places(batch: PackedBatch, lengths: Tensor) -> Places:
-    sample, index = members(lengths, len(batch.tokens))
-    longest = max(_length(grid) for grid, _ in batch.grids)
-    return Places(sample=sample, index=index, starts=lengths.cumsum(0) - lengths, longest=longest)
-
-
 def _host_lengths(batch: PackedBatch, views: int) -> Counter[int]:
     """Sequences of each length in all views."""
     found: Counter[int] = Counter()
     for grid, count in batch.grids:
-        found[_length(grid)] += views * count
+        found[math.prod(grid)] += views * count
     return found
 
 
@@ -128,10 +111,5 @@ def _host_counts(
     for (grid, count), row in zip(batch.grids, kept, strict=True):
         for view, some in enumerate(row):
             found[some] += count
-            asked[view] += count * (_length(grid) - some)
+            asked[view] += count * (math.prod(grid) - some)
     return found, tuple(asked)
-
-
-def _length(grid: tuple[int, int, int]) -> int:
-    slots, subcarriers, antennas = grid
-    return slots * subcarriers * antennas

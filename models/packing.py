@@ -1,5 +1,6 @@
 """Packed batches: samples laid end to end, and what attention must know of such sequences."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -44,6 +45,34 @@ def members(counts: Tensor, total: int) -> tuple[Tensor, Tensor]:
     group = torch.repeat_interleave(counts, output_size=total)
     place = torch.arange(total, device=counts.device) - (counts.cumsum(0) - counts)[group]
     return group, place
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where the N tokens of a packed batch belong.
+
+    sample, index: int64 [N], sample and place within it. starts, lengths: int64 [B], first token of each sample and
+    its tokens. longest: tokens of the longest sample.
+    """
+
+    sample: Tensor
+    index: Tensor
+    starts: Tensor
+    lengths: Tensor
+    longest: int
+
+    @classmethod
+    def of(cls, batch: PackedBatch) -> "Places":
+        """Of the tokens of a batch."""
+        lengths = batch.grid.prod(1)
+        sample, index = members(lengths, len(batch.tokens))
+        longest = max(math.prod(grid) for grid, _ in batch.grids)
+        return cls(sample=sample, index=index, starts=lengths.cumsum(0) - lengths, lengths=lengths, longest=longest)
+
+    def by_score(self, scores: Tensor) -> Tensor:
+        """Int64 [N], the tokens of every sample in turn, each sample's in ascending order of scores [N]."""
+        order = scores.argsort()
+        return order[self.sample[order].argsort(stable=True)]
 
 
 @dataclass(frozen=True, slots=True)

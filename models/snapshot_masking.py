@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from channels.errors import UserError
-from models.interface import MaskDraw, TokenBatch
-from models.masking import hash_tokens
+from models.interface import MaskDraw, PackedBatch, TokenBatch
+from models.masking import hash_packed_tokens, hash_tokens
+from models.packing import Places
 
 MaskValues = Literal["published", "paper"]
 
@@ -51,13 +52,16 @@ class MaskPolicy:
 
 
 class Masked(NamedTuple):
-    """masked: bool [B, L], the tokens to be predicted. tokens: float32 [B, L, D], what the network sees."""
+    """masked: bool [B, L], the tokens to be predicted. tokens: float32 [B, L, D], what the network sees.
+
+    Of a packed batch: [N] and [N, D].
+    """
 
     masked: Tensor
     tokens: Tensor
 
 
-def mask_tokens(batch: TokenBatch, draw: MaskDraw, policy: MaskPolicy) -> Masked:
+def mask_tokens(batch: TokenBatch | PackedBatch, draw: MaskDraw, policy: MaskPolicy) -> Masked:
     """Masks of training."""
     scores = _scores(batch, draw)
     masked = _lowest(scores, batch, policy)
@@ -67,26 +71,38 @@ def mask_tokens(batch: TokenBatch, draw: MaskDraw, policy: MaskPolicy) -> Masked
     return Masked(masked=masked, tokens=_replace(batch, hidden, shown))
 
 
-def hide_tokens(batch: TokenBatch, seed: int, policy: MaskPolicy) -> Masked:
+def hide_tokens(batch: TokenBatch | PackedBatch, seed: int, policy: MaskPolicy) -> Masked:
     """Masks of evaluation, a function of (seed, key): all masked tokens show the constant, none shows itself."""
     masked = _lowest(_scores(batch, MaskDraw(seed=seed, epoch=0)), batch, policy)
     return Masked(masked=masked, tokens=_replace(batch, masked, torch.full_like(batch.tokens, _constant(policy))))
 
 
-def _scores(batch: TokenBatch, draw: MaskDraw) -> Tensor:
-    """Int64 [B, L], different for every token of a sample."""
+def _scores(batch: TokenBatch | PackedBatch, draw: MaskDraw) -> Tensor:
+    """Int64 [B, L] or [N], different for every token of a sample."""
+    if isinstance(batch, PackedBatch):
+        places = Places.of(batch)
+        return hash_packed_tokens(batch.keys, places.sample, places.index, draw)
     return hash_tokens(batch.keys, _index(batch.tokens.shape[1], batch), draw)
 
 
-def _lowest(scores: Tensor, batch: TokenBatch, policy: MaskPolicy) -> Tensor:
-    """Bool [B, L]: of each sample the valid tokens with the lowest scores."""
+def _lowest(scores: Tensor, batch: TokenBatch | PackedBatch, policy: MaskPolicy) -> Tensor:
+    """Bool [B, L] or [N]: of each sample the valid tokens with the lowest scores."""
+    if isinstance(batch, PackedBatch):
+        places = Places.of(batch)
+        ranks = torch.empty_like(scores).scatter(0, places.by_score(scores), places.index)
+        return ranks < _counts(places.lengths, policy)[places.sample]
     valid = _index(scores.shape[1], batch) < batch.lengths[:, None]
-    counts = (batch.lengths.double() * policy.share).floor().long().clamp(min=1)
+    counts = _counts(batch.lengths, policy)
     ranks = torch.where(valid, scores, _INT64_MAX).argsort(dim=1).argsort(dim=1)
     return valid & (ranks < counts[:, None])
 
 
-def _replace(batch: TokenBatch, hidden: Tensor, shown: Tensor) -> Tensor:
+def _counts(lengths: Tensor, policy: MaskPolicy) -> Tensor:
+    """Masked tokens int64 [B] of samples of lengths [B]."""
+    return (lengths.double() * policy.share).floor().long().clamp(min=1)
+
+
+def _replace(batch: TokenBatch | PackedBatch, hidden: Tensor, shown: Tensor) -> Tensor:
     tokens = torch.where(hidden[..., None], shown, batch.tokens)
     return tokens if batch.elements is None else tokens * batch.elements
 
@@ -95,9 +111,9 @@ def _constant(policy: MaskPolicy) -> float:
     return 0.1 if policy.values == "published" else 1.0
 
 
-def _random(scores: Tensor, batch: TokenBatch, draw: MaskDraw, policy: MaskPolicy) -> Tensor:
-    """Random values float32 [B, L, D]."""
-    places = _index(batch.tokens.shape[2], batch) + 1
+def _random(scores: Tensor, batch: TokenBatch | PackedBatch, draw: MaskDraw, policy: MaskPolicy) -> Tensor:
+    """Random values float32 [B, L, D] or [N, D]."""
+    places = _index(batch.tokens.shape[-1], batch) + 1
     uniform = _uniform(hash_tokens(scores.flatten(), places, draw)).view_as(batch.tokens)
     if policy.values == "published":
         return uniform
@@ -110,5 +126,5 @@ def _uniform(hashes: Tensor) -> Tensor:
     return ((hashes >> 40) & (2**24 - 1)).float() * 2.0**-24
 
 
-def _index(count: int, batch: TokenBatch) -> Tensor:
+def _index(count: int, batch: TokenBatch | PackedBatch) -> Tensor:
     return torch.arange(count, device=batch.tokens.device)

@@ -1,6 +1,7 @@
 """The frame around a backbone for single snapshots: patch embedding, class token, reconstruction head, masked loss."""
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from typing import cast
 
@@ -12,6 +13,7 @@ from channels.errors import UserError
 from models.interface import EvaluationTask, MaskDraw, PackedBatch, Prediction, PretrainingModel, TokenBatch
 from models.losses import token_losses
 from models.masking import host_grids
+from models.packing import Places, Sequences
 from models.snapshot_masking import Masked, hide_tokens, mask_tokens
 from models.snapshot_patches import corner, patch_matrices
 from models.snapshot_spec import ClassToken, Embedding, SnapshotSpec
@@ -47,8 +49,13 @@ class PatchEmbedding(nn.Module):
         self.positions = None if positions is None else nn.Parameter(torch.randn(positions, width))
         self.norm = norm(width)
 
-    def forward(self, tokens: Tensor, side: int) -> Tensor:
-        """[B, 1 + L, width] of tokens [B, L, 2 p^2]."""
+    def forward(self, tokens: Tensor, side: int, place: Tensor | None = None) -> Tensor:
+        """[B, 1 + L, width] of tokens [B, L, 2 p^2].
+
+        Or [rows, width] of packed rows [rows, 2 p^2] with places int64 [rows] in their sequences, 0 for a class token.
+        """
+        if place is not None:
+            return self._embed_rows(tokens, side, place)
         if self.class_token is None:
             tokens = functional.pad(tokens, (0, 0, 1, 0), value=CLASS_VALUE)
         vectors = self._embed(tokens, side)
@@ -56,6 +63,15 @@ class PatchEmbedding(nn.Module):
             vectors = torch.cat([self.class_token.expand(len(vectors), 1, -1), vectors], dim=1)
         if self.positions is not None:
             vectors = vectors + self.positions[: vectors.shape[1]]
+        return cast(Tensor, self.norm(vectors))
+
+    def _embed_rows(self, rows: Tensor, side: int, place: Tensor) -> Tensor:
+        is_class = (place == 0)[:, None]
+        vectors = self._embed(rows.masked_fill(is_class, CLASS_VALUE), side)
+        if self.class_token is not None:
+            vectors = torch.where(is_class, self.class_token, vectors)
+        if self.positions is not None:
+            vectors = vectors + self.positions[place]
         return cast(Tensor, self.norm(vectors))
 
     def _embed(self, tokens: Tensor, side: int) -> Tensor:
@@ -98,8 +114,8 @@ class SnapshotModel(PretrainingModel):
     """Masked reconstruction of snapshots around any backbone.
 
     The backbone maps vectors [B, 1 + L, width] and the number of valid ones (int64 [B], None where all are) to vectors
-    of the same shape; what lies in padding must not reach valid vectors. Embedding and head hold their affine maps in
-    ``maps``, by patch side.
+    of the same shape; what lies in padding must not reach valid vectors. Where the specification packs, it also maps
+    vectors [rows, width] and their ``Sequences``. Embedding and head hold their affine maps in ``maps``, by patch side.
     """
 
     def __init__(self, spec: SnapshotSpec, embedding: nn.Module, backbone: nn.Module, head: nn.Module) -> None:
@@ -111,15 +127,16 @@ class SnapshotModel(PretrainingModel):
 
     def forward(self, batch: TokenBatch | PackedBatch, draw: MaskDraw) -> Tensor:
         """Loss sum float32 [1]; see ``PretrainingModel``."""
-        assert isinstance(batch, TokenBatch), "its specification does not pack"
         masked = mask_tokens(batch, draw, self.spec.masking)
-        errors = token_losses(self._reconstruct(batch, masked), batch)
-        loss = (errors.where(masked.masked, 0).sum(dim=1) * batch.weight).sum()
+        errors = token_losses(self._reconstruct(batch, masked), batch).where(masked.masked, 0)
+        if isinstance(batch, PackedBatch):
+            loss = (errors * batch.weight[Places.of(batch).sample]).sum()
+        else:
+            loss = (errors.sum(dim=1) * batch.weight).sum()
         return (loss + self._idle(batch.variant, loss)).reshape(1)
 
     def predict(self, batch: TokenBatch | PackedBatch, task: str, seed: int) -> Prediction:
         """Reconstruction of masked tokens, none of which shows itself. Raises UserError for a task it lacks."""
-        assert isinstance(batch, TokenBatch), "its specification does not pack"
         if EvaluationTask(name=task, variant=batch.variant) not in self.spec.evaluation_tasks:
             known = ", ".join(known.name for known in self.spec.evaluation_tasks)
             raise UserError(f"no task {task!r} with patches of side {batch.variant}", mend=f"known: {known}")
@@ -142,10 +159,25 @@ class SnapshotModel(PretrainingModel):
         self.spec.check_variant(variant)
         return self.encode_tokens(patch_matrices(channels, variant), variant)
 
-    def _reconstruct(self, batch: TokenBatch, masked: Masked) -> Tensor:
-        """Float32 [B, L, D]."""
+    def _reconstruct(self, batch: TokenBatch | PackedBatch, masked: Masked) -> Tensor:
+        """Float32 [B, L, D], or [N, D] of a packed batch."""
+        if isinstance(batch, PackedBatch):
+            return self._reconstruct_packed(batch, masked.tokens)
         encoded = self.encode_tokens(masked.tokens, batch.variant, batch.lengths if _is_padded(batch) else None)
         return cast(Tensor, self.head(encoded[:, 1:], batch.variant)).float()
+
+    def _reconstruct_packed(self, batch: PackedBatch, tokens: Tensor) -> Tensor:
+        assert self.spec.packs, "the data refuse packed batches of other models"
+        places = Places.of(batch)
+        counts: Counter[int] = Counter()
+        for grid, samples in batch.grids:
+            counts[1 + math.prod(grid)] += samples
+        sequences = Sequences.of(places.lengths + 1, counts)
+        sample, place = sequences.members()
+        rows = tokens[places.starts[sample] + (place - 1).clamp(min=0)].to(self._dtype())
+        encoded = self.backbone(self.embedding(rows, batch.variant, place), sequences)
+        back = sequences.first_rows()[places.sample] + 1 + places.index
+        return cast(Tensor, self.head(encoded[back], batch.variant)).float()
 
     def _dtype(self) -> torch.dtype:
         return next(self.parameters()).dtype

@@ -1,12 +1,14 @@
 """LWM and the raw baseline: published counts, norm and residuals, attention, padding."""
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from channels.errors import UserError
-from models.interface import MaskDraw, ModelSpec
+from models.interface import MaskDraw, ModelSpec, PackedBatch, TokenBatch, collate
 from models.lwm import LwmSpec, UnbiasedNorm
+from models.packing import pack
 from models.parameters import count_parameters
 from models.raw import RawSpec
 from models.registry import make_spec
@@ -147,3 +149,43 @@ def test_lwm_learns_a_batch_by_heart() -> None:
 def test_bad_options_are_refused(options: dict[str, object], field: str) -> None:
     with pytest.raises(UserError, match=field):
         make_spec("lwm", options)
+
+
+def packed_and_padded(spec: ModelSpec, variant: int) -> tuple[PackedBatch, TokenBatch]:
+    scales = [*SCALES, (2, 8, 64)]
+    parts = [spec.tokenise(random_channels(*scale, seed=i), variant) for i, scale in enumerate(scales)]
+    weight = np.asarray([1, 0, 2, 0.5, 1, 1, 3], np.float32)
+    keys = np.arange(100, 107)
+    return pack(parts, keys, weight, variant), collate(parts, keys, weight, variant)
+
+
+@pytest.mark.parametrize("variant", [4, 8])
+@pytest.mark.parametrize("values", ["published", "paper"])
+def test_packed_batches_train_as_padded_ones(variant: int, values: str) -> None:
+    spec = make_spec("lwm", {"size": "tiny", "dropout": 0.0, "patches": [4, 8], "mask_values": values})
+    assert spec.packs
+    model = spec.build(0)
+    found = []
+    for batch in packed_and_padded(spec, variant):
+        loss = model(batch, DRAW)
+        gradients = torch.autograd.grad(loss.sum(), list(model.parameters()))
+        found.append((loss.item(), torch.cat([gradient.flatten() for gradient in gradients])))
+    (packed, mine), (padded, theirs) = found
+    assert packed == pytest.approx(padded, rel=1e-5)
+    assert (mine - theirs).norm() < 1e-5 * theirs.norm()
+
+
+def test_packed_predictions_are_those_of_padded_batches() -> None:
+    spec = LwmSpec(size="tiny")
+    model = spec.build(0).eval()
+    flat, rows = packed_and_padded(spec, 4)
+    with torch.no_grad():
+        packed, padded = (model.predict(batch, "reconstruction_4x4", seed=1) for batch in (flat, rows))
+    valid = torch.arange(rows.tokens.shape[1]) < rows.lengths[:, None]
+    assert torch.equal(packed.masked, padded.masked[valid])
+    torch.testing.assert_close(packed.values, padded.values[valid], rtol=1e-4, atol=1e-5)
+
+
+def test_naive_attention_does_not_pack() -> None:
+    assert not LwmSpec(size="tiny", attention="naive").packs
+    assert not RawSpec().packs

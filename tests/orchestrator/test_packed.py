@@ -53,6 +53,20 @@ def test_training_equals_that_of_padded_batches(
     assert sum((ids[:, 2] == 0).sum() for ids in padded["ids"]) > 0
 
 
+def test_lwm_trains_on_packed_batches_under_partitioned_weights(ranks: Any, small_store: Path) -> None:
+    model = {"name": "lwm", "size": "tiny", "patches": [2, 4], "dropout": 0.0}
+    job = snapshot_job(small_store, model)
+    alone = job.model_copy(update={"train": job.train.model_copy(update={"zero_stage": 0})})
+    [padded] = ranks(1, train_some, alone, 3)
+    packed = job.model_copy(
+        update={
+            "train": job.train.model_copy(update={"zero_stage": 3}),
+            "batching": job.batching.model_copy(update={"strategy": "packed"}),
+        }
+    )
+    assert_same_training(ranks(2, train_some, packed, 3)[0], padded, 2e-5)
+
+
 def test_a_packed_run_over_all_sets_stops_and_goes_on_with_the_same_bits(
     ranks: Any, small_store: Path, tmp_path: Path
 ) -> None:
