@@ -55,7 +55,7 @@ def study(
     if profile.launcher == "slurm":
         mend = "use a local or Ray profile; single jobs: wavetrain submit SPEC --sweep"
         raise UserError("a study runs its jobs one after the other from this process", where="--cluster", mend=mend)
-    waiting = [child for child in planned.children if not _is_finished(child, profile)]
+    waiting = [child for child in planned.children if not is_finished(child, profile)]
     typer.echo(_plan_text(planned, waiting))
     if dry_run:
         return
@@ -66,8 +66,8 @@ def study(
         _make_channels(planned)
         for number, child in enumerate(waiting, start=1):
             typer.echo(f"run {number} of {len(waiting)}: {child.job.name}")
-            _run_child(child, profile, planned, tracker.run_id, options)
-        table = _conflict_table(planned) if kind == "fig1c" else _runs_table(planned, profile)
+            run_child(child, profile, planned, tracker.run_id, options)
+        table = _conflict_table(planned) if kind == "fig1c" else runs_table(planned, profile)
         _write(planned, table, profile, tracker)
     except BaseException:
         tracker.end("FAILED")
@@ -99,8 +99,8 @@ def _scale(name: str, changes: dict[str, object]) -> Scale:
     return validate(Scale, {**scales[name].model_dump(), **changes}, f"--scale {name}")
 
 
-def _is_finished(child: Child, profile: Profile) -> bool:
-    """Raises UserError where another run has the name."""
+def is_finished(child: Child, profile: Profile) -> bool:
+    """Whether the run need not be made. Raises UserError where another run has the name."""
     directory = RunDirectory(profile.storage.runs / child.job.name)
     if directory.read_state().get("status") != DONE:
         return False
@@ -132,7 +132,7 @@ def _make_channels(planned: Study) -> None:
     make_study_store(planned, progress)
 
 
-def _run_child(child: Child, profile: Profile, planned: Study, parent: str, options: list[str]) -> None:
+def run_child(child: Child, profile: Profile, planned: Study, parent: str, options: list[str]) -> None:
     """Train one run to its end, as ``wavetrain train`` does. Raises typer.Exit where it does not finish."""
     directory = RunDirectory(profile.storage.runs / child.job.name)
     spec = _folder(planned, profile) / f"{child.job.name}.yaml"
@@ -162,7 +162,8 @@ def _call(command: list[str]) -> int:
             signal.signal(number, handler)
 
 
-def _runs_table(planned: Study, profile: Profile) -> "StudyTable":
+def runs_table(planned: Study, profile: Profile) -> "StudyTable":
+    """The table of a study whose runs are all finished."""
     from jobs import study_tables
     from orchestrator.report_data import read_run
 

@@ -51,7 +51,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Remark:
-    """A line of the run's history: what happened (warning, diverged, note) after which step."""
+    """A line of the run's history: what happened (warning, diverged, note, failure) after which step."""
 
     kind: str
     step: int
@@ -145,6 +145,7 @@ def read_run(directory: RunDirectory, status: str, reason: str | None = None) ->
     counted = [event for event in events if event["kind"] == "step"]
     kept = list({event["step"]: event for event in counted}.values())
     scored = (directory.results / "zeroshot.json").exists()
+    state = directory.read_state()
     return RunRecord(
         name=directory.path.name,
         status=status,
@@ -155,9 +156,9 @@ def read_run(directory: RunDirectory, status: str, reason: str | None = None) ->
         steps=make_steps(sorted(kept, key=lambda event: event["step"]), lives, plan["samples"]),
         epochs=_epochs(events),
         attempts=tuple(_attempt(life) for life in lives),
-        remarks=tuple(_remarks(events)),
+        remarks=tuple(_remarks(events, state.get("failures", ()))),
         checkpoints=tuple(int(event["step"]) for event in events if event["kind"] == "checkpoint"),
-        budget=_budget(events, counted, kept, job.tracking.every_steps, directory.read_state().get("evaluation_s")),
+        budget=_budget(events, counted, kept, job.tracking.every_steps, state.get("evaluation_s")),
         scores=tuple(read_results(directory.results)) if scored else (),
     )
 
@@ -216,13 +217,21 @@ def _attempt(life: Sequence[Event]) -> Attempt:
     )
 
 
-def _remarks(events: Sequence[Event]) -> list[Remark]:
-    remarks, step = [], 0
+def _remarks(events: Sequence[Event], failures: Sequence[Mapping[str, Any]]) -> list[Remark]:
+    """Told by the worker group, and failures of attempts as ``state.json`` lists them, in the order of time."""
+    told, step = [], 0
     for event in events:
         step = int(event.get("step", step))
         if event["kind"] in ("warning", "note", "diverged"):
-            remarks.append(Remark(event["kind"], step, event.get("text") or event.get("cause", "")))
-    return remarks
+            told.append((event["time"], Remark(event["kind"], step, event.get("text") or event.get("cause", ""))))
+    for failure in failures:
+        before = [
+            int(event["step"]) for event in events if event["kind"] == "step" and event["time"] <= failure["time"]
+        ]
+        where = [f"{name} {failure[name]}" for name in ("rank", "node") if failure.get(name) is not None]
+        text = ", ".join([str(failure["kind"]), *where]) + f": {failure['cause']}"
+        told.append((failure["time"], Remark("failure", before[-1] if before else 0, text)))
+    return [remark for _, remark in sorted(told, key=lambda pair: pair[0])]
 
 
 def _budget(

@@ -214,7 +214,7 @@ def _history(record: RunRecord) -> str:
         stall = duration(record.budget.checkpoint / len(record.checkpoints))
         parts.append(
             f'<p class="note">Checkpoints: {len(record.checkpoints)}, the last after step {record.checkpoints[-1]:,}; '
-            f"{stall} each on average.</p>"
+            f"training stood still for {stall} at each on average.</p>"
         )
     if record.remarks:
         remarks = [(remark.kind, remark.step, remark.text) for remark in record.remarks]

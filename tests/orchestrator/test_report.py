@@ -82,6 +82,10 @@ def test_repeated_steps_count_once_in_curves_and_twice_in_time(broken_off: RunDi
     assert (budget.checkpoint, budget.repeated, budget.evaluation) == (pytest.approx(0.25), pytest.approx(1.0), None)
     assert [(life.first_step, life.last_step, life.outcome) for life in record.attempts] == [(0, 4, None), (2, 5, None)]
     assert [(remark.kind, remark.step, remark.text) for remark in record.remarks] == [("warning", 2, "one was torn")]
+    failure = {"kind": "worker", "cause": "killed", "rank": 1, "node": None, "time": 3.0}
+    broken_off.update_state(failures=[failure])
+    [failed, _] = read_run(broken_off, "RUNNING").remarks
+    assert (failed.kind, failed.step, failed.text) == ("failure", 4, "worker, rank 1: killed")
     assert record.checkpoints == (2,)
     assert (record.padding, record.throughput) == (pytest.approx(0.2), pytest.approx(160.0))
 
