@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
+from channels.catalogue import Counts
+from channels.make import generator_origin
 from channels.shards import Samples
-from channels.spec import ChannelSpec
 from channels.writer import open_writer
 from jobs.study_command import is_finished, run_child, runs_table
 from jobs.study_spec import Study, StudyName, known_scales, make_study
@@ -28,15 +29,14 @@ def a_study(kind: StudyName, folder: Path) -> Study:
     study.store.parent.mkdir(exist_ok=True)
     random = np.random.default_rng(5)
 
-    def add(row: ChannelSpec, role: str, split: str, count: int) -> None:
-        waves = Samples(plane_waves(row.shape, count, random), {})
-        writer.add_set(row, role, {split: count}, {split: [waves]}, {"seed": 5})
-
+    # The origin of made channels, so that the study takes these for what it would make.
+    origin, counts = generator_origin(42), Counts(scale.samples, 0, scale.zeroshot_samples)
     with open_writer(study.store) as writer:
-        for row in study.preset.pretrain:
-            add(row, "pretrain", "train", scale.samples)
-        for row in study.preset.zeroshot:
-            add(row, "zeroshot", "test", scale.zeroshot_samples)
+        for row in (*study.preset.pretrain, *study.preset.zeroshot):
+            role = "pretrain" if row in study.preset.pretrain else "zeroshot"
+            wanted = counts.of(role)
+            waves = {split: [Samples(plane_waves(row.shape, count, random), {})] for split, count in wanted.items()}
+            writer.add_set(row, role, wanted, waves, origin)
     return study
 
 
