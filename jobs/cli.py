@@ -14,6 +14,7 @@ from jobs import (
     runs_commands,
     study_command,
     submit_command,
+    sync_command,
     train_command,
     ui_command,
 )
@@ -33,6 +34,7 @@ app.command("doctor")(doctor_command.doctor)
 app.command("status")(runs_commands.status)
 app.command("logs")(runs_commands.logs)
 app.command("cancel")(runs_commands.cancel)
+app.command("sync")(sync_command.sync)
 app.command("evaluate")(evaluate_command.evaluate)
 app.command("report")(report_command.report)
 app.command("study")(study_command.study)

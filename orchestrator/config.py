@@ -122,8 +122,6 @@ class TrainSection(Section):
     clip_norm: Annotated[float, Field(ge=0)] = 1.0
     precision: Literal["fp32", "bf16"] = "fp32"
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 2
-    max_failures: Annotated[int, Field(ge=0)] = 3
-    """Worker failures after which the run gives up."""
     loader_threads: Positive = 1
     prefetch: Positive = 4
     """Steps that are prepared ahead of the one being trained."""
@@ -169,6 +167,43 @@ class CheckpointSection(Section):
     """Also save after every epoch that is evaluated, and keep the state of the best zero-shot NMSE."""
 
 
+Budget = Annotated[int, Field(ge=0)]
+Factor = Annotated[float, Field(gt=1)]
+
+
+class FailuresSection(Section):
+    """How often a run may fail in which way before it gives up, and what counts as a failure."""
+
+    worker: Budget = 3
+    """A rank or its node died."""
+    hang: Budget = 3
+    """No step was made for too long."""
+    preemption: Budget = 100
+    """The cluster took the node back."""
+    out_of_memory: Budget = 6
+    """A micro-batch did not fit; the next attempt halves it."""
+    diverged: Budget = 0
+    """A loss was NaN, infinite or a spike: 0 stops the run; more go back to the last checkpoint and skip the step."""
+    bad_data: Budget = 0
+    """A file is missing or broken; tries help only where it comes back."""
+    backoff_s: Annotated[float, Field(ge=0)] = 1.0
+    """Wait before the next attempt; doubled with every failure of the same kind."""
+    backoff_cap_s: Annotated[float, Field(ge=0)] = 300.0
+    hang_factor: Factor = 20.0
+    """So many median step times without a step are a hang,"""
+    hang_floor_s: Annotated[float, Field(gt=0)] = 120.0
+    """but never less than so many seconds."""
+    spike_factor: Factor | None = None
+    """A loss so many times the median of the last 50 is a spike; null: none is."""
+    slow_factor: Factor | None = 1.5
+    """A rank that computes so many times as long as the median rank is named; null: none is."""
+
+    def budget(self, kind: str) -> int:
+        """Failures of a kind that are followed by another attempt."""
+        budget: int = getattr(self, kind)
+        return budget
+
+
 class EvaluationSection(Section):
     """The zero-shot table."""
 
@@ -191,6 +226,8 @@ class TrackingSection(Section):
     experiment: str = "wavetrain"
     every_steps: Positive = 1
     """Steps between two lines of metrics."""
+    log_samples: bool = False
+    """Write down which samples every rank trained on at every step (folder ``samples`` of the run)."""
     system_every_s: Annotated[float, Field(ge=0)] = 5.0
     """Seconds between two samples of every machine's CPU, memory, network and GPUs, at first; 0: none."""
     register_model: bool = True
@@ -209,6 +246,7 @@ class JobSpec(Section):
     train: TrainSection = TrainSection()
     scale: ScaleSection = ScaleSection()
     checkpoint: CheckpointSection = CheckpointSection()
+    failures: FailuresSection = FailuresSection()
     evaluation: EvaluationSection = EvaluationSection()
     tracking: TrackingSection = TrackingSection()
 
@@ -235,7 +273,7 @@ class JobSpec(Section):
         resolved = self.model_dump(mode="json")
         kept = ("name", "seed", "data", "model", "batching", "train")
         identity = {key: resolved[key] for key in kept}
-        for harmless in ("max_failures", "loader_threads", "prefetch", "zero_stage"):
+        for harmless in ("loader_threads", "prefetch", "zero_stage"):
             identity["train"].pop(harmless)
         identity["batching"].pop("micro_batch")
         for harmless in ("store", "zeroshot_sets", "placement", "cache_gb"):

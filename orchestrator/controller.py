@@ -21,9 +21,12 @@ from orchestrator.data import open_training_data
 from orchestrator.description import describe_result, describe_run
 from orchestrator.epoch_scores import EpochScores
 from orchestrator.evaluation import Score, check_zeroshot_sets
+from orchestrator.events import read_events
+from orchestrator.failure_policy import describe, describe_all
 from orchestrator.failures import is_fatal, root_cause
 from orchestrator.live import LiveView
 from orchestrator.model_registry import register_model, smallest_shape
+from orchestrator.outbox import Delivery, DeliveryThread, Outbox
 from orchestrator.placement import check_placement
 from orchestrator.plan_report import describe_plan
 from orchestrator.planning import make_schedule
@@ -31,7 +34,7 @@ from orchestrator.ray_session import ray_session
 from orchestrator.results import to_metrics, write_results
 from orchestrator.rundir import RunDirectory, check_resumable, hold
 from orchestrator.scoring import keep_if_best, overall, start_scoring
-from orchestrator.tracking import EventDrain, Tracker, check_uri, default_uri
+from orchestrator.tracking import check_address, check_uri, default_uri
 from orchestrator.trainer import make_trainer
 from samplers.catalogue import Catalogue
 from samplers.schedule import Schedule
@@ -110,7 +113,9 @@ def prepare(job: JobSpec, profile: Profile) -> Prepared:
     preflight.check_run_folder(runs)
     directory = RunDirectory(runs / job.name)
     uri = job.tracking.uri or default_uri(runs)
-    check_uri(uri)
+    resumes = check_resumable(directory, job, data.store.fingerprint)
+    # A run that is under way goes on without MLflow; a new one is not started where none answers.
+    check_address(uri) if resumes else check_uri(uri)
     return Prepared(
         job=job,
         profile=profile,
@@ -120,7 +125,7 @@ def prepare(job: JobSpec, profile: Profile) -> Prepared:
         schedule=schedule,
         zeroshot=check_zeroshot_sets(data.store, job),
         directory=directory,
-        resumes=check_resumable(directory, job, data.store.fingerprint),
+        resumes=resumes,
         tracking_uri=uri,
     )
 
@@ -145,42 +150,53 @@ class _Controller:
         self.directory = prepared.directory
         self.view = view
         self.stop = stop
-        self.attempts = int(self.directory.read_state().get("attempts", 0))
+        state = self.directory.read_state()
+        self.attempts = int(state.get("attempts", 0))
+        self.failures: list[dict[str, Any]] = state.get("failures", [])
+        self.known_failures = len(self.failures)
+        _, self.failures_offset = read_events(self.directory.failures)
+        self.machines: list[str] = []
+        self.is_tracking = True
 
     def run(self) -> RunOutcome:
         """The whole run; whatever happens, MLflow and ``state.json`` say how it ended."""
         self._write_run()
-        tracker = self._start_tracker()
-        self.drain = EventDrain(self.directory, tracker)
+        self.outbox = Outbox(self.directory)
+        self.tracking = self._start_tracking()
+        self.tracking.start()
+        self._tell_what_runs()
+        _, self.offset = read_events(self.directory.events)
         try:
-            outcome = self._train_and_evaluate(tracker)
+            outcome = self._train_and_evaluate()
         except KeyboardInterrupt:
             outcome = self._outcome("KILLED", cause="interrupted")
         except BaseException as error:
             cause = root_cause(error)
-            self._end(tracker, self._outcome("FAILED", cause=_one_line(cause)))
+            self._follow()
+            failed = self._outcome("FAILED", cause=self._all_causes(_one_line(cause)))
+            self._end(failed)
             if isinstance(cause, UserError):
                 raise cause from None
             if is_fatal(error) or type(error).__module__.startswith("ray."):
-                return self._outcome("FAILED", cause=_one_line(cause))
+                return failed
             raise
-        self._end(tracker, outcome)
+        self._end(outcome)
         return outcome
 
-    def _train_and_evaluate(self, tracker: Tracker) -> RunOutcome:
+    def _train_and_evaluate(self) -> RunOutcome:
         job, profile = self.prepared.job, self.prepared.profile
         workers = preflight.local_workers(job, profile)
         gpus = workers if profile.device == "cuda" else 0
         with ray_session(profile, cpus=workers * profile.cpus_per_worker, gpus=gpus):
-            ended = self._train(tracker)
+            ended = self._train()
             if ended != "finished":
                 return self._outcome("KILLED", cause="stopped by signal; the same command resumes it")
-            scores = self._evaluate(tracker)
+            scores = self._evaluate()
         if scores is None:
             return self._outcome("KILLED", cause="stopped during evaluation; the same command goes on")
         for path in write_results(scores, self.directory.results):
-            tracker.artifact(path, "results")
-        self._register(tracker)
+            self.outbox.artifact(path, "results")
+        self._register()
         return self._outcome("FINISHED", scores=scores)
 
     def _write_run(self) -> None:
@@ -192,34 +208,42 @@ class _Controller:
         write_json(self.directory.plan, description)
         self.directory.update_state(status="RUNNING", cause=None, store_fingerprint=self.prepared.store.fingerprint)
 
-    def _start_tracker(self) -> Tracker:
+    def _start_tracking(self) -> DeliveryThread:
         prepared, job = self.prepared, self.prepared.job
         self.view.say(f"run {job.name} in {self.directory.path}; tracking in {prepared.tracking_uri}")
         artifacts = prepared.profile.storage.runs / "mlartifacts" / job.tracking.experiment
-        run_id = self.directory.read_state().get("mlflow_run_id")
-        tracker = Tracker(prepared.tracking_uri, job.tracking.experiment, artifacts, job.name, run_id)
-        self.directory.update_state(mlflow_run_id=tracker.run_id, mlflow_experiment_id=tracker.experiment_id)
-        tracker.parameters(job.model_dump(mode="json"))
-        tracker.tags(provenance.tags(job, prepared.profile, prepared.schedule.plan.fingerprint))
-        tracker.tags(provenance.launch_tags(self.directory))
-        tracker.tags({NOTE: describe_run(prepared, "running.")})
+        delivery = Delivery(self.directory, prepared.tracking_uri, job.tracking.experiment, artifacts, job.name)
+        try:
+            tracker = delivery.connect()
+            self.directory.update_state(mlflow_run_id=tracker.run_id, mlflow_experiment_id=tracker.experiment_id)
+        except UserError as error:
+            if not prepared.resumes:
+                raise
+            self.view.say(f"{error}; training goes on, what MLflow misses is kept and sent later")
+        return DeliveryThread(delivery)
+
+    def _tell_what_runs(self) -> None:
+        """Parameters, tags, data and files that are known before training."""
+        prepared, job, outbox = self.prepared, self.prepared.job, self.outbox
+        outbox.parameters(job.model_dump(mode="json"))
+        outbox.tags(provenance.tags(job, prepared.profile, prepared.schedule.plan.fingerprint))
+        outbox.tags(provenance.launch_tags(self.directory))
+        outbox.tags({NOTE: describe_run(prepared, "running.")})
         if not prepared.resumes:
-            provenance.log_inputs(tracker, job, prepared.store)
-        plan = prepared.schedule.plan
-        tracker.metrics({"data/plan_padding_ratio": plan.padding}, step=0, time_s=time.time())
+            provenance.log_inputs(outbox, job, prepared.store)
+        outbox.metrics({"data/plan_padding_ratio": prepared.schedule.plan.padding}, step=0, time_s=time.time())
         script = provenance.launch_script(self.directory)
         files = [self.directory.spec, self.directory.plan, *provenance.write_artifacts(prepared, self.directory)]
         for path in [*files, script] if script else files:
-            tracker.artifact(path)
-        return tracker
+            outbox.artifact(path)
 
-    def _train(self, tracker: Tracker) -> str:
+    def _train(self) -> str:
         """Run the worker group to its end; ``finished`` or ``stopped``."""
         trainer = make_trainer(
             self.prepared.job, self.prepared.profile, self.directory, dashboard=self.prepared.profile.launcher == "ray"
         )
         self.ended = "stopped"
-        scores = EpochScores(self.prepared, tracker, self.view.say)
+        scores = EpochScores(self.prepared, self.outbox, self.view.say)
         fit = _Background(trainer.fit)
         fit.start()
         while fit.is_alive():
@@ -238,17 +262,47 @@ class _Controller:
         return self.ended
 
     def _follow(self) -> None:
-        events = self.drain()
+        events, self.offset = read_events(self.directory.events, self.offset)
         for event in events:
             if event["kind"] == "attempt":
                 self.attempts += 1
+                self.machines = event["rank_machines"]
                 self.directory.update_state(attempts=self.attempts)
-                self.drain.tracker.tags(provenance.attempt_tags(event, self.attempts))
+                self.outbox.tags(provenance.attempt_tags(event, self.attempts))
             elif event["kind"] == "end":
                 self.ended = event["outcome"]
         self.view.update(events)
+        self._follow_failures()
+        self._follow_tracking()
 
-    def _evaluate(self, tracker: Tracker) -> list[Score] | None:
+    def _follow_tracking(self) -> None:
+        """Say once that MLflow does not take what it is sent, and once that it does again."""
+        problem = self.tracking.problem
+        if (problem is None) == self.is_tracking:
+            return
+        self.is_tracking = problem is None
+        self.view.say(
+            "MLflow answers again" if problem is None
+            else f"MLflow does not answer ({problem}); training goes on, what it misses is kept and sent later"
+        )  # fmt: skip
+
+    def _follow_failures(self) -> None:
+        events, self.failures_offset = read_events(self.directory.failures, self.failures_offset)
+        for event in events:
+            failure = event["failure"]
+            if failure["rank"] is not None and failure["rank"] < len(self.machines):
+                failure["node"] = self.machines[failure["rank"]]
+            self.failures.append(failure)
+            self.directory.update_state(failures=self.failures)
+            then = f"; again in {event['wait_s']:g} s" if event["retry"] else ""
+            self.view.say(f"attempt {self.attempts} failed{then}: {describe(failure)}")
+
+    def _all_causes(self, cause: str) -> str:
+        """The last cause, and where it was not the first one, those of all attempts."""
+        failures = self.failures[self.known_failures :]
+        return f"{cause}; all of them: {describe_all(failures)}" if len(failures) > 1 else cause
+
+    def _evaluate(self) -> list[Score] | None:
         """Score every held-out set, one Ray task each; None when asked to stop."""
         prepared = self.prepared
         if not prepared.zeroshot:
@@ -261,13 +315,13 @@ class _Controller:
         step = self.prepared.schedule.total_steps
         self.directory.update_state(evaluation_s=round(scoring.seconds, 3))
         seconds = {"time/evaluation_s": scoring.seconds}
-        tracker.metrics(to_metrics(scores) | seconds, step=step, time_s=time.time())
+        self.outbox.metrics(to_metrics(scores) | seconds, step=step, time_s=time.time())
         if prepared.job.evaluation.every_epochs is not None:
-            tracker.metrics({"eval/nmse_overall": overall(scores)}, step=step, time_s=time.time())
+            self.outbox.metrics({"eval/nmse_overall": overall(scores)}, step=step, time_s=time.time())
             keep_if_best(self.directory, self.directory.export, scores, step)
         return scores
 
-    def _register(self, tracker: Tracker) -> None:
+    def _register(self) -> None:
         """Put the model into the registry; the run's folder has it anyway, so a refusal is told and no more."""
         from mlflow.exceptions import MlflowException
 
@@ -276,11 +330,12 @@ class _Controller:
             return
         name, shape = f"{job.tracking.experiment}-{job.model.name}", smallest_shape(prepared.store)
         try:
-            version = register_model(prepared.tracking_uri, tracker.run_id, self.directory.export, name, shape)
-        except MlflowException as error:
+            run_id = self.tracking.delivery.connect().run_id
+            version = register_model(prepared.tracking_uri, run_id, self.directory.export, name, shape)
+        except (MlflowException, UserError) as error:
             self.view.say(f"warning: the model is not registered ({str(error).splitlines()[0]})")
             return
-        tracker.tags({"model.version": f"{name}/{version}"})
+        self.outbox.tags({"model.version": f"{name}/{version}"})
 
     def _outcome(self, status: Status, cause: str | None = None, scores: list[Score] | None = None) -> RunOutcome:
         return RunOutcome(
@@ -292,13 +347,20 @@ class _Controller:
             signal=self.stop.signal,
         )
 
-    def _end(self, tracker: Tracker, outcome: RunOutcome) -> None:
+    def _end(self, outcome: RunOutcome) -> None:
         self._follow()
         self.view.close()
         result = describe_result(outcome.status, self.view.progress, outcome.scores, outcome.cause)
-        tracker.tags({"wavetrain.cause": outcome.cause or "none", NOTE: describe_run(self.prepared, result)})
-        tracker.end(outcome.status)
-        self.directory.update_state(status=outcome.status, cause=outcome.cause)
+        self.outbox.tags({"wavetrain.cause": outcome.cause or "none", NOTE: describe_run(self.prepared, result)})
+        if self.failures:
+            self.outbox.tags({"wavetrain.failures": describe_all(self.failures)})
+        self.outbox.end(outcome.status)
+        self.outbox.close()
+        problem = self.tracking.finish()
+        self.directory.update_state(status=outcome.status, cause=outcome.cause, tracking_problem=problem)
+        if problem is not None:
+            name = self.directory.path.name
+            self.view.say(f"MLflow lacks the end of this run ({problem}); when it answers: wavetrain sync {name}")
         self.directory.stop_request.unlink(missing_ok=True)
 
 

@@ -3,6 +3,7 @@
 import importlib
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ class StepResult:
     """Operations of all ranks, padding included."""
     signals: Signals
     """How many ranks said what."""
+    rank_seconds: tuple[float, ...]
+    """What each rank computed before it waited for the others."""
 
 
 def set_up_deepspeed(device: str) -> None:
@@ -109,6 +112,7 @@ class TrainingEngine:
         Raises:
             TrainingDivergedError: on all ranks, if any rank saw a loss that is not finite; no weight has changed then.
         """
+        self._started = time.perf_counter()
         engine = self.deepspeed
         for group in engine.optimizer.param_groups:
             group["lr"] = lr
@@ -120,14 +124,14 @@ class TrainingEngine:
             part = engine(micro.to(self.device, non_blocking=True), MaskDraw(seed=seed, epoch=epoch))
             sums += part.detach()
             if number == last:
-                losses, padded, flops, signals = self._agree(sums * scale, batch, signals)
+                losses, padded, flops, signals, rank_seconds = self._agree(sums * scale, batch, signals)
             engine.backward((part * scale).sum() * self.world)
             if number != last:
                 engine.step()
         plain = self._plain_norm()
         engine.step()
         norm = engine.get_global_grad_norm() if plain is None else plain
-        return StepResult(tuple(losses * active_tasks(batch)), float(norm), padded, flops, signals)
+        return StepResult(tuple(losses * active_tasks(batch)), float(norm), padded, flops, signals, rank_seconds)
 
     def _plain_norm(self) -> float | None:
         """Norm before clipping where DeepSpeed leaves clipping to torch and forgets the norm (stage 0 in fp32)."""
@@ -138,25 +142,26 @@ class TrainingEngine:
 
     def _agree(
         self, share: Tensor, batch: StepBatch, signals: Signals
-    ) -> tuple[NDArray[np.float64], int, float, Signals]:
+    ) -> tuple[NDArray[np.float64], int, float, Signals, tuple[float, ...]]:
         """Sum losses, padding, work and signals over the ranks; raise everywhere if one rank's loss is not finite."""
         finite = bool(torch.isfinite(share).all())
         work = (batch.padded_tokens, batch.computed_flops)
         said = torch.tensor([*work, *signals.values()], dtype=torch.float64, device=self.device)
-        strange = torch.zeros(self.world, dtype=torch.float64, device=self.device)
-        strange[self.rank] = float(not finite)
-        report = torch.cat([share.double() if finite else torch.zeros_like(share).double(), said, strange])
+        ranks = torch.zeros(2, self.world, dtype=torch.float64, device=self.device)
+        ranks[:, self.rank] = torch.tensor([float(not finite), time.perf_counter() - self._started])
+        report = torch.cat([share.double() if finite else torch.zeros_like(share).double(), said, ranks.flatten()])
         dist.all_reduce(report)
-        losses, (padded, flops, *agreed), bad_ranks = np.split(
+        losses, (padded, flops, *agreed), of_ranks = np.split(
             report.cpu().numpy(), [self._tasks, self._tasks + len(said)]
         )
-        bad = np.flatnonzero(bad_ranks)
+        not_finite, seconds = of_ranks.reshape(2, self.world)
+        bad = np.flatnonzero(not_finite)
         if len(bad):
             raise TrainingDivergedError(
                 f"loss is NaN or infinite at epoch {batch.epoch}, step {batch.step} of the epoch, "
                 f"rank {', '.join(map(str, bad))}, bucket {batch.bucket}"
             )
-        return losses, int(padded), float(flops), Signals(*map(int, agreed))
+        return losses, int(padded), float(flops), Signals(*map(int, agreed)), tuple(seconds)
 
     def full_weights(self) -> dict[str, Tensor]:
         """All parameters and buffers in fp32 on the CPU (collective: every rank calls it, rank 0 gets the result)."""

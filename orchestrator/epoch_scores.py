@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orchestrator.outbox import Outbox
 from orchestrator.results import to_metrics
 from orchestrator.scoring import Scoring, keep_if_best, overall, start_scoring
-from orchestrator.tracking import Tracker
 
 if TYPE_CHECKING:
     from orchestrator.controller import Prepared
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class EpochScores:
     """Polled by the controller; a scoring that fails costs its scores, not the run."""
 
-    def __init__(self, prepared: "Prepared", tracker: Tracker, say: Callable[[str], None]) -> None:
-        self._prepared, self._tracker, self._say = prepared, tracker, say
+    def __init__(self, prepared: "Prepared", outbox: Outbox, say: Callable[[str], None]) -> None:
+        self._prepared, self._outbox, self._say = prepared, outbox, say
         self._directory = prepared.directory
         self._under_way: Scoring | None = None
 
@@ -58,7 +58,7 @@ class EpochScores:
             return
         step = step_of(scoring.export)
         metrics = to_metrics(scores) | {"eval/nmse_overall": overall(scores), "time/evaluation_s": scoring.seconds}
-        self._tracker.metrics(metrics, step=step, time_s=time.time())
+        self._outbox.metrics(metrics, step=step, time_s=time.time())
         self._directory.update_state(scored_step=step)
         best = keep_if_best(self._directory, scoring.export, scores, step)
         self._say(

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch.distributed as dist
 
+from channels.errors import UserError
 from channels.files import write_json
 from orchestrator.events import EventWriter
 from orchestrator.system_metrics import SystemSampler, count_gpus
@@ -73,7 +74,7 @@ class NodeMonitor:
         while not self._ended.wait(wait):
             try:
                 self._share(sampler.sample())
-            except OSError as error:
+            except (OSError, UserError) as error:
                 # Training meets a full disk or a lost folder by itself, and says so better.
                 logging.getLogger(__name__).warning("system metrics of %s end here: %s", self._machine, error)
                 return

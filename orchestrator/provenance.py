@@ -14,8 +14,8 @@ from channels.files import write_atomically
 from channels.store import ChannelStore
 from orchestrator.cluster import Profile
 from orchestrator.config import JobSpec
+from orchestrator.outbox import Outbox
 from orchestrator.rundir import RunDirectory
-from orchestrator.tracking import Tracker
 
 if TYPE_CHECKING:
     from orchestrator.controller import Prepared
@@ -90,13 +90,13 @@ def git(*arguments: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def log_inputs(tracker: Tracker, job: JobSpec, store: ChannelStore) -> None:
+def log_inputs(outbox: Outbox, job: JobSpec, store: ChannelStore) -> None:
     """The store as an MLflow dataset, for training and for evaluation."""
     for role, context in (("pretrain", "training"), ("zeroshot", "evaluation")):
         names = [name for name, entry in store.sets.items() if entry.role == role]
         if names:
             profile = f'{{"sets": {len(names)}, "names": "{" ".join(names)}"}}'
-            tracker.dataset(f"{job.data.store.name}-{role}", store.fingerprint, str(job.data.store), profile, context)
+            outbox.dataset(f"{job.data.store.name}-{role}", store.fingerprint, str(job.data.store), profile, context)
 
 
 def write_artifacts(prepared: "Prepared", directory: RunDirectory) -> list[Path]:

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from orchestrator import checkpoints
 from orchestrator.checkpoint_writer import CheckpointWriter, Saved
 from orchestrator.config import JobSpec
+from orchestrator.disk_space import shortage
 from orchestrator.engine import TrainingEngine
 from orchestrator.fragments import TrainingState
 from orchestrator.rundir import RunDirectory
@@ -61,6 +62,7 @@ class RunState(AbstractContextManager["RunState"]):
         self._directory, self._job, self._batches, self._progress = directory, job, batches, progress
         self._rank, self._world = engine.rank, engine.world
         self._emit, self._before_saving = emit, before_saving
+        self._is_warned = False
         self._state = TrainingState(engine.deepspeed, engine.rank, engine.world)
         self._writer = CheckpointWriter(
             self._state,
@@ -180,9 +182,18 @@ class RunState(AbstractContextManager["RunState"]):
             if saved.problem is None:
                 metrics = {"perf/checkpoint_stall_ms": saved.stall_ms, "perf/checkpoint_write_ms": saved.write_ms}
                 self._emit("checkpoint", step=saved.step, metrics=metrics)
+                self._check_space(saved.step)
             else:
                 text = f"NO checkpoint at step {saved.step}: {saved.problem}; the run goes on from the one before it"
                 self._emit("warning", text=text, step=saved.step, metrics={"health/checkpoint_failed": 1.0})
+
+    def _check_space(self, step: int) -> None:
+        """Rank 0 warns once before the disk of the checkpoints is full."""
+        path = self._directory.checkpoints / checkpoints.folder_name(step)
+        problem = shortage(path) if self._rank == 0 and not self._is_warned and path.exists() else None
+        if problem is not None:
+            self._is_warned = True
+            self._emit("warning", text=f"the disk is nearly full: {problem}", step=step)
 
     def _note_change(self, what: str, before: int, now: int) -> None:
         if before != now:

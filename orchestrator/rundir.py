@@ -12,6 +12,7 @@ from typing import Any, TextIO
 from channels.errors import UserError
 from channels.files import write_json
 from orchestrator.config import JobSpec, differences, validate
+from orchestrator.events import told_when_full
 
 LOCK_POLL_S = 0.2
 
@@ -46,6 +47,36 @@ class RunDirectory:
     def system(self) -> Path:
         """The newest system metrics of every machine."""
         return self.path / "system"
+
+    @property
+    def tracking(self) -> Path:
+        """What MLflow is to be told, a JSON line an entry."""
+        return self.path / "tracking.jsonl"
+
+    @property
+    def delivered(self) -> Path:
+        """How much of it and of the events MLflow has."""
+        return self.path / "delivered.json"
+
+    @property
+    def failures(self) -> Path:
+        """One JSON line a failed attempt."""
+        return self.path / "failures.jsonl"
+
+    @property
+    def adjustments(self) -> Path:
+        """What later attempts do differently because of them."""
+        return self.path / "adjustments.json"
+
+    @property
+    def samples(self) -> Path:
+        """Which samples every rank trained on, where the job asks for it."""
+        return self.path / "samples"
+
+    @property
+    def stacks(self) -> Path:
+        """Stacks of ranks that hung."""
+        return self.path / "stacks"
 
     @property
     def checkpoints(self) -> Path:
@@ -104,7 +135,8 @@ class RunDirectory:
     def update_state(self, **fields: Any) -> dict[str, Any]:
         """Change fields of ``state.json`` atomically."""
         state = {**self.read_state(), **fields}
-        write_json(self.state, state)
+        with told_when_full(self.state):
+            write_json(self.state, state)
         return state
 
     def read_spec(self) -> JobSpec:

@@ -1,5 +1,6 @@
 """MLflow: one writer, the controller; it drains the run's events and can be repeated without harm."""
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,8 +9,6 @@ from urllib.parse import urlparse
 
 from channels.errors import UserError
 from orchestrator.config import flatten
-from orchestrator.events import read_events
-from orchestrator.rundir import RunDirectory
 
 METRICS_A_CALL = 1000
 PARAMETERS_A_CALL = 100
@@ -34,6 +33,13 @@ def check_uri(uri: str) -> None:
         UserError: unknown scheme, a password in the address (it would be kept with the run), a server that does not
             answer within seconds or refuses the user.
     """
+    check_address(uri)
+    if urlparse(uri).scheme in ("http", "https"):
+        _ping(uri)
+
+
+def check_address(uri: str) -> None:
+    """The part of it that asks nobody."""
     parsed = urlparse(uri)
     if parsed.scheme not in ("http", "https", "sqlite", "postgresql", "mysql", "mssql"):
         raise UserError(
@@ -43,8 +49,6 @@ def check_uri(uri: str) -> None:
     if parsed.password is not None:
         where = f"tracking.uri of {parsed.hostname}"
         raise UserError("the address holds a password, which the run would keep", where=where, mend=MEND_PASSWORD)
-    if parsed.scheme in ("http", "https"):
-        _ping(uri)
 
 
 def _ping(uri: str) -> None:
@@ -69,9 +73,14 @@ class Tracker:
     def __init__(self, uri: str, experiment: str, artifacts: Path, name: str, run_id: str | None) -> None:
         # A worker group inherits the environment, and MLflow's own threads must not follow it there.
         os.environ.setdefault("MLFLOW_ENABLE_ASYNC_LOGGING", "false")
+        # MLflow's own retries block for minutes; ours know what is left to send.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
+        # It prints the traceback of what it raises as well; the controller says it once, in one line.
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
         try:
             self._client = MlflowClient(tracking_uri=uri)
             experiment_id = self._experiment(experiment, artifacts, local=not uri.startswith("http"))
@@ -127,16 +136,16 @@ class Tracker:
 
     def drain(self, events: Sequence[Mapping[str, Any]]) -> None:
         """Write the metrics of events; steps that a resumed attempt repeats are written once."""
-        fresh = [event for event in events if "metrics" in event and self._is_new(event)]
+        fresh, last = [], self.last_step
+        for event in events:
+            if "metrics" not in event or (event["kind"] == "step" and event["step"] <= last):
+                continue
+            if event["kind"] == "step":
+                last = event["step"]
+            fresh.append(event)
         self._send(fresh)
-
-    def _is_new(self, event: Mapping[str, Any]) -> bool:
-        if event["kind"] != "step":
-            return True
-        if event["step"] <= self.last_step:
-            return False
-        self.last_step = event["step"]
-        return True
+        # Only now: what could not be sent is sent again.
+        self.last_step = last
 
     def _send(self, events: Sequence[Mapping[str, Any]]) -> None:
         from mlflow.entities import Metric
@@ -164,23 +173,3 @@ class Tracker:
     def end(self, status: str) -> None:
         """FINISHED, FAILED or KILLED."""
         self._client.set_terminated(self.run_id, status=status)
-
-
-class EventDrain:
-    """Moves new events of a run to MLflow; remembers how far it came, so a restart goes on there."""
-
-    def __init__(self, directory: RunDirectory, tracker: Tracker) -> None:
-        self._directory = directory
-        self.tracker = tracker
-        state = directory.read_state()
-        self._offset = int(state.get("drained", 0))
-        tracker.last_step = int(state.get("drained_step", -1))
-
-    def __call__(self) -> list[dict[str, Any]]:
-        """Drain what is new and return it."""
-        events, offset = read_events(self._directory.events, self._offset)
-        if events:
-            self.tracker.drain(events)
-            self._offset = offset
-            self._directory.update_state(drained=offset, drained_step=self.tracker.last_step)
-        return events

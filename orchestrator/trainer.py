@@ -5,7 +5,7 @@ from typing import Any
 from orchestrator.cluster import Profile
 from orchestrator.config import JobSpec
 from orchestrator.elastic import RESIZE_INTERVAL_S, make_scaling_policy
-from orchestrator.failures import is_fatal
+from orchestrator.failure_book import FailureBook
 from orchestrator.rundir import RunDirectory
 
 
@@ -14,16 +14,19 @@ def make_trainer(job: JobSpec, profile: Profile, directory: RunDirectory, *, das
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
-    from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
+    from ray.train.v2._internal.execution.failure_handling import FailureDecision, FailurePolicy
 
-    class HonestFailurePolicy(DefaultFailurePolicy):  # type: ignore[misc]
-        """Ray Train's budgets, except that bad input and a diverged loss are not tried again."""
+    class BudgetedFailurePolicy(FailurePolicy):  # type: ignore[misc]
+        """Asks the run's book of failures."""
+
+        def __init__(self) -> None:
+            super().__init__(FailureConfig())
+            self._book = FailureBook(directory, job.failures)
 
         def make_decision(self, training_failed_error: Any) -> Any:
-            failures = getattr(training_failed_error, "worker_failures", {})
-            if any(is_fatal(error) for error in failures.values()):
-                return FailureDecision.RAISE
-            return super().make_decision(training_failed_error)
+            failures = getattr(training_failed_error, "worker_failures", None)
+            alone = getattr(training_failed_error, "controller_failure", training_failed_error)
+            return FailureDecision.RETRY if self._book.fail(failures or {-1: alone}) else FailureDecision.RAISE
 
     class WavetrainTrainer(TorchTrainer):  # type: ignore[misc]
         """TorchTrainer with the policy above; the cleaner of placement groups needs a dashboard to ask."""
@@ -35,8 +38,7 @@ def make_trainer(job: JobSpec, profile: Profile, directory: RunDirectory, *, das
             return [callback for callback in callbacks if not isinstance(callback, PlacementGroupCleanerCallback)]
 
         def _initialize_and_run_controller(self, **arguments: Any) -> Any:
-            policy = HonestFailurePolicy(arguments["failure_policy"].failure_config)
-            changed = {"failure_policy": policy} | ({"scaling_policy": scaling} if scaling else {})
+            changed = {"failure_policy": BudgetedFailurePolicy()} | ({"scaling_policy": scaling} if scaling else {})
             return super()._initialize_and_run_controller(**(arguments | changed))
 
     use_gpu = profile.device == "cuda"
@@ -63,7 +65,6 @@ def make_trainer(job: JobSpec, profile: Profile, directory: RunDirectory, *, das
         run_config=RunConfig(
             name="ray_train",
             storage_path=str(directory.path.resolve()),
-            failure_config=FailureConfig(max_failures=job.train.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=job.checkpoint.keep),
         ),
     )

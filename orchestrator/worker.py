@@ -14,20 +14,28 @@ import torch.distributed as dist
 from models.export import save_model
 from models.registry import make_spec
 from orchestrator.accounting import StepWork, device_peak
+from orchestrator.adjustments import read_adjustments, smaller
 from orchestrator.checkpoints import folder_name
 from orchestrator.config import JobSpec
 from orchestrator.coverage import EpochCoverage, imbalance_of_ranks, sum_over_ranks
 from orchestrator.data import open_training_data
+from orchestrator.divergence import SpikeDetector
 from orchestrator.engine import StepResult, TrainingEngine
 from orchestrator.events import EventWriter, repair
 from orchestrator.failures import TrainingDivergedError
 from orchestrator.learning_rate import learning_rate
 from orchestrator.loader import StepBatch, StepLoader
+from orchestrator.memory import explained_memory
 from orchestrator.node_monitor import NodeMonitor, gather_machines, watches
 from orchestrator.placement import Placement, gather_node_group, make_placement
 from orchestrator.planning import make_schedule
 from orchestrator.run_state import Progress, RunState
 from orchestrator.rundir import RunDirectory
+from orchestrator.sample_log import SampleLog, sample_log
+from orchestrator.signals import SILENCE
+from orchestrator.skipping import skipped_samples
+from orchestrator.stragglers import StragglerDetector
+from orchestrator.watchdog import Watchdog, stacks_file
 from samplers.batches import ScheduledBatches
 from samplers.permutation import root_key
 from samplers.schedule import Schedule
@@ -89,7 +97,15 @@ class Worker:
             before_saving=self._sync_events,
         )
         self.coverage = EpochCoverage(catalogue)
+        self.adjustments = read_adjustments(directory.adjustments)
+        failures = self.job.failures
+        self.spikes = SpikeDetector(failures.spike_factor)
+        self.stragglers = StragglerDetector(self.world, failures.slow_factor)
+        self.watchdog = Watchdog(
+            stacks_file(directory.stacks, self.rank), factor=failures.hang_factor, floor_s=failures.hang_floor_s
+        )
         self.events: EventWriter | None = None
+        self.samples: SampleLog | None = None
 
     def run(self) -> Outcome:
         """Train from the newest state to the end, or until asked to stop.
@@ -109,12 +125,17 @@ class Worker:
             self._emit(
                 "attempt", step=self.progress.step, world=self.world, total_steps=self.schedule.total_steps,
                 epochs=self.job.train.epochs, device=str(self.engine.device), machines=list(dict.fromkeys(machines)),
+                rank_machines=machines,
             )  # fmt: skip
+            self.machines = machines
             self._watch_machine(stack, machines)
             for note in self.spec.notes(self.engine.device.type, self.data.packed):
                 self._emit("note", text=note)
+            if self.job.tracking.log_samples:
+                self.samples = stack.enter_context(sample_log(self.directory.samples, self.rank, self.directory.events))
             loader = stack.enter_context(self._loader())
-            outcome = self._train(loader)
+            with self.watchdog:
+                outcome = self._train(loader)
             self.placement.close(finished=outcome == "finished")
             if outcome == "finished":
                 self._export(self.directory.export)
@@ -151,7 +172,7 @@ class Worker:
             self.data,
             self.batches,
             self.placement,
-            micro_batch=self.job.batching.micro_batch,
+            micro_batch=smaller(self.job.batching.micro_batch, self.adjustments.micro_batch),
             threads=self.job.train.loader_threads,
             prefetch=self.job.train.prefetch,
             pin_memory=self.engine.device.type == "cuda",
@@ -160,14 +181,20 @@ class Worker:
     def _train(self, loader: StepLoader) -> Outcome:
         started = time.perf_counter()
         for batch in self._timed(loader):
-            result = self._step(batch)
-            now = time.perf_counter()
-            self._account(batch, result, now - started)
-            started = now
+            if self.progress.step in self.adjustments.skipped_steps:
+                self._skip(batch)
+                signals = SILENCE
+            else:
+                result = self._step(batch)
+                self._account(batch, result, time.perf_counter() - started)
+                signals = result.signals
+            started = time.perf_counter()
+            self.watchdog.beat()
             finished = self.progress.step == self.schedule.total_steps
-            if self.run_state.after_step(result.signals, finished=finished):
+            if self.run_state.after_step(signals, finished=finished):
+                self.watchdog.restart()
                 started = time.perf_counter()
-            if result.signals.stop and not finished:
+            if signals.stop and not finished:
                 break
         self.run_state.finish()
         return "finished" if self.progress.step == self.schedule.total_steps else "stopped"
@@ -187,10 +214,39 @@ class Worker:
         self.lr = self._rate(position)
         torch.manual_seed(root_key("step", self.job.seed, self.progress.step, self.rank) & (2**63 - 1))
         try:
-            return self.engine.step(batch, self.job.seed, self.lr, self.run_state.signals())
+            with explained_memory(batch, self.rank):
+                result = self.engine.step(batch, self.job.seed, self.lr, self.run_state.signals())
+            self._check_loss(batch, float(np.mean(result.losses)))
         except TrainingDivergedError as error:
             self._emit("diverged", step=self.progress.step, cause=str(error))
-            raise
+            raise TrainingDivergedError(str(error), self.progress.step) from None
+        self._look_for_stragglers(result)
+        return result
+
+    def _check_loss(self, batch: StepBatch, loss: float) -> None:
+        problem = self.spikes.add(loss)
+        if problem is not None:
+            raise TrainingDivergedError(
+                f"{problem}, at epoch {batch.epoch}, step {batch.step} of the epoch, bucket {batch.bucket}"
+            )
+
+    def _look_for_stragglers(self, result: StepResult) -> None:
+        slow, self.slowest = self.stragglers.add(result.rank_seconds)
+        for rank, times in slow:
+            text = f"rank {rank} on {self.machines[rank]} computes {times:.1f} times as long as the median rank"
+            self._emit("warning", text=text, step=self.progress.step, metrics={"health/slow_rank": float(rank)})
+
+    def _skip(self, batch: StepBatch) -> None:
+        """Pass over a step that an earlier attempt diverged at: its samples are named, and coverage lacks them."""
+        self.batches.consumed(batch.epoch, batch.step)
+        self.progress.step += 1
+        samples = skipped_samples(self.schedule, batch.epoch, batch.step)
+        count = float(sum(map(len, samples.values())))
+        metrics = {"health/skipped_samples": count}
+        self._emit("skipped", step=self.progress.step, metrics=metrics, samples=samples)
+        self._emit("warning", text=f"step {self.progress.step} is skipped ({count:.0f} samples): a loss diverged there")
+        if batch.step + 1 == self.schedule.steps(batch.epoch):
+            self._end_epoch(batch.epoch)
 
     def _rate(self, position: float) -> float:
         train = self.job.train
@@ -203,6 +259,8 @@ class Worker:
         self.batches.consumed(batch.epoch, batch.step)
         self.coverage.add(batch.pieces)
         progress.step += 1
+        if self.samples:
+            self.samples.add(progress.step, batch)
         progress.train_seconds += seconds
         progress.epoch_seconds += seconds
         progress.padded += result.padded_tokens
@@ -228,6 +286,7 @@ class Worker:
             "data/bucket": float(batch.bucket),
             **work.speeds(seconds, self.peak_flops),
             "perf/step_ms": 1e3 * seconds,
+            "perf/slowest_rank": self.slowest,
             "perf/data_wait_ms": 1e3 * self.progress.wait_seconds,
             "time/train_s": self.progress.train_seconds,
         }

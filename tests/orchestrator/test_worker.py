@@ -9,6 +9,7 @@ import pytest
 
 from channels.files import write_json
 from models.export import load_model
+from orchestrator.adjustments import Adjustments, write_adjustments
 from orchestrator.config import JobSpec
 from orchestrator.data import open_training_data
 from orchestrator.evaluation import evaluate_set
@@ -104,3 +105,18 @@ def test_every_snapshot_comes_once_at_one_granularity_and_both_are_balanced(smal
         sides, counts = np.unique(list(drawn[epoch].values()), return_counts=True)
         assert sides.tolist() == [2, 4] and abs(int(counts[0]) - int(counts[1])) <= 4
     assert drawn[0] != drawn[1]
+
+
+def test_a_step_that_diverged_is_passed_over_and_its_samples_are_named(
+    ranks: Any, small_store: Path, tmp_path: Path
+) -> None:
+    directory = prepare(tmp_path / "run", small_job(small_store))
+    write_adjustments(directory.adjustments, Adjustments(skipped_steps=(2,)))
+    assert ranks(2, work, str(directory.path)) == ["finished"] * 2
+    [skipped] = events_of(directory, "skipped")
+    assert skipped["step"] == 3
+    assert 3 not in [event["step"] for event in events_of(directory, "step")]
+    named = sum(map(len, skipped["samples"].values()))
+    assert named == skipped["metrics"]["health/skipped_samples"] == 16
+    first, second = (event["metrics"]["data/coverage"] for event in events_of(directory, "epoch"))
+    assert (first, second) == (pytest.approx(1 - 16 / 180), 1.0)

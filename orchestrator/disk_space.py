@@ -1,0 +1,18 @@
+"""Says that a disk is about to be full while there is still time."""
+
+import shutil
+from pathlib import Path
+
+CHECKPOINTS = 2
+"""So many more must fit: while one is written, the one before it is still there."""
+
+
+def shortage(checkpoint: Path) -> str | None:
+    """What is wrong with the free space beside a checkpoint, or None."""
+    needed = CHECKPOINTS * sum(path.stat().st_size for path in checkpoint.rglob("*") if path.is_file())
+    free = shutil.disk_usage(checkpoint).free
+    if free >= needed:
+        return None
+    return (
+        f"{free / 1e6:,.0f} MB are free at {checkpoint.parent}, {CHECKPOINTS} checkpoints need {needed / 1e6:,.0f} MB"
+    )

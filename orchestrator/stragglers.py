@@ -1,0 +1,37 @@
+"""Ranks that keep the others waiting: persistently slower in their own computation than the median rank."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+WINDOW = 30
+"""Steps over which a rank must be slow to be named; the cost of a step differs from bucket to bucket."""
+
+
+class StragglerDetector:
+    """Means of the ranks' own seconds over a window of steps. factor: so many times the median rank is slow."""
+
+    def __init__(self, world: int, factor: float | None) -> None:
+        self._factor = factor
+        self._sums = np.zeros(world)
+        self._steps = 0
+        self._named: set[int] = set()
+
+    def add(self, seconds: Sequence[float]) -> tuple[list[tuple[int, float]], float]:
+        """(rank, times the median) of ranks found slow by this step for the first time, and slowest / median.
+
+        seconds: of every rank, what it spent computing in this step before it waited for the others.
+        """
+        self._sums += seconds
+        self._steps += 1
+        # Of two ranks the median would be the mean of both, and hide the slower one: the lower of the middle two.
+        usual = float(np.sort(self._sums)[(len(self._sums) - 1) // 2])
+        ratios = self._sums / max(usual, 1e-9)
+        found: list[tuple[int, float]] = []
+        if self._steps >= WINDOW:
+            slow = [] if self._factor is None else [int(rank) for rank in np.flatnonzero(ratios > self._factor)]
+            found = [(rank, float(ratios[rank])) for rank in slow if rank not in self._named]
+            self._named = set(slow)
+            self._sums[:] = 0
+            self._steps = 0
+        return found, float(ratios.max())

@@ -1,0 +1,98 @@
+"""Notices that a rank makes no step: its stacks are written down, then it ends, and Ray Train starts the group anew."""
+
+import faulthandler
+import os
+import statistics
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+HANG_EXIT_CODE = 86
+REMEMBERED_STEPS = 100
+STEPS_TO_KNOW = 5
+FIRST_STEPS_S = 900.0
+"""Patience until step times are known: the first steps may compile kernels."""
+
+
+class Watchdog(threading.Thread):
+    """Watches one rank between ``with`` and its end.
+
+    factor: patience as a multiple of the median step time. floor_s: least patience in seconds. stacks: file that the
+    stacks of all threads go to. end: what ends the process; the main thread may be stuck where no exception reaches it.
+    """
+
+    def __init__(self, stacks: Path, *, factor: float, floor_s: float, end: Callable[[int], object] = os._exit) -> None:
+        super().__init__(name="watchdog", daemon=True)
+        self._stacks = stacks
+        self._factor = factor
+        self._floor_s = floor_s
+        self._end = end
+        self._seconds: deque[float] = deque(maxlen=REMEMBERED_STEPS)
+        self._last = time.monotonic()
+        self._stopped = threading.Event()
+
+    def beat(self) -> None:
+        """A step was made."""
+        now = time.monotonic()
+        self._seconds.append(now - self._last)
+        self._last = now
+
+    def restart(self) -> None:
+        """Something other than a step was done, e.g. the saving of a state: its time does not count."""
+        self._last = time.monotonic()
+
+    @property
+    def patience_s(self) -> float:
+        """Seconds without a step that are too many."""
+        if len(self._seconds) < STEPS_TO_KNOW:
+            return max(FIRST_STEPS_S, self._floor_s)
+        return max(self._factor * statistics.median(self._seconds), self._floor_s)
+
+    def run(self) -> None:
+        """Look now and then; called by the thread.
+
+        After a stop of the whole process (SIGSTOP) its own look comes late too: a look that comes late proves nothing.
+        """
+        looked = time.monotonic()
+        while not self._stopped.wait(min(self._floor_s, 10.0) / 4):
+            now = time.monotonic()
+            stopped = now - looked > self._floor_s
+            looked = now
+            if stopped:
+                self.restart()
+            elif now - self._last > self.patience_s:
+                self._give_up(now - self._last)
+                return
+
+    def _give_up(self, seconds: float) -> None:
+        self._stacks.parent.mkdir(parents=True, exist_ok=True)
+        with self._stacks.open("w") as file:
+            file.write(f"no step for {seconds:.1f} s (patience {self.patience_s:.1f} s)\n")
+            file.flush()
+            faulthandler.dump_traceback(file, all_threads=True)
+            os.fsync(file.fileno())
+        self._end(HANG_EXIT_CODE)
+
+    def __enter__(self) -> "Watchdog":
+        self.restart()
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stopped.set()
+        self.join()
+
+
+def stacks_file(folder: Path, rank: int) -> Path:
+    """Where this process, a rank, writes its stacks."""
+    return folder / f"rank-{rank}-process-{os.getpid()}.txt"
+
+
+def stack_files(folder: Path) -> dict[str, int]:
+    """Names of the stacks that were written so far, and their ranks."""
+    return {path.name: int(path.name.split("-")[1]) for path in folder.glob("rank-*-process-*.txt")}

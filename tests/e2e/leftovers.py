@@ -1,0 +1,76 @@
+"""What a run may leave behind on a machine: processes, listening ports, shared memory, temporary files."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+SHARED_MEMORY = Path("/dev/shm")
+TEMPORARY = ("wt-*", "nodes-*", "torch_*", "pymp-*")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A look at the machine. processes: those whose environment or arguments name the folder of the runs."""
+
+    processes: frozenset[tuple[int, str]]
+    ports: frozenset[int]
+    files: frozenset[str]
+
+
+def look(folder: Path, session: int | None = None) -> Machine:
+    """What belongs to runs in a folder now. session: of the command that ran, whose children count too."""
+    ours = {process.pid: _name(process) for process in psutil.process_iter() if _is_ours(process, folder, session)}
+    listening = [entry for entry in psutil.net_connections("tcp") if entry.status == psutil.CONN_LISTEN]
+    ports = [entry.laddr.port for entry in listening if entry.pid in ours]
+    files = [str(path) for pattern in TEMPORARY for path in Path("/tmp").glob(pattern) if _is_fresh(path, folder)]
+    files += [str(path) for path in SHARED_MEMORY.glob("*") if _is_fresh(path, folder)]
+    files += [str(path) for path in folder.rglob(".*.tmp")]
+    return Machine(frozenset(ours.items()), frozenset(ports), frozenset(files))
+
+
+def left_over(before: Machine, after: Machine) -> list[str]:
+    """What is there after and was not before."""
+    processes = [f"process {number} ({name})" for number, name in sorted(after.processes - before.processes)]
+    ports = [f"port {port}" for port in sorted(after.ports - before.ports)]
+    return [*processes, *ports, *sorted(after.files - before.files)]
+
+
+def _is_ours(process: psutil.Process, folder: Path, session: int | None) -> bool:
+    try:
+        if process.pid == os.getpid() or process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        if session is not None and os.getsid(process.pid) == session:
+            return True
+        return process.environ().get("WAVETRAIN_TEST_FOLDER") == str(folder)
+    except (psutil.Error, OSError):
+        return False
+
+
+def _is_fresh(path: Path, folder: Path) -> bool:
+    """Newer than the folder of the runs, and of nobody who is still alive: other work may go on beside the test."""
+    try:
+        return path.stat().st_mtime >= folder.stat().st_ctime and not _is_held(path)
+    except OSError:
+        return False
+
+
+def _is_held(path: Path) -> bool:
+    needle = f"{path}"
+    for process in psutil.process_iter():
+        try:
+            if any(entry.path.startswith(needle) for entry in process.open_files()):
+                return True
+            if needle in " ".join(process.cmdline()) or needle in str(process.environ().values()):
+                return True
+        except (psutil.Error, OSError):
+            continue
+    return False
+
+
+def _name(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())[:60]
+    except psutil.Error:
+        return "?"

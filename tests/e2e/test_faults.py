@@ -1,0 +1,22 @@
+"""The fault matrix: nothing lost, nothing twice, the same losses to the last bit, nothing left behind."""
+
+import pytest
+
+from tests.e2e.faults import CASES, Bench, Finding, start_bench
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bench, Finding]:
+    return start_bench(tmp_path_factory.mktemp("faults"))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_fault(started: tuple[Bench, Finding], case: str) -> None:
+    bench, undisturbed = started
+    assert undisturbed.seen_once and not undisturbed.left
+    found = CASES[case](bench)
+    assert found.seen_once
+    assert found.loss_difference == 0.0
+    assert not found.left
