@@ -4,6 +4,7 @@ On a GPU in half precision one variable-length kernel serves all sequences (``to
 else sequences of equal length, which lie side by side, go through the fused kernel of torch as one batch.
 """
 
+from functools import cache
 from importlib.util import find_spec
 from typing import cast
 
@@ -14,6 +15,7 @@ from torch.nn import functional
 from models.packing import Sequences
 
 HALF = (torch.bfloat16, torch.float16)
+LEAST_CAPABILITY = (8, 0)
 
 
 def packed_attention(qkv: Tensor, sequences: Sequences) -> Tensor:
@@ -45,12 +47,15 @@ def _attend(qkv: Tensor) -> Tensor:
     return functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(0, 1)
 
 
+@cache
 def missing_kernel(device: str) -> str | None:
     """Why there is no variable-length kernel on a device type, None where there is one."""
     if device != "cuda":
         return f"it runs on CUDA, not on {device!r}"
     if find_spec("torch.nn.attention.varlen") is None:
         return f"torch {torch.__version__} lacks it"
+    if torch.cuda.is_available() and torch.cuda.get_device_capability() < LEAST_CAPABILITY:
+        return "it needs a GPU of compute capability 8.0 or more"
     return None
 
 
