@@ -9,6 +9,7 @@ from urllib.parse import urlparse
 
 from channels.errors import UserError
 from orchestrator.config import flatten
+from orchestrator.experiment_view import view_tags
 
 METRICS_A_CALL = 1000
 PARAMETERS_A_CALL = 100
@@ -99,10 +100,13 @@ class Tracker:
     def _experiment(self, name: str, artifacts: Path, local: bool) -> str:
         found = self._client.get_experiment_by_name(name)
         if found is not None:
+            for key, value in view_tags().items():
+                if found.tags.get(key) != value:
+                    self._client.set_experiment_tag(found.experiment_id, key, value)
             return str(found.experiment_id)
         location = artifacts.resolve().as_uri() if local else None
         # The kind makes MLflow's pages open with training runs instead of traces.
-        tags = {"mlflow.experimentKind": "custom_model_development"}
+        tags = {"mlflow.experimentKind": "custom_model_development", **view_tags()}
         return str(self._client.create_experiment(name, artifact_location=location, tags=tags))
 
     def _exists(self, run_id: str) -> bool:
