@@ -6,6 +6,7 @@ from typing import Any
 from orchestrator.progress import NodeHealth, RunProgress, clock, sparkline
 
 SPARKLINE_WIDTH = 48
+COLUMNS = ("CPU", "memory", "GPU", "GPU memory", "received", "sent")
 SILENT_S = 150.0
 """A node that has not been heard of for so long is marked."""
 
@@ -96,23 +97,25 @@ def _nodes(nodes: Mapping[str, NodeHealth], now: float) -> Any:
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("node")
-    for name in ("CPU", "memory", "GPU", "GPU memory", "received", "sent", "heard"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for name, health in sorted(nodes.items()):
-        table.add_row(name, *_node_cells(health), _age(max(now - health.time, 0.0)))
+    rows = {name: _node_cells(health.values) for name, health in sorted(nodes.items())}
+    shown = [column for column in COLUMNS if any(cells[column] for cells in rows.values())]
+    for column in (*shown, "heard"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for name, cells in rows.items():
+        table.add_row(name, *(cells[column] for column in shown), _age(max(now - nodes[name].time, 0.0)))
     return table
 
 
-def _node_cells(health: NodeHealth) -> list[str]:
-    values = health.values
-    return [
+def _node_cells(values: Mapping[str, float]) -> dict[str, str]:
+    numbers = (
         _percent(values.get("cpu_utilization_percentage")),
         _percent(values.get("system_memory_usage_percentage")),
         _percent(_mean_of(values, "utilization_percentage")),
         _percent(_mean_of(values, "memory_usage_percentage")),
         _rate(values.get("network_receive_megabytes_per_s")),
         _rate(values.get("network_transmit_megabytes_per_s")),
-    ]
+    )
+    return dict(zip(COLUMNS, numbers, strict=True))
 
 
 def _mean_of(values: Mapping[str, float], ending: str) -> float | None:
@@ -122,11 +125,11 @@ def _mean_of(values: Mapping[str, float], ending: str) -> float | None:
 
 
 def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.0f} %"
+    return "" if value is None else f"{value:.0f} %"
 
 
 def _rate(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f} MB/s"
+    return "" if value is None else f"{value:.1f} MB/s"
 
 
 def _age(seconds: float) -> Any:

@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 import psutil
 
 MEGABYTE = 1e6
+LOOPBACK = "lo"
 
 
 def _network() -> tuple[float, float]:
-    counters = psutil.net_io_counters()
-    return (counters.bytes_recv / MEGABYTE, counters.bytes_sent / MEGABYTE) if counters else (0.0, 0.0)
+    """Megabytes received and sent so far over all interfaces to other machines."""
+    found = [counters for name, counters in psutil.net_io_counters(pernic=True).items() if name != LOOPBACK]
+    return sum(one.bytes_recv for one in found) / MEGABYTE, sum(one.bytes_sent for one in found) / MEGABYTE
 
 
 @dataclass

@@ -73,6 +73,8 @@ def test_the_panel_tells_progress_speed_health_and_warnings() -> None:
     for part in ("demo", "step 30 of 100", "epoch 2 of 4", "0.0333", "12,346 valid tokens/s", "12.5 %", "left 0:07"):
         assert part in text, text
     assert "MFU" not in text and "node" not in text
+    progress.add(system_event("n1", 0.0, cpu_utilization_percentage=5.0))
+    assert "CPU" in shown(progress) and "GPU" not in shown(progress)
     progress.add(step_event(31, **{"perf/mfu": 0.371}))
     progress.add({"kind": "warning", "time": 0.0, "text": "checkpoint [7] is damaged"})
     progress.add(system_event("n1", 90.0, cpu_utilization_percentage=71.2, gpu_0_utilization_percentage=90.0))
