@@ -35,7 +35,7 @@ class SystemSampler:
             "system_memory_usage_megabytes": (memory.total - memory.available) / MEGABYTE,
             "system_memory_usage_percentage": memory.percent,
             **self._network_rates(),
-            **gpu_metrics(self.gpus),
+            **(gpu_metrics(self.gpus) if self.gpus else {}),
         }
 
     def _network_rates(self) -> dict[str, float]:
