@@ -1,5 +1,6 @@
 """The fault matrix: one disturbed run a case, compared with a run that nobody touched."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -11,17 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from orchestrator.config import JobSpec
 from orchestrator.sample_log import samples_of_epochs
 from tests.e2e.leftovers import left_over, look
-from tests.e2e.runs import Place, worker_processes
+from tests.e2e.mlflow_server import MlflowServer
+from tests.e2e.runs import Place, family, worker_processes
 from tests.jobs_for_tests import small_job
 from tests.stores import SHAPES, make_random_store
 
 EPOCHS = 8
 EVERY_STEPS = 7
 TRAIN = 45
+SECRET = "sentinel-of-the-fault-matrix"
+"""A password in the environment of every run: it must be found nowhere."""
 STEP = 16
 """Disturbed once this step is logged; the last checkpoint is then at step 14."""
 
@@ -74,6 +79,7 @@ class Bench:
         session = process.pid
         if disturb is not None:
             self.place.wait_for_step(case, STEP, process)
+            assert_not_in_arguments(process)
             started = time.monotonic()
             known = len(self.place.events(case))
             note = disturb(self, case, process) or ""
@@ -87,7 +93,12 @@ class Bench:
             out, error = done.communicate(timeout=300)
             code, session = done.returncode, done.pid
         assert code == 0, f"{case}: exit code {code}\n{out}\n{error}"
-        return self._finding(case, code, recovery, left_over(before, self._settled(session)), note)
+        left = left_over(before, self._settled(session)) + self._leaks()
+        return self._finding(case, code, recovery, left, note)
+
+    def _leaks(self) -> list[str]:
+        files = (path for path in (self.place.folder / "runs").rglob("*") if path.is_file())
+        return [f"secret in {path.name}" for path in files if SECRET.encode() in path.read_bytes()]
 
     def _recovered(self, case: str, known: int, process: "subprocess.Popen[str]", started: float) -> float | None:
         """Seconds until a step beyond all those known is logged; None where the process ends without one."""
@@ -133,7 +144,7 @@ def start_bench(folder: Path) -> tuple[Bench, Finding]:
     """A store, and the run that nobody touches."""
     store = make_random_store(folder / "store", np.random.default_rng(7), train=TRAIN)
     (folder / "cluster.yaml").write_text("default: here\nprofiles: {here: {storage: {runs: runs}}}\n")
-    os.environ["WAVETRAIN_TEST_FOLDER"] = str(folder)
+    os.environ |= {"WAVETRAIN_TEST_FOLDER": str(folder), "MLFLOW_TRACKING_PASSWORD": SECRET, "AWS_SECRET_KEY": SECRET}
     bench = Bench(Place(folder), store, {})
     undisturbed = bench.measure("undisturbed")
     bench.losses = bench.place.losses("undisturbed")
@@ -207,6 +218,50 @@ def lock_database(bench: Bench, case: str, process: "subprocess.Popen[str]") -> 
     return "database locked for 10 s"
 
 
+def slow_rank(bench: Bench, case: str, process: "subprocess.Popen[str]") -> str:
+    """Hold one rank up again and again until a warning names a rank."""
+    worker = find_rank(process, 1)
+    deadline = time.monotonic() + 240
+    while not (warnings := named_slow(bench, case)) and process.poll() is None:
+        assert time.monotonic() < deadline
+        worker.send_signal(signal.SIGSTOP)
+        time.sleep(0.3)
+        worker.send_signal(signal.SIGCONT)
+        time.sleep(0.1)
+    assert warnings, "no rank is named"
+    return warnings[0]
+
+
+def named_slow(bench: Bench, case: str) -> list[str]:
+    """Warnings about slow ranks."""
+    return [text for event in bench.place.events(case, "warning") if "as the median rank" in (text := event["text"])]
+
+
+def restart_mlflow(bench: Bench) -> Finding:
+    """A run on an MLflow server that is killed and started again."""
+    server = MlflowServer(bench.place.folder / "server")
+
+    def restart(bench: Bench, case: str, process: "subprocess.Popen[str]") -> str:
+        server.kill()
+        time.sleep(10)
+        server.start()
+        return "server away for 10 s"
+
+    try:
+        found = bench.measure("mlflow-restarted", restart, tracking={"uri": server.uri})
+    finally:
+        server.kill()
+    assert bench.place.state("mlflow-restarted")["tracking_problem"] is None
+    return found
+
+
+def assert_not_in_arguments(process: "subprocess.Popen[str]") -> None:
+    """No process of a run shows the secret to everybody."""
+    for member in family(process):
+        with contextlib.suppress(psutil.Error):
+            assert SECRET not in " ".join(member.cmdline())
+
+
 def find_rank(process: "subprocess.Popen[str]", rank: int) -> Any:
     """The process of a rank: ranks lie in the order in which Ray started them."""
     workers = sorted(worker_processes(process), key=lambda worker: worker.pid)
@@ -223,6 +278,8 @@ CASES: dict[str, Callable[[Bench], Finding]] = {
     "stop-rank": lambda bench: bench.measure("stop-rank", stop_rank),
     "truncated-checkpoint": lambda bench: bench.measure("truncated-checkpoint", kill_then_damage(truncate), again=True),
     "flipped-checkpoint": lambda bench: bench.measure("flipped-checkpoint", kill_then_damage(flip), again=True),
+    "slow-rank": lambda bench: bench.measure("slow-rank", slow_rank),
+    "mlflow-restarted": restart_mlflow,
     "locked-database": lambda bench: bench.measure("locked-database", lock_database),
 }
 

@@ -1,0 +1,49 @@
+"""An MLflow server in processes of its own, which may be killed and started again."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+START_S = 180
+
+
+class MlflowServer:
+    """Over a database of its own in a folder, on loopback; it keeps its port."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self._port = free.getsockname()[1]
+        self._folder = folder
+        self._folder.mkdir()
+        self.uri = f"http://127.0.0.1:{self._port}"
+        self.start()
+
+    def start(self) -> None:
+        """Until it answers."""
+        import requests
+
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self._port)]
+        command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{self._folder / 'mlflow.db'}"]
+        command += ["--artifacts-destination", str(self._folder / "artifacts")]
+        quiet = subprocess.DEVNULL
+        self._process = subprocess.Popen(command, cwd=self._folder, start_new_session=True, stdout=quiet, stderr=quiet)
+        deadline = time.monotonic() + START_S
+        while time.monotonic() < deadline:
+            try:
+                requests.get(f"{self.uri}/health", timeout=2).raise_for_status()
+                return
+            except requests.RequestException:
+                time.sleep(0.5)
+        raise AssertionError("the MLflow server does not answer")
+
+    def kill(self) -> None:
+        """End it and its workers."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
