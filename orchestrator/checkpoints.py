@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from channels.errors import UserError
-from channels.files import sync_folder, write_atomically, write_json
+from channels.files import parse_json, sync_folder, write_atomically, write_json
 from orchestrator.fragments import TrainingState
 from orchestrator.state_files import StateReader
 
@@ -144,7 +144,7 @@ def read_info(path: Path) -> CheckpointInfo:
     Raises:
         OSError, ValueError: it cannot be read, or is not what this version writes.
     """
-    content = json.loads((path / INFO).read_text())
+    content = parse_json((path / INFO).read_bytes())
     found = content.get("schema") if isinstance(content, dict) else None
     if found != SCHEMA:
         raise ValueError(f"schema {found} instead of {SCHEMA}")

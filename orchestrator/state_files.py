@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from channels.errors import UserError
 from orchestrator.fragments import KINDS, Fragment
 
 SUFFIX = ".safetensors"
@@ -79,15 +80,25 @@ class StateReader:
         self._stack = ExitStack()
 
     def __enter__(self) -> "StateReader":
-        from safetensors import safe_open
+        from safetensors import SafetensorError
 
         for path in self._paths:
-            file = self._stack.enter_context(safe_open(path, framework="pt"))
-            for key in file.keys():  # noqa: SIM118
-                name, start, kind = key.rsplit("/", 2)
-                length = file.get_slice(key).get_shape()[0]
-                self._pieces[name, kind].append((int(start), int(start) + length, file, key))
+            try:
+                self._open(path)
+            except (SafetensorError, ValueError, OSError) as error:
+                self._stack.close()
+                mend = "remove the checkpoint's folder: the one before it is used then"
+                raise UserError(f"no file of a training state ({error})", where=str(path), mend=mend) from error
         return self
+
+    def _open(self, path: Path) -> None:
+        from safetensors import safe_open
+
+        file = self._stack.enter_context(safe_open(path, framework="pt"))
+        for key in file.keys():  # noqa: SIM118
+            name, start, kind = key.rsplit("/", 2)
+            (length,) = file.get_slice(key).get_shape()
+            self._pieces[name, kind].append((int(start), int(start) + length, file, key))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -51,6 +51,21 @@ def open_forged_store(folder: Path) -> None:
     open_store(folder)
 
 
+def read_checkpoint(folder: Path) -> None:
+    """The newest state, as a start looks for it."""
+    from orchestrator.checkpoints import newest_complete
+
+    newest_complete(folder, lambda text: None)
+
+
+def read_state_file(folder: Path) -> None:
+    """The file of a state whose forger knew how to make the checksum."""
+    from orchestrator.state_files import StateReader
+
+    with StateReader([folder / "rank-0.safetensors"]) as reader:
+        reader.sizes()
+
+
 def read_job(folder: Path) -> None:
     """A job spec."""
     from orchestrator.config import load_job

@@ -1,14 +1,19 @@
 """Readers survive hostile files: one line for the user, in bounded time and memory, and nothing written elsewhere."""
 
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
+from channels.files import write_json
 from channels.manifest import shard_file
 from channels.shards import Samples
 from channels.writer import open_writer
+from orchestrator.checkpoints import SCHEMA, CheckpointInfo, file_digest, find_damage
+from orchestrator.fragments import KINDS
 from tests.channels.test_deepmimo import PAIR, write_scenario
 from tests.channels.test_hetercsi_mat import D3, write_config, write_split
 from tests.fuzz import readers
@@ -54,6 +59,33 @@ def test_manifest(tmp_path: Path, store: Path, read: object) -> None:
 def test_shard(tmp_path: Path, store: Path) -> None:
     files = {shard_file(name, "train", index): mutate_bytes for name in ("P01", "P02") for index in range(3)}
     hammer(Target(store, files, readers.open_store), 220, tmp_path / "scratch")
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    """A complete checkpoint of one rank."""
+    folder = tmp_path / "checkpoints" / "step-000000005"
+    folder.mkdir(parents=True)
+    tensors = {f"{name}/0/{kind}": np.arange(8, dtype=np.float32) for name in ("a.w", "a.b") for kind in KINDS}
+    save_file(tensors, folder / "rank-0.safetensors")
+    file = folder / "rank-0.safetensors"
+    info = CheckpointInfo(
+        schema=SCHEMA, step=5, optimizer_step=5, seed=1, world_size=1, zero_stage=0, fingerprint="f",
+        sampler={"epoch": 0, "step": 5}, train_seconds=1.0, epoch_totals=(1.0, 2, 3), mlflow_run_id=None, versions={},
+        files={file.name: (file.stat().st_size, file_digest(file))},
+    )  # fmt: skip
+    write_json(folder / "checkpoint.json", asdict(info))
+    assert find_damage(folder) is None
+    return folder
+
+
+def test_checkpoint(tmp_path: Path, state: Path) -> None:
+    files = {f"{state.name}/checkpoint.json": mutate_json, f"{state.name}/rank-0.safetensors": mutate_bytes}
+    hammer(Target(state.parent, files, readers.read_checkpoint), 220, tmp_path / "scratch")
+
+
+def test_state_file(tmp_path: Path, state: Path) -> None:
+    hammer(Target(state, {"rank-0.safetensors": mutate_bytes}, readers.read_state_file), 220, tmp_path / "scratch")
 
 
 def test_job_spec(tmp_path: Path) -> None:
