@@ -50,7 +50,11 @@ def make_trainer(job: JobSpec, profile: Profile, directory: RunDirectory, *, das
         elastic_resize_monitor_interval_s=RESIZE_INTERVAL_S,
     )
     elastic = config.elasticity_enabled
-    scaling = make_scaling_policy(config, directory, job.batching.partitions) if elastic else None
+    scaling = (
+        make_scaling_policy(config, RunDirectory(directory.path.resolve()), job.batching.partitions)
+        if elastic
+        else None
+    )
     return WavetrainTrainer(
         train_loop_per_worker=_ray_worker,
         train_loop_config={
