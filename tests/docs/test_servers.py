@@ -32,7 +32,7 @@ def test_the_user_interface_answers(tmp_path: Path) -> None:
     try:
         assert "wavetrain" in wait_for(f"http://127.0.0.1:{port}/ajax-api/2.0/mlflow/experiments/search?max_results=5")
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0
+        assert process.wait(TIMEOUT_S) == 0
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
