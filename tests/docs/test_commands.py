@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.pages import ROOT, Block, blocks
+from tests.docs.pages import ROOT, Block, blocks, links
 
 BESIDE = ("jobs", "benchmarks", "cluster.yaml", "docs", "tests")
 JOURNEY = ("quick-start", "report", "reproducing-the-papers", "data", "sampling", "training")
@@ -28,20 +28,25 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def shell_blocks(name: str) -> list[Block]:
+def shell_blocks(page: str) -> list[Block]:
     """The blocks of a page that its reader can run anywhere."""
-    page = ROOT / "docs" / f"{name}.md"
-    return [block for block in blocks(page) if block.language == "sh" and not block.note]
+    return [block for block in blocks(ROOT / "docs" / page) if block.language == "sh" and not block.note]
+
+
+JOURNEY = [page for page in links(ROOT / "docs" / "README.md") if shell_blocks(page)]
+
+
+def test_the_journey_starts_with_the_quick_start() -> None:
+    assert JOURNEY[0] == "quick-start.md"
+    assert len(JOURNEY) > 5
 
 
 @pytest.mark.parametrize("page", JOURNEY)
 def test_the_blocks_of_a_page_run(page: str, folder: Path) -> None:
-    """The pages are read in this order, in one folder: later ones use what the first made."""
-    found = shell_blocks(page)
-    assert found, f"{page} has no block to run"
+    """The pages are read in the order of the index, in one folder: later ones use what the first made."""
     path = f"{folder / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    for block in found:
+    for block in shell_blocks(page):
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", block.body],
             cwd=folder, env=environment, text=True, capture_output=True, timeout=TIMEOUT_S, check=False,
