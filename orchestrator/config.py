@@ -191,8 +191,8 @@ class FailuresSection(Section):
     backoff_cap_s: Annotated[float, Field(ge=0)] = 300.0
     hang_factor: Factor = 20.0
     """So many median step times without a step are a hang,"""
-    hang_floor_s: Annotated[float, Field(gt=0)] = 120.0
-    """but never less than so many seconds."""
+    hang_floor_s: Annotated[float, Field(gt=0)] = 300.0
+    """but never less than so many seconds: ranks also wait for one that writes its share of a checkpoint."""
     spike_factor: Factor | None = None
     """A loss so many times the median of the last 50 is a spike; null: none is."""
     slow_factor: Factor | None = 1.5

@@ -12,6 +12,7 @@ from orchestrator.config import FailuresSection
 from orchestrator.failures import MicroBatchTooLargeError, TrainingDivergedError, root_cause
 
 CAUSE_LENGTH = 400
+MOST_DOUBLINGS = 30
 
 
 class Kind(StrEnum):
@@ -71,7 +72,7 @@ def decide(section: FailuresSection, past: Sequence[Kind], error: BaseException,
     """What to do after the last of ``past`` failures. now: the adjustments of the attempt that failed."""
     kind = past[-1]
     number = past.count(kind)
-    wait_s = min(section.backoff_s * 2.0 ** (number - 1), section.backoff_cap_s)
+    wait_s = min(section.backoff_s * 2.0 ** min(number - 1, MOST_DOUBLINGS), section.backoff_cap_s)
     retry = number <= section.budget(kind)
     adjustments = now
     if isinstance(error, TrainingDivergedError) and error.step is not None:

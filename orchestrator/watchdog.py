@@ -6,7 +6,8 @@ import statistics
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -32,6 +33,7 @@ class Watchdog(threading.Thread):
         self._end = end
         self._seconds: deque[float] = deque(maxlen=REMEMBERED_STEPS)
         self._last = time.monotonic()
+        self._is_paused = False
         self._stopped = threading.Event()
 
     def beat(self) -> None:
@@ -41,8 +43,18 @@ class Watchdog(threading.Thread):
         self._last = now
 
     def restart(self) -> None:
-        """Something other than a step was done, e.g. the saving of a state: its time does not count."""
+        """Time until now does not count."""
         self._last = time.monotonic()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Something other than a step is done, e.g. the saving of a state: it may take as long as it takes."""
+        self._is_paused = True
+        try:
+            yield
+        finally:
+            self.restart()
+            self._is_paused = False
 
     @property
     def patience_s(self) -> float:
@@ -61,7 +73,7 @@ class Watchdog(threading.Thread):
             now = time.monotonic()
             stopped = now - looked > self._floor_s
             looked = now
-            if stopped:
+            if stopped or self._is_paused:
                 self.restart()
             elif now - self._last > self.patience_s:
                 self._give_up(now - self._last)

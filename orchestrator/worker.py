@@ -191,8 +191,9 @@ class Worker:
             started = time.perf_counter()
             self.watchdog.beat()
             finished = self.progress.step == self.schedule.total_steps
-            if self.run_state.after_step(signals, finished=finished):
-                self.watchdog.restart()
+            with self.watchdog.paused():
+                stood_still = self.run_state.after_step(signals, finished=finished)
+            if stood_still:
                 started = time.perf_counter()
             if signals.stop and not finished:
                 break

@@ -45,9 +45,19 @@ def test_patience_follows_the_median_step_and_the_first_steps_are_not_hurried(tm
         watchdog.beat()
     assert 0.2 <= watchdog.patience_s < 600
     before = watchdog.patience_s
-    time.sleep(0.3)
-    watchdog.restart()
+    with watchdog.paused():
+        time.sleep(0.3)
     assert watchdog.patience_s == before
+
+
+def test_nothing_but_steps_is_hurried(tmp_path: Path) -> None:
+    ended = threading.Event()
+    with Watchdog(tmp_path / "stacks", factor=2, floor_s=0.3, end=lambda code: ended.set()) as watchdog:
+        for _ in range(STEPS_TO_KNOW):
+            watchdog.beat()
+        with watchdog.paused():
+            assert not ended.wait(1.5)
+        assert ended.wait(60)
 
 
 def test_a_spike_is_measured_by_the_median_and_does_not_move_it() -> None:
