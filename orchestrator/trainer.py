@@ -41,6 +41,8 @@ def make_trainer(job: JobSpec, profile: Profile, directory: RunDirectory, *, das
             changed = {"failure_policy": BudgetedFailurePolicy()} | ({"scaling_policy": scaling} if scaling else {})
             return super()._initialize_and_run_controller(**(arguments | changed))
 
+    # Policies and workers live in processes whose working directories are others.
+    directory = RunDirectory(directory.path.resolve())
     use_gpu = profile.device == "cuda"
     resources = {"CPU": profile.cpus_per_worker} | ({"GPU": 1} if use_gpu else {})
     config = ScalingConfig(
@@ -50,15 +52,11 @@ def make_trainer(job: JobSpec, profile: Profile, directory: RunDirectory, *, das
         elastic_resize_monitor_interval_s=RESIZE_INTERVAL_S,
     )
     elastic = config.elasticity_enabled
-    scaling = (
-        make_scaling_policy(config, RunDirectory(directory.path.resolve()), job.batching.partitions)
-        if elastic
-        else None
-    )
+    scaling = make_scaling_policy(config, directory, job.batching.partitions) if elastic else None
     return WavetrainTrainer(
         train_loop_per_worker=_ray_worker,
         train_loop_config={
-            "run": str(directory.path.resolve()),
+            "run": str(directory.path),
             "device": profile.device,
             "threads": str(profile.cpus_per_worker),
             "cache": str(profile.storage.cache.absolute()) if profile.storage.cache else "",
@@ -68,7 +66,7 @@ def make_trainer(job: JobSpec, profile: Profile, directory: RunDirectory, *, das
         scaling_config=config,
         run_config=RunConfig(
             name="ray_train",
-            storage_path=str(directory.path.resolve()),
+            storage_path=str(directory.path),
             checkpoint_config=CheckpointConfig(num_to_keep=job.checkpoint.keep),
         ),
     )
