@@ -110,6 +110,15 @@ class BatchingSection(Section):
         return self
 
 
+class ProfileSection(Section):
+    """Steps of the run of which rank 0 keeps a trace; written ``{from: 100, steps: 5}``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    first: Annotated[int, Field(ge=0, alias="from")]
+    """Number of the first one, counted from 0."""
+    steps: Positive = 5
+
+
 class TrainSection(Section):
     """Optimisation: AdamW, warm-up and half cosine (HeterCSI section IV)."""
 
@@ -121,10 +130,22 @@ class TrainSection(Section):
     betas: tuple[float, float] = (0.9, 0.95)
     clip_norm: Annotated[float, Field(ge=0)] = 1.0
     precision: Literal["fp32", "bf16"] = "fp32"
+    activation_checkpointing: bool = False
+    """Compute the insides of every block again in the backward pass instead of keeping them."""
+    compile: bool = False
+    """torch.compile of every block, one graph a shape; not with ZeRO stage 3, which takes weights apart."""
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 2
     loader_threads: Positive = 1
     prefetch: Positive = 4
     """Steps that are prepared ahead of the one being trained."""
+    profile: ProfileSection | None = None
+    """Steps to profile: a trace and a summary in the run's folder and among its artifacts."""
+
+    @model_validator(mode="after")
+    def _whole_weights(self) -> "TrainSection":
+        if self.compile and self.zero_stage == 3:
+            raise ValueError("compile does not work with zero_stage 3; drop one of them")
+        return self
 
 
 class ScaleSection(Section):
@@ -273,7 +294,7 @@ class JobSpec(Section):
         resolved = self.model_dump(mode="json")
         kept = ("name", "seed", "data", "model", "batching", "train")
         identity = {key: resolved[key] for key in kept}
-        for harmless in ("loader_threads", "prefetch", "zero_stage"):
+        for harmless in ("loader_threads", "prefetch", "profile", "zero_stage"):
             identity["train"].pop(harmless)
         identity["batching"].pop("micro_batch")
         for harmless in ("store", "zeroshot_sets", "placement", "cache_gb"):

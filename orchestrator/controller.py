@@ -189,6 +189,8 @@ class _Controller:
         gpus = workers if profile.device == "cuda" else 0
         with ray_session(profile, cpus=workers * profile.cpus_per_worker, gpus=gpus):
             ended = self._train()
+            for path in self.directory.profile.glob("[!.]*"):
+                self.outbox.artifact(path, "profile")
             if ended != "finished":
                 return self._outcome("KILLED", cause="stopped by signal; the same command resumes it")
             scores = self._evaluate()

@@ -3,10 +3,8 @@
 import importlib
 import os
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,29 +13,15 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.interface import MaskDraw, PretrainingModel
+from models.blocks import checkpoint_activations, compile_blocks
+from models.interface import MaskDraw, PackedBatch, PretrainingModel, TokenBatch
 from models.parameters import optimizer_groups
 from orchestrator.config import TrainSection
-from orchestrator.failures import TrainingDivergedError
 from orchestrator.loader import StepBatch
+from orchestrator.profiling import optimizing
 from orchestrator.signals import SILENCE, Signals
-
-
-@dataclass(frozen=True, slots=True)
-class StepResult:
-    """What all ranks agree on after a step."""
-
-    losses: tuple[float, ...]
-    """Mean squared error of each task over the masked tokens of the global batch."""
-    grad_norm: float
-    padded_tokens: int
-    """Tokens computed by all ranks, padding included."""
-    computed_flops: float
-    """Operations of all ranks, padding included."""
-    signals: Signals
-    """How many ranks said what."""
-    rank_seconds: tuple[float, ...]
-    """What each rank computed before it waited for the others."""
+from orchestrator.step_clock import StepClock
+from orchestrator.step_report import StepReport, StepResult
 
 
 def set_up_deepspeed(device: str) -> None:
@@ -74,7 +58,8 @@ def deepspeed_config(train: TrainSection) -> dict[str, Any]:
         "gradient_accumulation_steps": 1,
         "gradient_clipping": train.clip_norm,
         "zero_optimization": {"stage": train.zero_stage},
-        "bf16": {"enabled": train.precision == "bf16"},
+        # The host would wait for the check of every gradient; a loss that is not finite ends the run anyway.
+        "bf16": {"enabled": train.precision == "bf16", "check_grad_overflow": False},
         "steps_per_print": 2**62,
         "wall_clock_breakdown": False,
         "zero_allow_untested_optimizer": True,
@@ -89,11 +74,15 @@ class TrainingEngine:
         import deepspeed
 
         deepspeed.init_distributed(dist_backend="nccl" if device == "cuda" else "gloo", verbose=False)
+        if train.activation_checkpointing:
+            checkpoint_activations(model)
+        if train.compile:
+            compile_blocks(model)
         optimizer = torch.optim.AdamW(
             [dict(group) for group in optimizer_groups(model, train.weight_decay)],
             lr=train.lr,
             betas=train.betas,
-            fused=device == "cuda",
+            fused=True,
         )
         self.deepspeed, *_ = deepspeed.initialize(
             model=model, optimizer=optimizer, config=deepspeed_config(train), dist_init_required=False
@@ -101,67 +90,61 @@ class TrainingEngine:
         self.device = self.deepspeed.device
         self.rank = dist.get_rank()
         self.world = dist.get_world_size()
+        self.lag = 1 if self.device.type == "cuda" else 0
+        """Steps that may be begun before the report of one is read; where reading waits for nothing, none."""
+        self._clock = StepClock(self.device)
         self._tasks = tasks
 
     def step(self, batch: StepBatch, seed: int, lr: float, signals: Signals = SILENCE) -> StepResult:
-        """Train on one global batch.
+        """Train on one global batch and wait for what it gave; see :meth:`begin`."""
+        return self.begin(batch, seed, lr, signals).read()
+
+    def begin(self, batch: StepBatch, seed: int, lr: float, signals: Signals = SILENCE) -> StepReport:
+        """Train on one global batch; with a ``lag`` the host does not wait for it.
 
         The gradient is that of the mean over tasks of (sum of errors / masked tokens of the global batch), whatever
         the world size, the micro-batches and the fillers: DeepSpeed divides by the world size, so it is put back here.
 
         Raises:
             TrainingDivergedError: on all ranks, if any rank saw a loss that is not finite; no weight has changed then.
+                With a ``lag`` it is raised by the report instead, when the weights are spoilt: do not save them before
+                every report has been read.
         """
-        self._started = time.perf_counter()
+        self._clock.start()
         engine = self.deepspeed
         for group in engine.optimizer.param_groups:
             group["lr"] = lr
-        scale = torch.from_numpy(task_scale(batch.denominators)).to(self.device)
+        scale = torch.from_numpy(task_scale(batch.denominators)).to(self.device, non_blocking=True)
         sums = torch.zeros(self._tasks, dtype=torch.float32, device=self.device)
-        last = len(batch.micro_batches) - 1
-        for number, (micro, epoch) in enumerate(zip(batch.micro_batches, batch.draws, strict=True)):
-            engine.set_gradient_accumulation_boundary(number == last)
-            part = engine(micro.to(self.device, non_blocking=True), MaskDraw(seed=seed, epoch=epoch))
+        *early, last = zip(batch.micro_batches, batch.draws, strict=True)
+        engine.set_gradient_accumulation_boundary(False)
+        for micro, epoch in early:
+            part = self._forward(micro, seed, epoch)
             sums += part.detach()
-            if number == last:
-                losses, padded, flops, signals, rank_seconds = self._agree(sums * scale, batch, signals)
             engine.backward((part * scale).sum() * self.world)
-            if number != last:
-                engine.step()
+            engine.step()
+        engine.set_gradient_accumulation_boundary(True)
+        part = self._forward(last[0], seed, last[1])
+        report = StepReport((sums + part.detach()) * scale, batch, signals, self._clock.stop())
+        if not self.lag:
+            report.check_losses()
+        engine.backward((part * scale).sum() * self.world)
         plain = self._plain_norm()
-        engine.step()
-        norm = engine.get_global_grad_norm() if plain is None else plain
-        return StepResult(tuple(losses * active_tasks(batch)), float(norm), padded, flops, signals, rank_seconds)
+        with optimizing():
+            engine.step()
+        report.add_norm(engine.get_global_grad_norm() if plain is None else plain)
+        return report
 
-    def _plain_norm(self) -> float | None:
+    def _forward(self, micro: TokenBatch | PackedBatch, seed: int, epoch: int) -> Tensor:
+        part: Tensor = self.deepspeed(micro.to(self.device, non_blocking=True), MaskDraw(seed=seed, epoch=epoch))
+        return part
+
+    def _plain_norm(self) -> Tensor | None:
         """Norm before clipping where DeepSpeed leaves clipping to torch and forgets the norm (stage 0 in fp32)."""
         if not isinstance(self.deepspeed.optimizer, torch.optim.AdamW):
             return None
         gradients = [parameter.grad for parameter in self.deepspeed.module.parameters() if parameter.grad is not None]
-        return float(torch.nn.utils.get_total_norm(gradients))
-
-    def _agree(
-        self, share: Tensor, batch: StepBatch, signals: Signals
-    ) -> tuple[NDArray[np.float64], int, float, Signals, tuple[float, ...]]:
-        """Sum losses, padding, work and signals over the ranks; raise everywhere if one rank's loss is not finite."""
-        finite = bool(torch.isfinite(share).all())
-        work = (batch.padded_tokens, batch.computed_flops)
-        said = torch.tensor([*work, *signals.values()], dtype=torch.float64, device=self.device)
-        ranks = torch.zeros(2, self.world, dtype=torch.float64, device=self.device)
-        ranks[:, self.rank] = torch.tensor([float(not finite), time.perf_counter() - self._started])
-        report = torch.cat([share.double() if finite else torch.zeros_like(share).double(), said, ranks.flatten()])
-        dist.all_reduce(report)
-        losses, (padded, flops, *agreed), of_ranks = np.split(
-            report.cpu().numpy(), [self._tasks, self._tasks + len(said)]
-        )
-        not_finite, seconds = of_ranks.reshape(2, self.world)
-        bad = np.flatnonzero(not_finite)
-        if len(bad):
-            raise TrainingDivergedError(
-                f"loss is NaN or infinite at epoch {batch.epoch}, step {batch.step} of the epoch, "
-                f"rank {', '.join(map(str, bad))}, bucket {batch.bucket}"
-            )
-        return losses, int(padded), float(flops), Signals(*map(int, agreed)), tuple(seconds)
+        return torch.nn.utils.get_total_norm(gradients)
 
     def full_weights(self) -> dict[str, Tensor]:
         """All parameters and buffers in fp32 on the CPU (collective: every rank calls it, rank 0 gets the result)."""
@@ -184,8 +167,3 @@ def task_scale(denominators: NDArray[np.float64]) -> NDArray[np.float32]:
     present = denominators > 0
     count = max(int(present.sum()), 1)
     return np.where(present, 1.0 / np.maximum(denominators, 1.0) / count, 0.0).astype(np.float32)
-
-
-def active_tasks(batch: StepBatch) -> int:
-    """Tasks with at least one masked token in the global batch."""
-    return max(int((batch.denominators > 0).sum()), 1)

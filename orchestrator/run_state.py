@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 import torch.distributed as dist
 
 from orchestrator import checkpoints
@@ -17,7 +18,7 @@ from orchestrator.engine import TrainingEngine
 from orchestrator.fragments import TrainingState
 from orchestrator.rundir import RunDirectory
 from orchestrator.scoring import best_so_far
-from orchestrator.signals import Signals
+from orchestrator.signals import SILENCE, Signals
 from samplers.batches import ScheduledBatches
 
 REQUEST_POLL_S = 0.5
@@ -63,6 +64,7 @@ class RunState(AbstractContextManager["RunState"]):
         self._rank, self._world = engine.rank, engine.world
         self._emit, self._before_saving = emit, before_saving
         self._is_warned = False
+        self._asked = SILENCE
         self._state = TrainingState(engine.deepspeed, engine.rank, engine.world)
         self._writer = CheckpointWriter(
             self._state,
@@ -111,15 +113,27 @@ class RunState(AbstractContextManager["RunState"]):
         stop, pause = self._requests()
         return Signals(stop, save=self._rank == 0 and late, pause=pause, written=written, unwritten=unwritten)
 
-    def after_step(self, agreed: Signals, *, finished: bool) -> bool:
-        """Save if it is time; whether training stood still for it."""
+    def after_step(self, agreed: Signals, *, finished: bool, running: int = 0) -> bool:
+        """Save if it is time; whether training stood still for it.
+
+        running: later steps under way; what was asked for waits until there are none.
+        """
         self._report(self._writer.advance(agreed))
-        if not finished and not self._is_due(agreed):
+        self._asked = Signals(*np.maximum(self._asked.values(), agreed.values()).tolist())
+        if running or not (finished or self._is_due()):
             return False
+        asked, self._asked = self._asked, SILENCE
         self._save()
-        if agreed.pause and not (finished or agreed.stop):
+        if asked.pause and not (finished or asked.stop):
             self._wait_for_resize()
         return True
+
+    def is_planned(self, step: int, ended: int | None) -> bool:
+        """Whether the state after so many steps is saved whatever ranks say; ended: the epoch that ends there."""
+        if self._job.checkpoint.keep_best and ended is not None and self.is_scored(ended):
+            return True
+        every = self._job.checkpoint.every_steps
+        return every is not None and step % every == 0
 
     def finish(self) -> None:
         """Wait until nothing is being written."""
@@ -130,13 +144,9 @@ class RunState(AbstractContextManager["RunState"]):
         every = self._job.evaluation.every_epochs
         return every is not None and (epoch + 1) % every == 0 and epoch + 1 < self._batches.schedule.epochs
 
-    def _is_due(self, agreed: Signals) -> bool:
-        every = self._job.checkpoint.every_steps
+    def _is_due(self) -> bool:
         epoch, step = self._batches.cursor
-        if self._job.checkpoint.keep_best and step == 0 and self.is_scored(epoch - 1):
-            return True
-        asked = agreed.stop or agreed.save or agreed.pause
-        return bool(asked) or (every is not None and self._progress.step % every == 0)
+        return self._asked.ask_to_save or self.is_planned(self._progress.step, epoch - 1 if step == 0 else None)
 
     def _requests(self) -> tuple[bool, bool]:
         """(stop, pause): rank 0 looks for requests now and then; the step's reduction tells the others."""

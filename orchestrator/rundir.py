@@ -104,6 +104,11 @@ class RunDirectory:
         return self.path / "results"
 
     @property
+    def profile(self) -> Path:
+        """Trace and summary of profiled steps."""
+        return self.path / "profile"
+
+    @property
     def launch(self) -> Path:
         """What a launcher left before the run began: code, job ids, meetings of nodes."""
         return self.path / "launch"

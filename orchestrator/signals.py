@@ -18,6 +18,11 @@ class Signals:
     unwritten: int = 0
     """It could not be written: the disk is full."""
 
+    @property
+    def ask_to_save(self) -> bool:
+        """Whether somebody wants the state saved."""
+        return bool(self.stop or self.save or self.pause)
+
     def values(self) -> tuple[int, ...]:
         """The numbers in order."""
         return astuple(self)

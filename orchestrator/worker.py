@@ -2,8 +2,9 @@
 
 import platform
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ from orchestrator.config import JobSpec
 from orchestrator.coverage import EpochCoverage, imbalance_of_ranks, sum_over_ranks
 from orchestrator.data import open_training_data
 from orchestrator.divergence import SpikeDetector
-from orchestrator.engine import StepResult, TrainingEngine
+from orchestrator.engine import TrainingEngine
 from orchestrator.events import EventWriter, repair
 from orchestrator.failures import TrainingDivergedError
 from orchestrator.learning_rate import learning_rate
@@ -29,11 +30,13 @@ from orchestrator.memory import explained_memory
 from orchestrator.node_monitor import NodeMonitor, gather_machines, watches
 from orchestrator.placement import Placement, gather_node_group, make_placement
 from orchestrator.planning import make_schedule
+from orchestrator.profiling import StepProfile, waiting_for_data
 from orchestrator.run_state import Progress, RunState
 from orchestrator.rundir import RunDirectory
 from orchestrator.sample_log import SampleLog, sample_log
 from orchestrator.signals import SILENCE
 from orchestrator.skipping import skipped_samples
+from orchestrator.step_report import StepReport, StepResult
 from orchestrator.stragglers import StragglerDetector
 from orchestrator.watchdog import Watchdog, stacks_file
 from samplers.batches import ScheduledBatches
@@ -96,6 +99,7 @@ class Worker:
             emit=self._emit,
             before_saving=self._sync_events,
         )
+        self.profile = StepProfile(self.job.train.profile, directory.profile, self.rank, self.engine.device)
         self.coverage = EpochCoverage(catalogue)
         self.adjustments = read_adjustments(directory.adjustments)
         failures = self.job.failures
@@ -180,49 +184,86 @@ class Worker:
 
     def _train(self, loader: StepLoader) -> Outcome:
         started = time.perf_counter()
-        for batch in self._timed(loader):
-            if self.progress.step in self.adjustments.skipped_steps:
+        stop = False
+        for batch, result, running in self._results(loader):
+            if result is None:
                 self._skip(batch)
-                signals = SILENCE
             else:
-                result = self._step(batch)
                 self._account(batch, result, time.perf_counter() - started)
-                signals = result.signals
             started = time.perf_counter()
             self.watchdog.beat()
+            signals = SILENCE if result is None else result.signals
+            stop = stop or bool(signals.stop)
             finished = self.progress.step == self.schedule.total_steps
             with self.watchdog.paused():
-                stood_still = self.run_state.after_step(signals, finished=finished)
+                stood_still = self.run_state.after_step(signals, finished=finished, running=running)
             if stood_still:
                 started = time.perf_counter()
-            if signals.stop and not finished:
+            if stop and not (running or finished):
                 break
+        self.profile.close(self.progress.step)
         self.run_state.finish()
         return "finished" if self.progress.step == self.schedule.total_steps else "stopped"
+
+    def _results(self, loader: StepLoader) -> Iterator[tuple[StepBatch, StepResult | None, int]]:
+        """Steps in order, once their numbers are read (None: to be skipped), and how many are running already.
+
+        None is when a state is to be saved: it must be that of the last step read, whose loss was finite.
+        """
+        running: deque[tuple[StepBatch, float, StepReport]] = deque()
+        begun, settling = self.progress.step, False
+        for batch in self._timed(loader):
+            skipped = begun in self.adjustments.skipped_steps
+            if not skipped:
+                running.append((batch, self.progress.wait_seconds, self._begin(batch, begun)))
+            begun += 1
+            settling = settling or skipped or self._stands_still_after(batch, begun)
+            while len(running) > (0 if settling else self.engine.lag):
+                oldest, self.progress.wait_seconds, report = running.popleft()
+                result = self._read(oldest, report)
+                settling = settling or result.signals.ask_to_save
+                yield oldest, result, len(running)
+            if skipped:
+                yield batch, None, 0
+            settling = settling and bool(running)
+
+    def _stands_still_after(self, batch: StepBatch, step: int) -> bool:
+        """Whether a state is saved or weights are exported after a batch, the last of so many steps."""
+        ended = batch.epoch if batch.step + 1 == self.schedule.steps(batch.epoch) else None
+        scored = ended is not None and self.run_state.is_scored(ended)
+        return step == self.schedule.total_steps or scored or self.run_state.is_planned(step, ended)
 
     def _timed(self, loader: StepLoader) -> Iterator[StepBatch]:
         steps = iter(loader)
         while True:
             waited = time.perf_counter()
-            batch = next(steps, None)
+            with waiting_for_data():
+                batch = next(steps, None)
             self.progress.wait_seconds = time.perf_counter() - waited
             if batch is None:
                 return
             yield batch
 
-    def _step(self, batch: StepBatch) -> StepResult:
-        position = batch.epoch + batch.step / self.schedule.steps(batch.epoch)
-        self.lr = self._rate(position)
-        torch.manual_seed(root_key("step", self.job.seed, self.progress.step, self.rank) & (2**63 - 1))
-        try:
-            with explained_memory(batch, self.rank):
-                result = self.engine.step(batch, self.job.seed, self.lr, self.run_state.signals())
+    def _begin(self, batch: StepBatch, step: int) -> StepReport:
+        self.profile.before(step)
+        torch.manual_seed(root_key("step", self.job.seed, step, self.rank) & (2**63 - 1))
+        with self._telling_divergence(step), explained_memory(batch, self.rank):
+            return self.engine.begin(batch, self.job.seed, self._rate(batch), self.run_state.signals())
+
+    def _read(self, batch: StepBatch, report: StepReport) -> StepResult:
+        with self._telling_divergence(self.progress.step):
+            result = report.read()
             self._check_loss(batch, float(np.mean(result.losses)))
-        except TrainingDivergedError as error:
-            self._emit("diverged", step=self.progress.step, cause=str(error))
-            raise TrainingDivergedError(str(error), self.progress.step) from None
         self._look_for_stragglers(result)
         return result
+
+    @contextmanager
+    def _telling_divergence(self, step: int) -> Iterator[None]:
+        try:
+            yield
+        except TrainingDivergedError as error:
+            self._emit("diverged", step=step, cause=str(error))
+            raise TrainingDivergedError(str(error), step) from None
 
     def _check_loss(self, batch: StepBatch, loss: float) -> None:
         problem = self.spikes.add(loss)
@@ -249,8 +290,9 @@ class Worker:
         if batch.step + 1 == self.schedule.steps(batch.epoch):
             self._end_epoch(batch.epoch)
 
-    def _rate(self, position: float) -> float:
+    def _rate(self, batch: StepBatch) -> float:
         train = self.job.train
+        position = batch.epoch + batch.step / self.schedule.steps(batch.epoch)
         return learning_rate(
             position, peak=train.lr, floor=train.min_lr, warmup=train.warmup_epochs, total=float(train.epochs)
         )
@@ -278,7 +320,7 @@ class Worker:
         return {
             "train/loss": float(np.mean(result.losses)),
             **(by_task if len(by_task) > 1 else {}),
-            "train/lr": self.lr,
+            "train/lr": self._rate(batch),
             "train/grad_norm": result.grad_norm,
             "train/epoch": batch.epoch + (batch.step + 1) / self.schedule.steps(batch.epoch),
             "data/padding_ratio": 1.0 - batch.valid_tokens / max(result.padded_tokens, 1),

@@ -48,6 +48,7 @@ def test_overrides_replace_and_create(tmp_path: Path) -> None:
         ("name: a\n", ["'data' is missing"]),
         ("name: ../a\ndata: {store: x}\n", ["name", "../a"]),
         ("name: a\ndata: {store: x}\nbatching: {global_batch: 30, partitions: 8}\n", ["global_batch 30", "multiple"]),
+        ("name: a\ndata: {store: x}\ntrain: {compile: true, zero_stage: 3}\n", ["train", "compile", "zero_stage 3"]),
         ("name: [\n", ["job.yaml", "not YAML", "line"]),
         ("- 1\n", ["not a mapping"]),
         ("name: !!python/object/apply:os.system ['true']\n", ["not YAML"]),

@@ -102,6 +102,57 @@ def test_bf16_trains(ranks: Any, small_store: Path, reference: dict[str, Any]) -
     np.testing.assert_allclose(results[0]["losses"], reference["losses"], rtol=0.05)
 
 
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_recomputed_activations_change_nothing(
+    ranks: Any, small_store: Path, reference: dict[str, Any], stage: int
+) -> None:
+    job = small_job(small_store, train={"zero_stage": stage, "activation_checkpointing": True})
+    results = ranks(2, train_some, job, STEPS)
+    assert_same_training(results[0], reference, 2e-5)
+
+
+def collectives_of_a_step(job: JobSpec) -> tuple[int, int]:
+    """Micro-batches of the second step, and the collectives it takes."""
+    import torch.distributed as dist
+    from torch.profiler import profile
+
+    from models.registry import make_spec
+    from orchestrator.data import open_training_data
+    from orchestrator.engine import TrainingEngine
+    from orchestrator.loader import StepLoader
+    from orchestrator.placement import SharedPlacement
+    from orchestrator.planning import make_schedule
+    from samplers.batches import ScheduledBatches
+
+    spec = make_spec(job.model.name, job.model.options)
+    catalogue, data = open_training_data(job.data, spec, job.seed)
+    batches = ScheduledBatches(make_schedule(job, catalogue, data.flops), dist.get_rank(), dist.get_world_size())
+    engine = TrainingEngine(spec.build(job.seed), job.train, device="cpu", tasks=len(spec.tasks))
+    with StepLoader(
+        data, batches, SharedPlacement(data.store), micro_batch=job.batching.micro_batch, threads=1, prefetch=1
+    ) as loader:
+        steps = iter(loader)
+        engine.step(next(steps), job.seed, lr=1e-3)
+        batch = next(steps)
+        with profile() as recorded:
+            engine.step(batch, job.seed, lr=1e-3)
+    return len(batch.micro_batches), sum(event.name.startswith("gloo:") for event in recorded.events())
+
+
+@pytest.mark.parametrize(("stage", "once"), [(0, True), (1, True), (2, False)])
+def test_gradients_are_reduced_once_a_step_where_the_stage_allows(
+    ranks: Any, small_store: Path, stage: int, once: bool
+) -> None:
+    """Stage 2 keeps a share of the gradients only, so it must reduce those of every micro-batch."""
+    counts = [
+        ranks(2, collectives_of_a_step, small_job(small_store, train={"zero_stage": stage}, batching=batching))[0]
+        for batching in ({}, {"micro_batch": 2})
+    ]
+    (few, reduced_few), (many, reduced_many) = counts
+    assert few == 1 < many and reduced_few > 0
+    assert (reduced_many == reduced_few) == once
+
+
 def diverge(job: JobSpec) -> str:
     """Rank 1 sees a NaN; every rank must hear of it."""
     import torch

@@ -1,0 +1,38 @@
+"""How long this rank computed in a step before it met the others, without waiting for a device to find out."""
+
+import time
+from collections import deque
+
+import torch
+
+
+class StepClock:
+    """On a CPU the seconds of this step; on CUDA those of the last step the device has finished, by its own clock."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_gpu = device.type == "cuda"
+        self._started = 0.0
+        self._under_way: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
+        self._seconds = 0.0
+
+    def start(self) -> None:
+        """The step begins."""
+        self._started = time.perf_counter()
+        if self._on_gpu:
+            self._under_way.append((_mark(), torch.cuda.Event(enable_timing=True)))  # type: ignore[no-untyped-call]
+
+    def stop(self) -> float:
+        """All of this rank's own work is done or queued; seconds it takes a step."""
+        if not self._on_gpu:
+            return time.perf_counter() - self._started
+        self._under_way[-1][1].record()
+        while len(self._under_way) > 1 and self._under_way[0][1].query():
+            begun, ended = self._under_way.popleft()
+            self._seconds = begun.elapsed_time(ended) / 1e3
+        return self._seconds
+
+
+def _mark() -> torch.cuda.Event:
+    event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    event.record()
+    return event
