@@ -26,7 +26,7 @@ class StepClock:
         if not self._on_gpu:
             return time.perf_counter() - self._started
         self._under_way[-1][1].record()
-        while len(self._under_way) > 1 and self._under_way[0][1].query():
+        while len(self._under_way) > 1 and self._under_way[0][1].query():  # type: ignore[no-untyped-call]
             begun, ended = self._under_way.popleft()
             self._seconds = begun.elapsed_time(ended) / 1e3
         return self._seconds
