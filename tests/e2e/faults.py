@@ -87,6 +87,8 @@ class Bench:
         out, error = process.communicate(timeout=300)
         code = process.returncode
         if again:
+            # Ranks outlive a killed controller for a moment, and log steps.
+            self._settled(session)
             started = time.monotonic()
             done = self.place.start("train", str(spec))
             recovery = self._recovered(case, len(self.place.events(case)), done, started)

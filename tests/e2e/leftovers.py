@@ -57,14 +57,16 @@ def _is_fresh(path: Path, folder: Path) -> bool:
 
 
 def _is_held(path: Path) -> bool:
-    needle = f"{path}"
-    for process in psutil.process_iter():
+    """Whether a living process has it open, mapped, or named in its arguments or environment."""
+    for process in Path("/proc").glob("[0-9]*"):
         try:
-            if any(entry.path.startswith(needle) for entry in process.open_files()):
+            if any(link.readlink().is_relative_to(path) for link in (process / "fd").iterdir()):
                 return True
-            if needle in " ".join(process.cmdline()) or needle in str(process.environ().values()):
+            if any(
+                str(path) in (process / kind).read_text(errors="replace") for kind in ("maps", "cmdline", "environ")
+            ):
                 return True
-        except (psutil.Error, OSError):
+        except OSError:
             continue
     return False
 
