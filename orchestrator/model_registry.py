@@ -18,6 +18,8 @@ from models.interface import Shape
 
 REQUIREMENTS = ("torch", "numpy", "einops", "safetensors")
 EXAMPLE_SAMPLES = 2
+NAME = "model"
+"""Of the logged model within its run."""
 ADDRESS, PROGRESS_BARS = "MLFLOW_TRACKING_URI", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"
 
 
@@ -45,10 +47,15 @@ def _log(run_id: str, export: Path, shape: Shape) -> Any:
     import mlflow.pytorch
     from mlflow.models import Model
 
+    client = mlflow.MlflowClient()
+    run = client.get_run(run_id)
+    # Made here: Model.log would put it into the process's current experiment, whose files lie in the working directory.
+    logged = client.create_logged_model(run.info.experiment_id, NAME, source_run_id=run_id, params=run.data.params)
     module = ChannelModel(*load_model(export)).eval()
     return Model.log(
         artifact_path=None,
-        name="model",
+        name=NAME,
+        model_id=logged.model_id,
         flavor=mlflow.pytorch,
         run_id=run_id,
         pytorch_model=module,

@@ -1,5 +1,6 @@
 """What a run saves of itself and goes on from: when a state is due, what it says, how a start takes it up."""
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -38,7 +39,7 @@ class Progress:
     """Tokens this rank computed in this epoch and attempt, padding included; ``padded`` is of all ranks."""
     valid: int = 0
     wait_seconds: float = 0.0
-    requests_checked: float = field(default_factory=time.monotonic)
+    requests_checked: float = -math.inf
     saved: float = field(default_factory=time.monotonic)
     """When the last training state was taken."""
 

@@ -61,6 +61,19 @@ def test_the_same_weights_lie_beside_it_without_a_pickle(
         assert torch.equal(one, other)
 
 
+def test_its_files_lie_with_its_experiment(registered: tuple[str, str, Path]) -> None:
+    from mlflow import MlflowClient
+
+    uri, run_id, export = registered
+    client = MlflowClient(uri)
+    run = client.get_run(run_id)
+    [output] = run.outputs.model_outputs
+    logged = client.get_logged_model(output.model_id)
+    assert logged.experiment_id == run.info.experiment_id and logged.source_run_id == run_id
+    folder = Path(logged.artifact_location.removeprefix("file://"))
+    assert folder.is_relative_to(export.parent / "mlartifacts") and (folder / "MLmodel").exists()
+
+
 def test_the_address_of_others_is_left_as_it_was(
     registered: tuple[str, str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
