@@ -8,8 +8,9 @@ from typing import Any
 
 from channels.files import write_json
 from orchestrator.cluster import Profile
-from orchestrator.config import JobSpec, validate
+from orchestrator.config import JobSpec
 from orchestrator.rundir import RunDirectory
+from orchestrator.spec_files import validate
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,9 @@ from jobs.study_spec import Child, Scale, Study, StudyName, known_scales, make_s
 from jobs.sweep import mark_child, open_parent
 from jobs.train_command import ClusterFileOption, ClusterOption
 from orchestrator.cluster import Profile, load_profile
-from orchestrator.config import TrackingSection, differences, validate
+from orchestrator.config import TrackingSection
 from orchestrator.rundir import RunDirectory
+from orchestrator.spec_files import differences, validate
 
 if TYPE_CHECKING:
     from jobs.study_tables import StudyTable

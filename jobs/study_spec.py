@@ -11,7 +11,8 @@ import yaml
 from channels.catalogue import Counts, Progress, make_store
 from channels.presets import Preset, load_preset
 from channels.spec import ChannelSpec
-from orchestrator.config import JobSpec, Positive, Section, validate
+from orchestrator.config import JobSpec, Positive, Section
+from orchestrator.spec_files import validate
 
 PRESET = "hetercsi"
 StudyName = Literal["table3", "fig4", "fig1c"]

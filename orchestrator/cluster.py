@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from channels.errors import UserError
-from orchestrator.config import Positive, Section, read_mapping, validate
+from orchestrator.config import Positive, Section
+from orchestrator.spec_files import read_mapping, validate
 
 TIME_PATTERN = re.compile(r"^(\d+-)?\d{1,2}:\d{2}(:\d{2})?$")
 

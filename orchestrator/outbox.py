@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from channels.files import parse_json, write_json
-from orchestrator.config import flatten
 from orchestrator.events import EventWriter, read_events, repair
 from orchestrator.rundir import RunDirectory
+from orchestrator.spec_files import flatten
 from orchestrator.tracking import Tracker
 
 POLL_S = 0.3

@@ -11,8 +11,9 @@ from typing import Any, TextIO
 
 from channels.errors import UserError
 from channels.files import write_json
-from orchestrator.config import JobSpec, differences, validate
+from orchestrator.config import JobSpec
 from orchestrator.events import told_when_full
+from orchestrator.spec_files import differences, validate
 
 LOCK_POLL_S = 0.2
 

@@ -8,8 +8,8 @@ from typing import Any
 from urllib.parse import urlparse
 
 from channels.errors import UserError
-from orchestrator.config import flatten
 from orchestrator.experiment_view import view_tags
+from orchestrator.spec_files import flatten
 
 METRICS_A_CALL = 1000
 PARAMETERS_A_CALL = 100

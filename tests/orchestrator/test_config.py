@@ -6,7 +6,8 @@ import pytest
 
 from channels.errors import UserError
 from orchestrator.cluster import load_profile
-from orchestrator.config import JobSpec, differences, flatten, load_job
+from orchestrator.config import JobSpec, load_job
+from orchestrator.spec_files import differences, flatten
 
 ROOT = Path(__file__).parents[2]
 MINIMAL = "name: a\ndata: {store: data/a}\n"
