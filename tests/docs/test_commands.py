@@ -10,7 +10,6 @@ import pytest
 from tests.docs.pages import ROOT, Block, blocks, links
 
 BESIDE = ("jobs", "benchmarks", "cluster.yaml", "docs", "tests")
-JOURNEY = ("quick-start", "report", "reproducing-the-papers", "data", "sampling", "training")
 TIMEOUT_S = 1500
 pytestmark = [pytest.mark.docs, pytest.mark.timeout(TIMEOUT_S)]
 
