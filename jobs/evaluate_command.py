@@ -37,10 +37,13 @@ def evaluate(
     if store is not None:
         job = job.model_copy(update={"data": job.data.model_copy(update={"store": store, "zeroshot_sets": None})})
     opened = ChannelStore.open(job.data.store)
+    names = check_zeroshot_sets(opened, job)
+    if not names:
+        raise UserError("data.zeroshot_sets of the run is empty", where=str(directory.spec), mend="add --store STORE")
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     scores = [
         score
-        for name in check_zeroshot_sets(opened, job)
+        for name in names
         for score in evaluate_set(directory.export, opened.path, name, job, profile.device)
     ]
     if as_json:

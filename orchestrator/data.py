@@ -168,7 +168,10 @@ def _unit_shape(origin: Origin) -> Shape:
 def chosen_sets(store: ChannelStore, section: DataSection) -> tuple[str, ...]:
     """Names of the pre-training sets that a job asks for."""
     known = tuple(name for name, entry in store.sets.items() if entry.role == "pretrain")
-    return _choose(known, section.sets, "data.sets", str(section.store))
+    chosen = _choose(known, section.sets, "data.sets", str(section.store))
+    if not chosen:
+        raise UserError("data.sets is empty", where=str(section.store), mend="name some sets, or drop the field for all")
+    return chosen
 
 
 def chosen_zeroshot_sets(store: ChannelStore, section: DataSection) -> tuple[str, ...]:

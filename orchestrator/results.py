@@ -15,7 +15,9 @@ PREDICTOR_NAMES = {MODEL: "model", "zero": "zero", "repeat_last": "repeat last",
 
 
 def write_results(scores: Sequence[Score], folder: Path) -> list[Path]:
-    """``zeroshot.csv``, ``zeroshot.json`` and ``zeroshot.png`` in a folder; their paths."""
+    """``zeroshot.csv``, ``zeroshot.json`` and ``zeroshot.png`` in a folder; their paths, none without scores."""
+    if not scores:
+        return []
     folder.mkdir(parents=True, exist_ok=True)
     table, document, picture = folder / "zeroshot.csv", folder / "zeroshot.json", folder / "zeroshot.png"
     write_atomically(table, to_csv(scores))

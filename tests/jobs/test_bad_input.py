@@ -55,6 +55,12 @@ def test_unknown_key(folder: Path, small_store: Path, wavetrain: Any) -> None:
     assert not (folder / "runs").exists()
 
 
+def test_no_sets(folder: Path, small_store: Path, wavetrain: Any) -> None:
+    line = wavetrain("train", str(spec_file(folder, small_store)), "--set", "data.sets=[]")
+    assert_says(line, "data.sets is empty", str(small_store))
+    assert not (folder / "runs").exists()
+
+
 def test_unknown_model_option(folder: Path, small_store: Path, wavetrain: Any) -> None:
     line = wavetrain("train", str(spec_file(folder, small_store)), "--set", "model.sise=tiny")
     assert_says(line, "sise", "size")

@@ -89,3 +89,4 @@ def test_results_read_back_and_have_their_names(scores: list[Score], tmp_path: P
     for name in ("eval/nmse_db/time/H2", "eval/nmse_db/time/avg", "eval/clean_nmse_db/frequency/avg"):
         assert name in metrics
     assert len(to_tables(scores, "x")) == 2
+    assert write_results([], tmp_path / "none") == [] and not (tmp_path / "none").exists()
