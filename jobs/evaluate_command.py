@@ -42,9 +42,7 @@ def evaluate(
         raise UserError("data.zeroshot_sets of the run is empty", where=str(directory.spec), mend="add --store STORE")
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     scores = [
-        score
-        for name in names
-        for score in evaluate_set(directory.export, opened.path, name, job, profile.device)
+        score for name in names for score in evaluate_set(directory.export, opened.path, name, job, profile.device)
     ]
     if as_json:
         typer.echo(json.dumps(to_document(scores), indent=2))

@@ -170,7 +170,7 @@ def chosen_sets(store: ChannelStore, section: DataSection) -> tuple[str, ...]:
     known = tuple(name for name, entry in store.sets.items() if entry.role == "pretrain")
     chosen = _choose(known, section.sets, "data.sets", str(section.store))
     if not chosen:
-        raise UserError("data.sets is empty", where=str(section.store), mend="name some sets, or drop the field for all")
+        raise UserError("data.sets is empty", where=str(section.store), mend="name some, or drop the field for all")
     return chosen
 
 
