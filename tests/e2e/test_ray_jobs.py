@@ -60,7 +60,7 @@ def wait_for_end(place: Place, name: str) -> dict[str, Any]:
 def test_submit_status_logs_to_the_end(place: Place, small_store: Path) -> None:
     done = place.run("submit", str(place.spec(small_job(small_store, "submitted"))), "--watch")
     assert done.returncode == 0, done.stderr
-    assert "wavetrain status submitted" in done.stdout and "FINISHED" in done.stdout, done.stdout
+    assert "wavetrain status submitted" in done.stdout and "FINISHED" in done.stderr, (done.stdout, done.stderr)
     found = shown(place, "submitted")
     assert found["state"] == "FINISHED", place.run("logs", "submitted").stdout
     assert found["launcher"] == "ray" and found["step"] == found["total_steps"]
