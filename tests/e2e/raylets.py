@@ -30,8 +30,11 @@ class Raylets:
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / "token")}
         os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(ROOT)}
         import ray
+        from ray._common.utils import get_default_ray_temp_dir
         from ray.cluster_utils import Cluster
 
+        # Where Cluster writes its address, whatever folder it works in.
+        Path(get_default_ray_temp_dir()).mkdir(exist_ok=True)
         size = {"num_cpus": 1, "object_store_memory": OBJECT_STORE_BYTES}
         head = {**size, "include_dashboard": False, "temp_dir": str(folder)}
         self.ray, self._size = ray, size
