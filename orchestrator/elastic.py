@@ -56,7 +56,11 @@ def make_scaling_policy(config: Any, directory: RunDirectory, partitions: int) -
             if directory.pause_request.exists():
                 return NoopDecision()
             if directory.paused.exists():
-                return super().make_decision_for_non_running_worker_group()
+                decision = super().make_decision_for_non_running_worker_group()
+                if isinstance(decision, ResizeDecision):
+                    # The new group takes long to say a word; it must not be taken for the one that waits.
+                    directory.paused.unlink(missing_ok=True)
+                return decision
             decision = super().make_decision_for_running_worker_group(worker_group_state, worker_group_status)
             # A group that lost a node fails by itself; what only seems lost must not end it.
             if isinstance(decision, ResizeDecision) and decision.num_workers > worker_group_state.num_workers:

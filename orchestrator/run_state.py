@@ -185,7 +185,7 @@ class RunState(AbstractContextManager["RunState"]):
             deadline = time.monotonic() + RESIZE_PATIENCE_S
             while time.monotonic() < deadline and not self._directory.stop_request.exists():
                 time.sleep(REQUEST_POLL_S / 5)
-            self._directory.paused.unlink()
+            self._directory.paused.unlink(missing_ok=True)
         dist.barrier()
 
     def _report(self, ended: list[Saved]) -> None:

@@ -56,7 +56,7 @@ def elastic_job(store: Path) -> JobSpec:
     """Steps of many micro-batches, so that there is time to lose and find nodes; every 10th one is saved."""
     return small_job(
         store, "elastic", scale={"workers": [1, 2]}, checkpoint={"every_steps": 10}, batching={"micro_batch": 1},
-        train={"epochs": 24, "lr": 1e-4, "zero_stage": 2},
+        train={"epochs": 12, "lr": 1e-4, "zero_stage": 2},
     )  # fmt: skip
 
 
