@@ -11,7 +11,8 @@ from pathlib import Path
 from record import record
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from tests.e2e.faults import CASES, start_bench, table
+from tests.e2e.fault_cases import CASES
+from tests.e2e.faults import start_bench, table
 
 
 def main() -> None:

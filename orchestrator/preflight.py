@@ -15,12 +15,12 @@ CHECKSUM_BYTES = 2**31
 
 
 def check_resources(job: JobSpec, profile: Profile) -> None:
-    """Enough CPUs (and a GPU where asked for) on this machine for an embedded Ray.
+    """Enough CPUs (and a GPU where asked for) on this machine where Ray is to be embedded.
 
     Raises:
         UserError: too many workers, or no GPU.
     """
-    if profile.launcher != "local":
+    if profile.launcher != "local" or profile.ray_address is not None:
         return
     cpus = len(os.sched_getaffinity(0))
     needed = job.scale.least * profile.cpus_per_worker

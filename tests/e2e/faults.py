@@ -2,12 +2,11 @@
 
 import contextlib
 import os
-import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,8 @@ import psutil
 
 from orchestrator.config import JobSpec
 from orchestrator.sample_log import samples_of_epochs
-from tests.e2e.leftovers import left_over, look
-from tests.e2e.mlflow_server import MlflowServer
-from tests.e2e.runs import Place, family, worker_processes
+from tests.e2e.leftovers import Machine, left_over, look
+from tests.e2e.runs import Place, family
 from tests.jobs_for_tests import small_job
 from tests.stores import SHAPES, make_random_store
 
@@ -36,7 +34,7 @@ class Finding:
     """A line of the table. recovery_s: from the fault to the first step that was not there before it."""
 
     case: str
-    exit_code: int
+    exit_codes: tuple[int, ...]
     seen_once: bool
     loss_difference: float
     """Largest relative difference of any step's loss from the undisturbed run; 0: bit for bit."""
@@ -45,6 +43,8 @@ class Finding:
     recovery_s: float | None
     left: list[str]
     note: str = ""
+    tolerance: float = 0.0
+    """Of the loss: above zero where sums are rounded in another order."""
 
     def row(self) -> dict[str, Any]:
         """For the table and the record."""
@@ -70,8 +70,22 @@ class Bench:
         }
         return small_job(self.store, name, **{key: fields.get(key, {}) | sections.get(key, {}) for key in fields})
 
-    def measure(self, case: str, disturb: "Disturb | None" = None, again: bool = False, **sections: Any) -> Finding:
-        """Run the case's job, disturb it, and run the same command again where that is asked for."""
+    def measure(
+        self,
+        case: str,
+        disturb: "Disturb | None" = None,
+        *,
+        ends: int | None = None,
+        mend: "Mend | None" = None,
+        again: Sequence[str] = (),
+        tolerance: float = 0.0,
+        **sections: Any,
+    ) -> Finding:
+        """Run the case's job and disturb it.
+
+        ends: exit code with which the disturbed run is to end; the same command is then run again, with more arguments
+        ``again``. mend: called in between, what it returns goes into the table.
+        """
         spec = self.place.spec(self.job(case, **sections))
         before = look(self.place.folder)
         recovery, note = None, ""
@@ -85,18 +99,22 @@ class Bench:
             note = disturb(self, case, process) or ""
             recovery = self._recovered(case, known, process, started)
         out, error = process.communicate(timeout=300)
-        code = process.returncode
-        if again:
+        codes = [process.returncode]
+        if ends is not None:
+            assert codes == [ends], f"{case}: exit code {codes[0]}, not {ends}\n{out}\n{error}"
             # Ranks outlive a killed controller for a moment, and log steps.
-            self._settled(session)
-            started = time.monotonic()
-            done = self.place.start("train", str(spec))
-            recovery = self._recovered(case, len(self.place.events(case)), done, started)
-            out, error = done.communicate(timeout=300)
-            code, session = done.returncode, done.pid
-        assert code == 0, f"{case}: exit code {code}\n{out}\n{error}"
-        left = left_over(before, self._settled(session)) + self._leaks()
-        return self._finding(case, code, recovery, left, note)
+            self.settled(session)
+            note = (mend and mend(self, case, error)) or note
+            started, known = time.monotonic(), len(self.place.events(case))
+            process = self.place.start("train", str(spec), *again)
+            recovery = self._recovered(case, known, process, started)
+            out, error = process.communicate(timeout=300)
+            codes.append(process.returncode)
+            session = process.pid
+        assert codes[-1] == 0, f"{case}: exit code {codes[-1]}\n{out}\n{error}"
+        left = left_over(before, self.settled(session)) + self._leaks()
+        finding = self._finding(case, recovery, left, note)
+        return replace(finding, exit_codes=tuple(codes), tolerance=tolerance)
 
     def _leaks(self) -> list[str]:
         files = (path for path in (self.place.folder / "runs").rglob("*") if path.is_file())
@@ -111,25 +129,28 @@ class Bench:
             time.sleep(0.05)
         return None
 
-    def _settled(self, session: int) -> Any:
+    def settled(self, session: int) -> Machine:
+        """The machine once the processes of a command are gone, or half a minute later."""
         deadline = time.monotonic() + 30
         while (machine := look(self.place.folder, session)).processes and time.monotonic() < deadline:
             time.sleep(0.3)
         return machine
 
-    def _finding(self, case: str, code: int, recovery: float | None, left: list[str], note: str) -> Finding:
+    def _finding(self, case: str, recovery: float | None, left: list[str], note: str) -> Finding:
         steps = [event["step"] for event in self.place.events(case)]
         losses = {event["step"]: event["metrics"]["train/loss"] for event in self.place.events(case)}
         assert losses.keys() == self.losses.keys() or not self.losses
         differences = [abs(losses[step] / loss - 1) for step, loss in self.losses.items()]
         return Finding(
-            case=case, exit_code=code, seen_once=seen_once(self.place.directory(case) / "samples"),
+            case=case, exit_codes=(), seen_once=seen_once(self.place.directory(case) / "samples"),
             loss_difference=max(differences, default=0.0), attempts=len(self.place.events(case, "attempt")),
             repeated_steps=len(steps) - len(set(steps)), recovery_s=recovery, left=left, note=note,
         )  # fmt: skip
 
 
 Disturb = Callable[[Bench, str, "subprocess.Popen[str]"], str | None]
+Mend = Callable[[Bench, str, str], str | None]
+"""Called with the bench, the case, and what the disturbed run said on stderr."""
 
 
 def seen_once(folder: Path) -> bool:
@@ -153,137 +174,11 @@ def start_bench(folder: Path) -> tuple[Bench, Finding]:
     return bench, undisturbed
 
 
-def kill_rank(rank: int) -> Disturb:
-    """SIGKILL for one rank."""
-
-    def disturb(bench: Bench, case: str, process: "subprocess.Popen[str]") -> None:
-        find_rank(process, rank).kill()
-
-    return disturb
-
-
-def stop_rank(bench: Bench, case: str, process: "subprocess.Popen[str]") -> str:
-    """SIGSTOP for one rank, which never goes on by itself."""
-    find_rank(process, 1).send_signal(signal.SIGSTOP)
-    deadline = time.monotonic() + 240
-    while len(bench.place.events(case, "attempt")) < 2:
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.1)
-    stacks = sorted((bench.place.directory(case) / "stacks").glob("rank-*.txt"))
-    assert stacks and "Thread" in stacks[0].read_text()
-    return f"stacks of {len(stacks)} ranks"
-
-
-def send(number: signal.Signals) -> Disturb:
-    """A signal for the controller."""
-
-    def disturb(bench: Bench, case: str, process: "subprocess.Popen[str]") -> None:
-        process.send_signal(number)
-
-    return disturb
-
-
-def kill_then_damage(change: Callable[[Path], None]) -> Disturb:
-    """Kill the controller, and once all is over change the largest file of the newest checkpoint."""
-
-    def disturb(bench: Bench, case: str, process: "subprocess.Popen[str]") -> None:
-        process.kill()
-        process.communicate()
-        bench._settled(process.pid)
-        newest = max((bench.place.directory(case) / "checkpoints").glob("step-*"))
-        change(max((path for path in newest.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size))
-
-    return disturb
-
-
-def truncate(path: Path) -> None:
-    """Cut a file in half."""
-    os.truncate(path, path.stat().st_size // 2)
-
-
-def flip(path: Path) -> None:
-    """Change one bit in the middle of a file."""
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
-def lock_database(bench: Bench, case: str, process: "subprocess.Popen[str]") -> str:
-    """Lock MLflow's sqlite for ten seconds."""
-    import sqlite3
-
-    lock = sqlite3.connect(bench.place.folder / "runs" / "mlflow.db", isolation_level=None, timeout=60)
-    lock.execute("BEGIN EXCLUSIVE")
-    time.sleep(10)
-    lock.execute("ROLLBACK")
-    lock.close()
-    return "database locked for 10 s"
-
-
-def slow_rank(bench: Bench, case: str, process: "subprocess.Popen[str]") -> str:
-    """Hold one rank up again and again until a warning names a rank."""
-    worker = find_rank(process, 1)
-    deadline = time.monotonic() + 240
-    while not (warnings := named_slow(bench, case)) and process.poll() is None:
-        assert time.monotonic() < deadline
-        worker.send_signal(signal.SIGSTOP)
-        time.sleep(0.3)
-        worker.send_signal(signal.SIGCONT)
-        time.sleep(0.1)
-    assert warnings, "no rank is named"
-    return warnings[0]
-
-
-def named_slow(bench: Bench, case: str) -> list[str]:
-    """Warnings about slow ranks."""
-    return [text for event in bench.place.events(case, "warning") if "as the median rank" in (text := event["text"])]
-
-
-def restart_mlflow(bench: Bench) -> Finding:
-    """A run on an MLflow server that is killed and started again."""
-    server = MlflowServer(bench.place.folder / "server")
-
-    def restart(bench: Bench, case: str, process: "subprocess.Popen[str]") -> str:
-        server.kill()
-        time.sleep(10)
-        server.start()
-        return "server away for 10 s"
-
-    try:
-        found = bench.measure("mlflow-restarted", restart, tracking={"uri": server.uri})
-    finally:
-        server.kill()
-    assert bench.place.state("mlflow-restarted")["tracking_problem"] is None
-    return found
-
-
 def assert_not_in_arguments(process: "subprocess.Popen[str]") -> None:
     """No process of a run shows the secret to everybody."""
     for member in family(process):
         with contextlib.suppress(psutil.Error):
             assert SECRET not in " ".join(member.cmdline())
-
-
-def find_rank(process: "subprocess.Popen[str]", rank: int) -> Any:
-    """The process of a rank: ranks lie in the order in which Ray started them."""
-    workers = sorted(worker_processes(process), key=lambda worker: worker.pid)
-    assert len(workers) == 2
-    return workers[rank]
-
-
-CASES: dict[str, Callable[[Bench], Finding]] = {
-    "kill-worker": lambda bench: bench.measure("kill-worker", kill_rank(1)),
-    "kill-rank-0": lambda bench: bench.measure("kill-rank-0", kill_rank(0)),
-    "kill-controller": lambda bench: bench.measure("kill-controller", send(signal.SIGKILL), again=True),
-    "sigterm": lambda bench: bench.measure("sigterm", send(signal.SIGTERM), again=True),
-    "sigint": lambda bench: bench.measure("sigint", send(signal.SIGINT), again=True),
-    "stop-rank": lambda bench: bench.measure("stop-rank", stop_rank),
-    "truncated-checkpoint": lambda bench: bench.measure("truncated-checkpoint", kill_then_damage(truncate), again=True),
-    "flipped-checkpoint": lambda bench: bench.measure("flipped-checkpoint", kill_then_damage(flip), again=True),
-    "slow-rank": lambda bench: bench.measure("slow-rank", slow_rank),
-    "mlflow-restarted": restart_mlflow,
-    "locked-database": lambda bench: bench.measure("locked-database", lock_database),
-}
 
 
 def table(findings: list[Finding]) -> str:
@@ -292,9 +187,10 @@ def table(findings: list[Finding]) -> str:
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for found in findings:
         loss = "0 (every bit)" if found.loss_difference == 0 else f"{found.loss_difference:.1e}"
+        codes = ", ".join(map(str, found.exit_codes))
         recovery = "-" if found.recovery_s is None else f"{found.recovery_s:.1f}"
         lines.append(
-            f"| {found.case} | {found.exit_code} | {'yes' if found.seen_once else 'NO'} | {loss} | {found.attempts} | "
+            f"| {found.case} | {codes} | {'yes' if found.seen_once else 'NO'} | {loss} | {found.attempts} | "
             f"{found.repeated_steps} | {recovery} | {', '.join(found.left) or 'nothing'} |"
         )
     return "\n".join(lines)

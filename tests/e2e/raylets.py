@@ -113,3 +113,17 @@ class RayletsProcess:
         kind, value = self._connection.recv()
         assert kind == "ok", value
         return value
+
+
+def connection(raylets: Raylets) -> tuple[str, dict[str, str]]:
+    """Address of the cluster, and what a client needs to be let in."""
+    names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH")
+    return raylets.cluster.address, {name: os.environ[name] for name in names}
+
+
+def lose_node(raylets: Raylets, number: int) -> None:
+    raylets.kill_node(number)
+
+
+def add_node(raylets: Raylets) -> None:
+    raylets.add_node()

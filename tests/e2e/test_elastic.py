@@ -1,6 +1,5 @@
 """A run on a cluster that loses a node and gets one back: fewer ranks, then more, the same training."""
 
-import os
 import subprocess
 import time
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ import pytest
 from orchestrator.config import JobSpec
 from orchestrator.elastic import largest_world
 from orchestrator.rundir import RunDirectory
-from tests.e2e.raylets import Raylets, RayletsProcess
+from tests.e2e.raylets import RayletsProcess, add_node, connection, lose_node
 from tests.e2e.runs import RUN_TIMEOUT_S, Place
 from tests.jobs_for_tests import small_job
 
@@ -22,20 +21,6 @@ STEPS_OF_AN_ATTEMPT = 10
 def test_worlds_divide_the_partitions() -> None:
     assert [largest_world(available, 8) for available in range(10)] == [0, 1, 2, 2, 4, 4, 4, 4, 8, 8]
     assert [largest_world(available, 6) for available in (3, 4, 5, 100)] == [3, 3, 3, 6]
-
-
-def connection(raylets: Raylets) -> tuple[str, dict[str, str]]:
-    """Address of the cluster, and what a client needs to be let in."""
-    names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH")
-    return raylets.cluster.address, {name: os.environ[name] for name in names}
-
-
-def lose_node(raylets: Raylets, number: int) -> None:
-    raylets.kill_node(number)
-
-
-def add_node(raylets: Raylets) -> None:
-    raylets.add_node()
 
 
 @pytest.fixture
