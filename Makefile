@@ -7,7 +7,7 @@ DEMO_SPEC := jobs/demo.yaml
 DEMO_SET ?=
 export PYTHONWARNINGS := ignore::FutureWarning
 
-.PHONY: test-compiled venv demo test test-launching test-faults test-docs lint format clean
+.PHONY: venv demo test test-launching test-faults test-docs lint format clean
 
 venv: $(STAMP)
 
@@ -37,10 +37,6 @@ test-faults: venv
 # The commands of the documentation, page by page.
 test-docs: venv
 	$(BIN)/python -m pytest -m docs -rs
-
-# Blocks under torch.compile give the numbers of plain ones (needs g++).
-test-compiled: venv
-	$(BIN)/python -m pytest -m compiled
 
 lint: venv
 	$(BIN)/ruff check .

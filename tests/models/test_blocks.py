@@ -58,7 +58,6 @@ def kept_bytes(model: nn.Module, batch: TokenBatch) -> int:
     return sum(kept.values())
 
 
-@pytest.mark.compiled
 def test_compiled_blocks_change_nothing() -> None:
     (model, batch), (plain, _) = make_case("hetercsi"), make_case("hetercsi")
     compile_blocks(model)
