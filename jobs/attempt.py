@@ -20,7 +20,8 @@ def main(run: str, address: str) -> int:
     from orchestrator.live import LiveView
 
     try:
-        return report(run_job(launch.read_job(), profile, LiveView(), LOCK_PATIENCE_S))
+        job = launch.read_job()
+        return report(run_job(job, profile, LiveView(every_s=job.tracking.print_every_s), LOCK_PATIENCE_S))
     except UserError as error:
         sys.stderr.write(f"wavetrain: {error}\n")
         return 2

@@ -22,6 +22,7 @@ def report(
     check_page(out)
     folder = load_profile(cluster_file, cluster).storage.runs
     directories = {found.path.resolve(): found for found in (find(name, folder) for name in runs)}
+    check_names([path.name for path in directories])
     from orchestrator.report_data import read_run
     from orchestrator.report_page import write_report
 
@@ -31,6 +32,14 @@ def report(
         records.append(read_run(directory, status.state, status.reason))
     page, *beside = write_report(records, out)
     typer.echo(f"{page} ({len(beside)} CSV and PNG files beside it)")
+
+
+def check_names(names: list[str]) -> None:
+    """Raises UserError for two runs of the same name, whose curves and columns nobody could tell apart."""
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        mend = "report them one by one, or rename a folder"
+        raise UserError(f"two runs are called {twice[0]!r}", where="report", mend=mend)
 
 
 def check_page(out: Path) -> None:

@@ -37,7 +37,7 @@ def train(
     from orchestrator.controller import run_job
     from orchestrator.live import LiveView
 
-    outcome = run_job(job, profile, LiveView(title=job.name))
+    outcome = run_job(job, profile, LiveView(title=job.name, every_s=job.tracking.print_every_s))
     raise typer.Exit(report(outcome))
 
 

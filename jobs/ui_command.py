@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,8 +13,7 @@ import typer
 from channels.errors import UserError
 from jobs.train_command import ClusterFileOption, ClusterOption
 from orchestrator.cluster import load_profile
-from orchestrator.experiment_view import view_address
-from orchestrator.rundir import RunDirectory
+from orchestrator.experiment_view import VIEW_TAG, view_address
 from orchestrator.tracking import default_uri
 
 
@@ -35,16 +33,19 @@ def ui(
     host = profile.network.bind
     check_port(host, port)
     typer.echo(f"MLflow UI: http://{host}:{port}  (Ctrl-C ends it)")
-    for experiment in sorted(known_experiments(runs)):
-        typer.echo(f"padding, time and error side by side: {view_address(f'http://{host}:{port}', experiment)}")
+    database = uri or default_uri(runs)
+    for name, experiment in known_experiments(database).items():
+        typer.echo(f"{name}, padding, time and error: {view_address(f'http://{host}:{port}', experiment)}")
     command = [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port), "--workers", "1"]
-    raise typer.Exit(_serve(command, uri or default_uri(runs)))
+    raise typer.Exit(_serve(command, database))
 
 
-def known_experiments(runs: Path) -> set[str]:
-    """MLflow's ids of the experiments that the runs of a folder belong to."""
-    states = [RunDirectory(path.parent).read_state() for path in runs.glob("*/state.json")]
-    return {state["mlflow_experiment_id"] for state in states if "mlflow_experiment_id" in state}
+def known_experiments(uri: str) -> dict[str, str]:
+    """MLflow's ids of the experiments of a database that have our view, by name."""
+    from mlflow import MlflowClient
+
+    found = MlflowClient(tracking_uri=uri).search_experiments()
+    return {one.name: one.experiment_id for one in reversed(found) if VIEW_TAG in one.tags}
 
 
 def _serve(command: list[str], uri: str) -> int:

@@ -244,6 +244,8 @@ class TrackingSection(Section):
     """Write down which samples every rank trained on at every step (folder ``samples`` of the run)."""
     system_every_s: Annotated[float, Field(ge=0)] = 5.0
     """Seconds between two samples of every machine's CPU, memory, network and GPUs, at first; 0: none."""
+    print_every_s: Annotated[float, Field(gt=0)] = 5.0
+    """Seconds between two lines about the steps where the output is no terminal."""
     register_model: bool = True
     """Put the final model into MLflow's registry, as a version of ``<experiment>-<model>``."""
 

@@ -33,7 +33,7 @@ from orchestrator.planning import make_schedule
 from orchestrator.ray_session import ray_session
 from orchestrator.results import to_metrics, write_results
 from orchestrator.rundir import RunDirectory, check_resumable, hold
-from orchestrator.scoring import keep_if_best, overall, start_scoring
+from orchestrator.scoring import keep_if_best, start_scoring
 from orchestrator.tracking import check_address, check_uri, default_uri
 from orchestrator.trainer import make_trainer
 from samplers.catalogue import Catalogue
@@ -220,6 +220,7 @@ class _Controller:
             self.directory.update_state(mlflow_run_id=tracker.run_id, mlflow_experiment_id=tracker.experiment_id)
         except UserError as error:
             if not prepared.resumes:
+                self.directory.update_state(status="FAILED", cause=str(error))
                 raise
             self.view.say(f"{error}; training goes on, what MLflow misses is kept and sent later")
         return DeliveryThread(delivery)
@@ -231,8 +232,7 @@ class _Controller:
         outbox.tags(provenance.tags(job, prepared.profile, prepared.schedule.plan.fingerprint))
         outbox.tags(provenance.launch_tags(self.directory))
         outbox.tags({NOTE: describe_run(prepared, "running.")})
-        if not prepared.resumes:
-            provenance.log_inputs(outbox, job, prepared.store)
+        provenance.log_inputs(outbox, job, prepared.store)
         outbox.metrics({"data/plan_padding_ratio": prepared.schedule.plan.padding}, step=0, time_s=time.time())
         script = provenance.launch_script(self.directory)
         files = [self.directory.spec, self.directory.plan, *provenance.write_artifacts(prepared, self.directory)]
@@ -319,14 +319,11 @@ class _Controller:
         seconds = {"time/evaluation_s": scoring.seconds}
         self.outbox.metrics(to_metrics(scores) | seconds, step=step, time_s=time.time())
         if prepared.job.evaluation.every_epochs is not None:
-            self.outbox.metrics({"eval/nmse_overall": overall(scores)}, step=step, time_s=time.time())
             keep_if_best(self.directory, self.directory.export, scores, step)
         return scores
 
     def _register(self) -> None:
         """Put the model into the registry; the run's folder has it anyway, so a refusal is told and no more."""
-        from mlflow.exceptions import MlflowException
-
         prepared, job = self.prepared, self.prepared.job
         if not job.tracking.register_model:
             return
@@ -334,8 +331,9 @@ class _Controller:
         try:
             run_id = self.tracking.delivery.connect().run_id
             version = register_model(prepared.tracking_uri, run_id, self.directory.export, name, shape)
-        except (MlflowException, UserError) as error:
-            self.view.say(f"warning: the model is not registered ({str(error).splitlines()[0]})")
+        # MLflow, its database or its artifact store may raise anything here; the trained model is safe by now.
+        except Exception as error:
+            self.view.say(f"warning: the model is not registered ({_one_line(error)})")
             return
         self.outbox.tags({"model.version": f"{name}/{version}"})
 

@@ -1,4 +1,4 @@
-"""A run in a few lines of Markdown: result, plan, data, what. MLflow shows them on top of the run's page."""
+"""A run in three lines of Markdown: result, plan, what on which data. MLflow shows them on top of the run's page."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def describe_run(prepared: "Prepared", result: str) -> str:
     """The content of ``mlflow.note.content``. result: one line, of :func:`describe_result`."""
     # MLflow folds a description after some three lines, so what one looks for stands first.
-    lines = [f"**Result.** {result}", _plan(prepared), _data(prepared), _what(prepared)]
+    lines = [f"**Result.** {result}", _plan(prepared), f"{_what(prepared)} {_data(prepared)}"]
     return "\n\n".join([*lines, prepared.job.description] if prepared.job.description else lines)
 
 

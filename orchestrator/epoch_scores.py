@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.outbox import Outbox
 from orchestrator.results import to_metrics
-from orchestrator.scoring import Scoring, keep_if_best, overall, start_scoring
+from orchestrator.scoring import Scoring, keep_if_best, start_scoring
 
 if TYPE_CHECKING:
     from orchestrator.controller import Prepared
@@ -57,13 +57,12 @@ class EpochScores:
         if scores is None:
             return
         step = step_of(scoring.export)
-        metrics = to_metrics(scores) | {"eval/nmse_overall": overall(scores), "time/evaluation_s": scoring.seconds}
+        metrics = to_metrics(scores) | {"time/evaluation_s": scoring.seconds}
         self._outbox.metrics(metrics, step=step, time_s=time.time())
         self._directory.update_state(scored_step=step)
         best = keep_if_best(self._directory, scoring.export, scores, step)
-        self._say(
-            f"step {step}: zero-shot NMSE {metrics['eval/nmse_overall']:.4g}{', the best so far' if best else ''}"
-        )
+        found = metrics["eval/nmse_db/avg"]
+        self._say(f"step {step}: zero-shot NMSE {found:.2f} dB{', the best so far' if best else ''}")
         self._leave(scoring.export)
 
     def _leave(self, export: Path) -> None:

@@ -152,3 +152,11 @@ def averages(scores: Sequence[Score]) -> Mapping[tuple[str, str, str], float]:
     for score in scores:
         groups[score.task, score.predictor, score.target].append(score.nmse)
     return {key: float(np.mean(values)) for key, values in groups.items()}
+
+
+def overall(scores: Sequence[Score]) -> float:
+    """One number for a model: mean over tasks of the mean linear NMSE over sets, against the noisy target."""
+    values = [
+        value for (_, predictor, target), value in averages(scores).items() if (predictor, target) == (MODEL, NOISY)
+    ]
+    return sum(values) / len(values)

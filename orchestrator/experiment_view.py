@@ -12,11 +12,8 @@ COLUMNS = (
     "params.`batching.strategy`",
     "metrics.`data/epoch_padding_ratio`",
     "metrics.`time/epoch_min`",
-    "metrics.`perf/tokens_per_s`",
-    "metrics.`train/loss`",
-    "metrics.`eval/nmse_db/reconstruction/avg`",
-    "metrics.`eval/nmse_db/time/avg`",
-    "metrics.`eval/nmse_db/frequency/avg`",
+    "metrics.`perf/epoch_tokens_per_s`",
+    "metrics.`eval/nmse_db/avg`",
 )
 
 

@@ -9,8 +9,6 @@ from typing import Any, TextIO
 from orchestrator.live_panel import make_panel
 from orchestrator.progress import RunProgress, clock
 
-PLAIN_INTERVAL_S = 5.0
-
 
 @dataclass
 class LiveView:
@@ -20,6 +18,8 @@ class LiveView:
     stream: TextIO = field(default_factory=lambda: sys.stderr)
     state: str = ""
     """What the launcher says of the run, shown beside the title."""
+    every_s: float = 5.0
+    """Seconds between two plain lines."""
     progress: RunProgress = field(default_factory=RunProgress)
     _live: Any = None
     _shown: float = float("-inf")
@@ -65,7 +65,7 @@ class LiveView:
         if self._on_terminal():
             self._live = self._live or self._start()
             self._live.update(self._panel(), refresh=True)
-        elif time.monotonic() - self._shown >= PLAIN_INTERVAL_S and self.progress.step != self._shown_step:
+        elif time.monotonic() - self._shown >= self.every_s and self.progress.step != self._shown_step:
             self._print_line()
 
     def _on_terminal(self) -> bool:

@@ -18,7 +18,7 @@ def make_panel(progress: RunProgress, title: str, now: float, state: str = "") -
 
     parts = [_numbers(progress)]
     if progress.nodes:
-        parts.append(_nodes(progress.nodes, now))
+        parts.append(_nodes(progress.nodes, now, sampled=progress.step < progress.total_steps))
     parts += [_warning(text) for text in progress.warnings]
     where = f"{progress.world} ranks on {progress.device}" if progress.world else ""
     attempt = f"attempt {progress.attempts}" if progress.attempts > 1 else ""
@@ -92,7 +92,8 @@ def _warning(text: str) -> Any:
     return Text(f"warning: {text}", style="yellow")
 
 
-def _nodes(nodes: Mapping[str, NodeHealth], now: float) -> Any:
+def _nodes(nodes: Mapping[str, NodeHealth], now: float, *, sampled: bool) -> Any:
+    """sampled: machines are sampled while a run trains, so that silence afterwards means nothing."""
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
@@ -102,7 +103,7 @@ def _nodes(nodes: Mapping[str, NodeHealth], now: float) -> Any:
     for column in (*shown, "heard"):
         table.add_column(column, justify="right", no_wrap=True)
     for name, cells in rows.items():
-        table.add_row(name, *(cells[column] for column in shown), _age(max(now - nodes[name].time, 0.0)))
+        table.add_row(name, *(cells[column] for column in shown), _age(max(now - nodes[name].time, 0.0), sampled))
     return table
 
 
@@ -132,7 +133,7 @@ def _rate(value: float | None) -> str:
     return "" if value is None else f"{value:.1f} MB/s"
 
 
-def _age(seconds: float) -> Any:
+def _age(seconds: float, sampled: bool) -> Any:
     from rich.text import Text
 
-    return Text(f"{seconds:.0f} s ago", style="bold red" if seconds > SILENT_S else "")
+    return Text(f"{seconds:.0f} s ago", style="bold red" if sampled and seconds > SILENT_S else "")

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch.distributed as dist
 
-from channels.errors import UserError
 from channels.files import write_json
 from orchestrator.events import EventWriter
 from orchestrator.system_metrics import SystemSampler, count_gpus
@@ -56,8 +55,6 @@ class NodeMonitor:
         self._thread = threading.Thread(target=self._run, name="node-monitor", daemon=True)
 
     def __enter__(self) -> "NodeMonitor":
-        self._folder.mkdir(exist_ok=True)
-        self._read_others()
         self._thread.start()
         return self
 
@@ -68,16 +65,20 @@ class NodeMonitor:
         self._thread.join()
 
     def _run(self) -> None:
+        try:
+            self._sample_until_the_end()
+        # A full disk, a lost folder, whatever a GPU's driver answers: training meets it by itself, or need not care.
+        except Exception as error:
+            logging.getLogger(__name__).warning("system metrics of %s end here: %s", self._machine, error)
+
+    def _sample_until_the_end(self) -> None:
+        self._folder.mkdir(exist_ok=True)
+        self._read_others()
         sampler = SystemSampler(gpus=count_gpus())
         started = time.monotonic()
         wait = min(FIRST_S, self._every_s)
         while not self._ended.wait(wait):
-            try:
-                self._share(sampler.sample())
-            except (OSError, UserError) as error:
-                # Training meets a full disk or a lost folder by itself, and says so better.
-                logging.getLogger(__name__).warning("system metrics of %s end here: %s", self._machine, error)
-                return
+            self._share(sampler.sample())
             elapsed = time.monotonic() - started
             wait = max(self._every_s, min(elapsed / SAMPLES_AT_FULL_RATE, MOST_S))
 

@@ -4,6 +4,8 @@ The controller writes entries to ``tracking.jsonl``; steps and epochs lie in ``e
 both from where it came to last time, so the thread of a live run and ``wavetrain sync`` are the same thing.
 """
 
+import logging
+import os
 import threading
 import time
 from collections.abc import Mapping
@@ -27,6 +29,7 @@ class Outbox:
 
     def __init__(self, directory: RunDirectory) -> None:
         repair(directory.tracking)
+        self._folder = directory.path
         self._writer = EventWriter(directory.tracking)
 
     def parameters(self, nested: Mapping[str, Any]) -> None:
@@ -43,7 +46,7 @@ class Outbox:
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """A file of the run's folder; it must stay there."""
-        self._writer.write("artifact", path=str(path.absolute()), folder=folder)
+        self._writer.write("artifact", path=os.path.relpath(path, self._folder), folder=folder)
 
     def dataset(self, name: str, digest: str, source: str, profile: str, context: str) -> None:
         """Which data the run uses."""
@@ -103,7 +106,7 @@ class Delivery:
             self._keep(self.delivered.entries, behind_events)
         entries, behind_entries = read_events(self._directory.tracking, self.delivered.entries)
         for entry in entries:
-            _hand_over(tracker, entry)
+            _hand_over(tracker, entry, self._directory.path)
         if entries:
             self._keep(behind_entries, self.delivered.events)
 
@@ -118,7 +121,7 @@ def _read(path: Path) -> Delivered:
     return Delivered(**parse_json(path.read_bytes())) if path.exists() else Delivered()
 
 
-def _hand_over(tracker: Tracker, entry: Mapping[str, Any]) -> None:
+def _hand_over(tracker: Tracker, entry: Mapping[str, Any], folder: Path) -> None:
     match entry["kind"]:
         case "parameters":
             tracker.parameters(entry["values"])
@@ -127,7 +130,12 @@ def _hand_over(tracker: Tracker, entry: Mapping[str, Any]) -> None:
         case "metrics":
             tracker.metrics(entry["values"], entry["step"], entry["time_s"])
         case "artifact":
-            tracker.artifact(Path(entry["path"]), entry["folder"])
+            # Relative, so that a run's folder may be moved before `wavetrain sync`.
+            path = folder / entry["path"]
+            if path.exists():
+                tracker.artifact(path, entry["folder"])
+            else:
+                logging.getLogger(__name__).warning("%s is gone and is left out of the run's artifacts", path)
         case "dataset":
             tracker.dataset(*entry["values"])
         case "end":

@@ -14,6 +14,7 @@ from orchestrator.report_summary import duration, summary
 from orchestrator.report_tables import (
     AVERAGE,
     HeatTable,
+    least_error,
     on_published_sets,
     published_averages,
     run_rows,
@@ -25,7 +26,8 @@ from orchestrator.report_tables import (
 
 CAPTIONS = {
     "plan": "Samples of an epoch by length. Dashed: bucket boundaries, across which samples never share a batch.",
-    "curves": "Thin: every logged step. Thick: running mean. Steps that were repeated after a fault count once.",
+    "curves": "Thin: logged steps, in long runs means of neighbours. Thick: running mean. Steps that were repeated "
+    "after a fault count once.",
     "padding": "Padding as planned, and as measured over the last whole epoch; valid tokens a second, running mean.",
     "time": "Compute includes the communication between ranks. Start-up of the worker group is not counted.",
 }
@@ -45,7 +47,8 @@ def write_report(records: Sequence[RunRecord], path: Path) -> list[Path]:
             files[name] = to_csv(rows)
     files |= {f"{name}.png": to_png(figure) for name, figure in figures.items()}
     for table in tables:
-        heat = draw_heat(table.rows, table.columns, table.values, f"{table.title}: NMSE in dB", table.least)
+        title = f"{table.title}: NMSE in dB"
+        heat = draw_heat(table.rows, table.columns, table.values, title, least_error(tables))
         files[f"zeroshot-{table.title}.png"] = to_png(heat)
     beside = [path.with_name(f"{path.stem}.{name}") for name in files]
     for file, content in zip(beside, files.values(), strict=True):
@@ -152,7 +155,9 @@ def _zeroshot(records: Sequence[RunRecord], tables: Sequence[HeatTable]) -> list
         "better, 0 dB is as bad as predicting nothing. Darker cells have less error. Repeat last and linear need no "
         "training."
     )
-    parts = [f'<p class="note">{told}</p>', '<div class="heats">', *map(_heat, tables), "</div>"]
+    least = least_error(tables)
+    heats = (_heat(table, least) for table in tables)
+    parts = [f'<p class="note">{told}</p>', '<div class="heats">', *heats, "</div>"]
     context = published_averages(table.title for table in tables)
     if context and on_published_sets(records):
         note = "The published columns are Table II of the HeterCSI paper, measured on QuaDRiGa channels of these sets."
@@ -162,16 +167,16 @@ def _zeroshot(records: Sequence[RunRecord], tables: Sequence[HeatTable]) -> list
             "For orientation only: Table II of the HeterCSI paper, averages over its own sets D1 to D12, whose "
             "channels and model sizes are other ones than those above."
         )
-        parts.append(f'<div class="heats">{_heat(context)}</div><p class="note">{note}</p>')
+        parts.append(f'<div class="heats">{_heat(context, least_error([context]))}</div><p class="note">{note}</p>')
     return parts
 
 
-def _heat(table: HeatTable) -> str:
+def _heat(table: HeatTable, least: float) -> str:
     marks = ["" if place < table.ours or not table.ours else ' class="other"' for place in range(len(table.columns))]
     head = "".join(f"<th{mark}>{_text(name)}</th>" for mark, name in zip(marks, table.columns, strict=True))
     lines = []
     for name, row in zip(table.rows, table.values, strict=True):
-        cells = "".join(_heat_cell(value, table.least, mark) for value, mark in zip(row, marks, strict=True))
+        cells = "".join(_heat_cell(value, least, mark) for value, mark in zip(row, marks, strict=True))
         lines.append(f"<tr{' class=average' if name == AVERAGE else ''}><th>{_text(name)}</th>{cells}</tr>")
     return (
         f'<div class="wide"><h3>{_text(table.title)}</h3><table class="heat"><thead><tr><th></th>{head}</tr></thead>'

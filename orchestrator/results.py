@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from channels.files import write_atomically, write_json
-from orchestrator.evaluation import CLEAN, MODEL, NOISY, Score, averages, decibels
+from orchestrator.evaluation import CLEAN, MODEL, NOISY, Score, averages, decibels, overall
 
 PREDICTOR_NAMES = {MODEL: "model", "zero": "zero", "repeat_last": "repeat last", "linear": "linear"}
 
@@ -53,7 +53,12 @@ def to_document(scores: Sequence[Score]) -> dict[str, Any]:
 
 
 def to_metrics(scores: Sequence[Score]) -> dict[str, float]:
-    """MLflow names: ``eval/nmse_db/<task>/<set>`` and ``.../avg`` (noisy target), ``eval/clean_nmse_db/...``."""
+    """MLflow names: ``eval/nmse_db/<task>/<set>`` and ``.../avg`` (noisy target), ``eval/clean_nmse_db/...``.
+
+    ``eval/nmse_db/avg`` is one number for the model, to compare runs by.
+    """
+    if not scores:
+        return {}
     prefix = {NOISY: "eval/nmse_db", CLEAN: "eval/clean_nmse_db"}
     metrics = {
         f"{prefix[score.target]}/{score.task}/{score.set_name}": score.decibels
@@ -65,7 +70,7 @@ def to_metrics(scores: Sequence[Score]) -> dict[str, float]:
             metrics[f"{prefix[target]}/{task}/avg"] = decibels(value)
         elif target == NOISY:
             metrics[f"eval/reference_nmse_db/{task}/{predictor}"] = decibels(value)
-    return metrics
+    return metrics | {"eval/nmse_db/avg": decibels(overall(scores))}
 
 
 def to_tables(scores: Sequence[Score], title: str) -> list[Any]:

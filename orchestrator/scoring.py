@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from channels.files import write_json
 from orchestrator.cluster import Profile
 from orchestrator.config import JobSpec
-from orchestrator.evaluation import MODEL, NOISY, Score, averages, decibels, evaluate_set
+from orchestrator.evaluation import Score, decibels, evaluate_set, overall
 from orchestrator.rundir import RunDirectory
 
 if TYPE_CHECKING:
@@ -72,14 +72,6 @@ def _score_remotely(export: Path, store: Path, name: str, job: JobSpec, profile:
 
     torch.set_num_threads(profile.cpus_per_worker)
     return evaluate_set(export, store, name, job, device)
-
-
-def overall(scores: list[Score]) -> float:
-    """One number for a model: mean over tasks of the mean linear NMSE over sets, against the noisy target."""
-    values = [
-        value for (_, predictor, target), value in averages(scores).items() if (predictor, target) == (MODEL, NOISY)
-    ]
-    return sum(values) / len(values)
 
 
 def best_so_far(directory: RunDirectory) -> tuple[int, float] | None:

@@ -15,6 +15,8 @@ METRICS_A_CALL = 1000
 PARAMETERS_A_CALL = 100
 VALUE_LENGTH = 6000
 MEND_LOGIN = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment"
+PROBE = "api/2.0/mlflow/experiments/search"
+"""An address that asks for the login; MLflow's own basic authentication leaves /health open to all."""
 MEND_PASSWORD = (
     "give MLflow's user in MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, a database's in its own way "
     "(e.g. ~/.pgpass)"
@@ -55,10 +57,13 @@ def check_address(uri: str) -> None:
 def _ping(uri: str) -> None:
     import requests
 
-    user = os.environ.get("MLFLOW_TRACKING_USERNAME")
+    user, token = os.environ.get("MLFLOW_TRACKING_USERNAME"), os.environ.get("MLFLOW_TRACKING_TOKEN")
     login = (user, os.environ.get("MLFLOW_TRACKING_PASSWORD", "")) if user else None
+    headers = {"Authorization": f"Bearer {token}"} if token and not user else None
     try:
-        answer = requests.get(f"{uri.rstrip('/')}/health", timeout=5, auth=login)
+        answer = requests.get(
+            f"{uri.rstrip('/')}/{PROBE}", params={"max_results": 1}, timeout=5, auth=login, headers=headers
+        )
         if answer.status_code in (401, 403):
             who = f"user {user!r}" if user else "a user without name"
             raise UserError(f"MLflow at {uri!r} refuses {who}", where="tracking.uri", mend=MEND_LOGIN)

@@ -309,7 +309,8 @@ class Worker:
         progress.padded += result.padded_tokens
         progress.own_padded += batch.padded_tokens
         progress.valid += batch.valid_tokens
-        if progress.step % self.job.tracking.every_steps == 0:
+        last = progress.step == self.schedule.total_steps
+        if last or progress.step % self.job.tracking.every_steps == 0:
             self._emit("step", step=progress.step, metrics=self._metrics(batch, result, seconds))
         if batch.step + 1 == self.schedule.steps(batch.epoch):
             self._end_epoch(batch.epoch)
@@ -345,6 +346,7 @@ class Worker:
                 "data/coverage": coverage,
                 "data/repeated": repeated,
                 "data/epoch_padding_ratio": 1.0 - progress.valid / max(progress.padded, 1),
+                "perf/epoch_tokens_per_s": progress.valid / max(progress.epoch_seconds, 1e-9),
                 "time/epoch_min": progress.epoch_seconds / 60,
                 "train/epochs_done": float(epoch + 1),
                 "data/rank_imbalance": imbalance_of_ranks(progress.own_padded),

@@ -22,7 +22,7 @@ def test_a_run_is_described_by_what_data_plan_and_result(small_store: Path, tmp_
     paragraphs = text.split("\n\n")
     assert paragraphs[0] == "**Result.** running." and paragraphs[-1] == "A first line."
     heads = [paragraph.split()[0] for paragraph in paragraphs[:-1]]
-    assert heads == ["**Result.**", "**Plan.**", "**Data.**", "**What.**"]
+    assert heads == ["**Result.**", "**Plan.**", "**What.**"]
     for part in ("hetercsi (tiny), 2 epochs on 2 ranks (cpu, ZeRO 2, fp32), seed 3", "4 sets", "2 sets held out",
                  "bucket (optimal), 2 buckets", "steps of 16 samples", "20 dB"):  # fmt: skip
         assert part in text, text

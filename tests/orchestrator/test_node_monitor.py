@@ -118,3 +118,17 @@ def test_a_run_tells_its_machines_and_their_load(
     unwatched = prepare(tmp_path / "unwatched", job.model_copy(update={"tracking": tracking}))
     assert ranks(2, work, str(unwatched.path)) == ["finished"] * 2
     assert not events_of(unwatched, "system") and not unwatched.system.exists()
+
+
+def test_a_machine_that_cannot_be_sampled_does_not_end_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(self: SystemSampler) -> dict[str, float]:
+        raise RuntimeError("not supported by this driver")
+
+    monkeypatch.setattr(SystemSampler, "sample", refuse)
+    with NodeMonitor(tmp_path / "system", "n1", 0.01, lambda: 0, None):
+        wait_for(lambda: "not supported by this driver" in caplog.text)
+    (tmp_path / "file").write_text("")
+    with NodeMonitor(tmp_path / "file", "n1", 0.01, lambda: 0, None):
+        wait_for(lambda: "File exists" in caplog.text)

@@ -111,3 +111,15 @@ def test_a_full_disk_is_told_in_one_line() -> None:
     full = Path("/dev/full")
     with pytest.raises(UserError, match="the disk is full"), EventWriter(full) as writer:
         writer.write("step", step=1)
+
+
+def test_a_folder_that_was_moved_and_a_file_that_is_gone_do_not_stop_a_delivery(
+    directory: RunDirectory, tmp_path: Path
+) -> None:
+    outbox = Outbox(directory)
+    outbox.artifact(directory.path / "never-written.txt")
+    outbox.close()
+    moved = RunDirectory(directory.path.rename(tmp_path / "moved"))
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    found = everything(uri, complete(moved, delivery(moved, uri)))
+    assert found["files"] == ["note.txt"] and found["status"] == "FINISHED"
