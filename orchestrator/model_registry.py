@@ -37,10 +37,21 @@ def register_model(uri: str, run_id: str, export: Path, name: str, shape: Shape)
         if known:
             return str(known[0].version)
         logged = _log(run_id, export, shape)
-        if not client.search_registered_models(f"name='{name}'"):
-            client.create_registered_model(name)
+        _make_name(client, name)
         version = client.create_model_version(name, f"models:/{logged.model_id}", run_id, model_id=logged.model_id)
         return str(version.version)
+
+
+def _make_name(client: Any, name: str) -> None:
+    """The registered model, if it is not there; runs of a sweep may make it at the same moment."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
+            raise
 
 
 def _log(run_id: str, export: Path, shape: Shape) -> Any:
