@@ -1,6 +1,6 @@
 """Share of an epoch that is neither forward nor backward pass, with 1 and 2 workers on a CPU.
 
-    python benchmarks/epoch_overhead.py [--samples 48] [--size tiny] [--workers 1 2]
+    python benchmarks/epoch_overhead.py [--samples 128] [--batch 128] [--size tiny] [--workers 1 2]
 
 Workers are those of a run (loader, DeepSpeed, checkpoint at the end, events), one thread each, without Ray.
 HeterCSI on the scales of the demo, random channels; the second of two epochs counts. With 2 workers the backward pass
@@ -33,15 +33,18 @@ from orchestrator.rundir import RunDirectory
 def main() -> None:
     """Make a store, run an epoch with every number of workers, print, record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=48, help="of each of the eight sets")
+    parser.add_argument("--samples", type=int, default=128, help="of each of the eight sets")
+    parser.add_argument("--batch", type=int, default=128, help="samples of a step over all workers")
     parser.add_argument("--size", default="tiny", choices=("tiny", "base"))
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         store = make_store(Path(folder) / "store", arguments.samples)
-        rows = [run_epochs(Path(folder), store, workers, arguments.size) for workers in arguments.workers]
+        rows = [
+            run_epochs(Path(folder), store, workers, arguments.size, arguments.batch) for workers in arguments.workers
+        ]
     print_table(rows)
-    record("epoch_overhead", {"samples": arguments.samples, "size": arguments.size}, rows)
+    record("epoch_overhead", {"samples": arguments.samples, "size": arguments.size, "batch": arguments.batch}, rows)
 
 
 def make_store(path: Path, samples: int) -> Path:
@@ -55,7 +58,7 @@ def make_store(path: Path, samples: int) -> Path:
     return path
 
 
-def run_epochs(folder: Path, store: Path, workers: int, size: str) -> dict[str, Any]:
+def run_epochs(folder: Path, store: Path, workers: int, size: str, batch: int) -> dict[str, Any]:
     """The line of a number of workers."""
     directory = RunDirectory(folder / f"run{workers}")
     directory.path.mkdir()
@@ -63,7 +66,7 @@ def run_epochs(folder: Path, store: Path, workers: int, size: str) -> dict[str, 
         "name": f"run{workers}",
         "data": {"store": str(store)},
         "model": {"name": "hetercsi", "size": size},
-        "batching": {"buckets": 4, "min_sources": 2, "global_batch": 32, "partitions": 4},
+        "batching": {"buckets": 4, "min_sources": 2, "global_batch": batch, "partitions": 4},
         "train": {"epochs": 2},
         "scale": {"workers": workers},
         "checkpoint": {"every_steps": 10**6},
@@ -126,7 +129,8 @@ def row_of(directory: RunDirectory, workers: int, spent: dict[str, list[float]])
     steps = [event["metrics"] for event in events if event["kind"] == "step"]
     steps = steps[len(steps) // 2 :]
     waited = sum(step["perf/data_wait_ms"] for step in steps) / 1e3
-    forward, backward = (sum(spent[name][-len(steps) :]) for name in ("forward", "backward"))
+    # Of the second of two equal epochs; a step may have several micro-batches.
+    forward, backward = (sum(times[len(times) // 2 :]) for times in (spent["forward"], spent["backward"]))
     return {
         "workers": workers,
         "steps": len(steps),
