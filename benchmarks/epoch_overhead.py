@@ -58,8 +58,9 @@ def make_store(path: Path, samples: int) -> Path:
     return path
 
 
-def run_epochs(folder: Path, store: Path, workers: int, size: str, batch: int) -> dict[str, Any]:
-    """The line of a number of workers."""
+def run_epochs(store: Path, workers: int, size: str, batch: int) -> dict[str, Any]:
+    """The line of a number of workers; the run lies beside the store."""
+    folder = store.parent
     directory = RunDirectory(folder / f"run{workers}")
     directory.path.mkdir()
     job = {
