@@ -8,7 +8,7 @@ start takes for one.
 import errno
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +50,7 @@ class _Pending:
 class CheckpointWriter:
     """Writes this rank's share of training states, one state at a time; use it as a context manager.
 
-    keep: how many of the newest states stay. spared: says the step of one more that stays.
+    keep: how many of the newest states stay. spared: says the steps of more that stay.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class CheckpointWriter:
         *,
         keep: int,
         device: torch.device,
-        spared: Callable[[], int | None] = lambda: None,
+        spared: Callable[[], Collection[int]] = tuple,
     ) -> None:
         self._state, self._root, self._keep, self._spared = state, root, keep, spared
         self._rank, self._world = dist.get_rank(), dist.get_world_size()

@@ -4,7 +4,7 @@ import hashlib
 import json
 import platform
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -17,8 +17,12 @@ from channels.files import parse_json, sync_folder, write_atomically, write_json
 from orchestrator.fragments import TrainingState
 from orchestrator.state_files import StateReader
 
-SCHEMA = 2
+SCHEMA = 3
 INFO = "checkpoint.json"
+CHECKSUM = "sha256"
+"""Key in it of the checksum over everything else in it."""
+DAMAGED = "damaged-"
+"""Prefix of states that a start passed over: they count as states no more."""
 LATEST = "latest"
 MARK = ".written"
 """Suffix of a rank's note, beside its file, that it wrote it; gone once the state is complete."""
@@ -74,7 +78,7 @@ def write_mark(file: Path, size: int, digest: str) -> None:
     write_json(file.with_name(file.name + MARK), [size, digest])
 
 
-def commit(root: Path, info: CheckpointInfo, keep: int, spared: int | None = None) -> Path:
+def commit(root: Path, info: CheckpointInfo, keep: int, spared: Collection[int] = ()) -> Path:
     """Turn the files that all ranks have written into a complete state; ``latest`` moves, old ones go."""
     temporary, final = unfinished_folder(root, info.step), root / folder_name(info.step)
     marks = sorted(temporary.glob(f"*{MARK}"))
@@ -82,7 +86,7 @@ def commit(root: Path, info: CheckpointInfo, keep: int, spared: int | None = Non
     files = {mark.name.removesuffix(MARK): tuple(json.loads(mark.read_text())) for mark in marks}
     for mark in marks:
         mark.unlink()
-    write_json(temporary / INFO, asdict(replace(info, files=files)))
+    write_info(temporary, replace(info, files=files))
     if final.exists():
         shutil.rmtree(final)
     temporary.replace(final)
@@ -92,11 +96,35 @@ def commit(root: Path, info: CheckpointInfo, keep: int, spared: int | None = Non
     return final
 
 
-def prune(root: Path, keep: int, spared: int | None = None) -> None:
-    """Remove all but the newest states and the one after step ``spared``."""
+def write_info(folder: Path, info: CheckpointInfo) -> None:
+    """Write ``checkpoint.json``, checksum included."""
+    document = asdict(info)
+    write_json(folder / INFO, document | {CHECKSUM: _checksum(document)})
+
+
+def _checksum(document: Mapping[str, Any]) -> str:
+    """Of a document as JSON text in the order of its keys, which a file keeps."""
+    return hashlib.sha256(json.dumps(document, separators=(",", ":")).encode()).hexdigest()
+
+
+def prune(root: Path, keep: int, spared: Collection[int] = ()) -> None:
+    """Remove all but the newest states and those after the steps ``spared``."""
+    names = set(map(folder_name, spared))
     for path in sorted(root.glob("step-*"))[:-keep]:
-        if spared is None or path.name != folder_name(spared):
+        if path.name not in names:
             shutil.rmtree(path)
+
+
+def set_aside_newer(root: Path, used: Path | None) -> None:
+    """Rename the states newer than the one a start uses (all, where it uses none).
+
+    They are damaged, and as states they would count as the newest to keep, at the cost of good ones.
+    """
+    for path in sorted(root.glob("step-*")):
+        if used is None or path.name > used.name:
+            aside = path.with_name(DAMAGED + path.name)
+            shutil.rmtree(aside, ignore_errors=True)
+            path.replace(aside)
 
 
 def remove_unfinished(root: Path) -> None:
@@ -112,7 +140,11 @@ def file_digest(path: Path) -> str:
 
 
 def newest_complete(root: Path, warn: Callable[[str], None]) -> tuple[Path, CheckpointInfo] | None:
-    """The newest undamaged state; each damaged one on the way is reported through ``warn``."""
+    """The newest undamaged state; each damaged one on the way is reported through ``warn``.
+
+    Raises:
+        UserError: a state on the way is whole, but of another version of Wavetrain.
+    """
     for path in sorted(root.glob("step-*"), reverse=True):
         damage = find_damage(path)
         if damage is None:
@@ -122,11 +154,26 @@ def newest_complete(root: Path, warn: Callable[[str], None]) -> tuple[Path, Chec
 
 
 def find_damage(path: Path) -> str | None:
-    """What is wrong with a saved state, or None."""
+    """What is wrong with a saved state, or None.
+
+    Raises:
+        UserError: it is whole, but of another version of Wavetrain.
+    """
     try:
         info = read_info(path)
+    except UserError:
+        raise
     except (OSError, ValueError) as error:
         return f"{INFO}: {' '.join(str(error).split())[:200]}"
+    if path.name != folder_name(info.step):
+        return f"{INFO} is of step {info.step}"
+    try:
+        return _find_damage_of_files(path, info)
+    except OSError as error:
+        return f"it cannot be read: {error}"
+
+
+def _find_damage_of_files(path: Path, info: CheckpointInfo) -> str | None:
     for name, (size, digest) in info.files.items():
         file = path / name
         if file.parent != path or not file.is_file():
@@ -142,13 +189,31 @@ def read_info(path: Path) -> CheckpointInfo:
     """Parse ``checkpoint.json``.
 
     Raises:
-        OSError, ValueError: it cannot be read, or is not what this version writes.
+        OSError, ValueError: it cannot be read, or is not what was written.
+        UserError: another version of Wavetrain wrote it.
     """
     content = parse_json((path / INFO).read_bytes())
-    found = content.get("schema") if isinstance(content, dict) else None
-    if found != SCHEMA:
-        raise ValueError(f"schema {found} instead of {SCHEMA}")
-    return TypeAdapter(CheckpointInfo).validate_python(content)
+    if not isinstance(content, dict):
+        raise ValueError("no JSON object")
+    schema, checksum = content.get("schema"), content.pop(CHECKSUM, None)
+    # Schemas up to 2 had no checksum; of a later one it tells whether the number is what was written.
+    if checksum is not None or schema == SCHEMA:
+        _check(content, checksum)
+    if schema == SCHEMA:
+        return TypeAdapter(CheckpointInfo).validate_python(content)
+    if type(schema) is not int:
+        raise ValueError(f"schema {schema!r}")
+    mend = "go on with the version that wrote it, or choose another run name"
+    raise UserError(f"the checkpoint has schema {schema}, this version reads {SCHEMA}", where=str(path), mend=mend)
+
+
+def _check(document: Mapping[str, Any], checksum: object) -> None:
+    try:
+        found = _checksum(document)
+    except RecursionError:
+        raise ValueError("it nests too deep") from None
+    if checksum != found:
+        raise ValueError("it has another checksum than was written")
 
 
 def load(state: TrainingState, path: Path, info: CheckpointInfo, fingerprint: str) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.outbox import Outbox
 from orchestrator.results import to_metrics
-from orchestrator.scoring import Scoring, keep_if_best, start_scoring
+from orchestrator.scoring import Scoring, keep_if_best, start_scoring, step_of
 
 if TYPE_CHECKING:
     from orchestrator.controller import Prepared
@@ -59,8 +59,9 @@ class EpochScores:
         step = step_of(scoring.export)
         metrics = to_metrics(scores) | {"time/evaluation_s": scoring.seconds}
         self._outbox.metrics(metrics, step=step, time_s=time.time())
-        self._directory.update_state(scored_step=step)
         best = keep_if_best(self._directory, scoring.export, scores, step)
+        # After it: a controller that ends in between scores the export again.
+        self._directory.update_state(scored_step=step)
         found = metrics["eval/nmse_db/avg"]
         self._say(f"step {step}: zero-shot NMSE {found:.2f} dB{', the best so far' if best else ''}")
         self._leave(scoring.export)
@@ -68,8 +69,3 @@ class EpochScores:
     def _leave(self, export: Path) -> None:
         shutil.rmtree(export)
         self._under_way = None
-
-
-def step_of(export: Path) -> int:
-    """Step after which an export was made."""
-    return int(export.name.removeprefix("step-"))

@@ -5,12 +5,14 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 import torch.distributed as dist
 
+from channels.errors import UserError
 from orchestrator import checkpoints
 from orchestrator.checkpoint_writer import CheckpointWriter, Saved
 from orchestrator.config import JobSpec
@@ -18,7 +20,7 @@ from orchestrator.disk_space import shortage
 from orchestrator.engine import TrainingEngine
 from orchestrator.fragments import TrainingState
 from orchestrator.rundir import RunDirectory
-from orchestrator.scoring import best_so_far
+from orchestrator.scoring import best_so_far, step_of
 from orchestrator.signals import SILENCE, Signals
 from samplers.batches import ScheduledBatches
 
@@ -72,7 +74,7 @@ class RunState(AbstractContextManager["RunState"]):
             directory.checkpoints,
             keep=job.checkpoint.keep,
             device=engine.device,
-            spared=self._best_step,
+            spared=self._spared_steps,
         )
 
     def __exit__(
@@ -92,7 +94,9 @@ class RunState(AbstractContextManager["RunState"]):
             self._directory.pause_request.unlink(missing_ok=True)
             self._directory.paused.unlink(missing_ok=True)
             warn = lambda text: self._emit("warning", text=text)  # noqa: E731
-            choice = [checkpoints.newest_complete(self._directory.checkpoints, warn)]
+            found = checkpoints.newest_complete(self._directory.checkpoints, warn)
+            checkpoints.set_aside_newer(self._directory.checkpoints, found and found[0])
+            choice = [found]
         dist.broadcast_object_list(choice)
         if choice[0] is None:
             return False
@@ -101,6 +105,7 @@ class RunState(AbstractContextManager["RunState"]):
         self._note_change("ranks", info.world_size, self._world)
         self._note_change("ZeRO stage", info.zero_stage, self._job.train.zero_stage)
         self._batches.load_state_dict(info.sampler)
+        self._check_cursor(path, info.step)
         progress = self._progress
         progress.step, progress.train_seconds = info.step, info.train_seconds
         progress.epoch_seconds, progress.padded, progress.valid = info.epoch_totals
@@ -211,6 +216,19 @@ class RunState(AbstractContextManager["RunState"]):
             text = f"{what}: {before} at the checkpoint, {now} now; same batches, numbers equal up to rounding"
             self._emit("note", text=text)
 
-    def _best_step(self) -> int | None:
-        best = best_so_far(self._directory) if self._job.checkpoint.keep_best else None
-        return best[0] if best else None
+    def _check_cursor(self, path: Path, step: int) -> None:
+        """Steps that are done and the place in the schedule say the same."""
+        epoch, step_of_epoch = self._batches.cursor
+        done = sum(map(self._batches.schedule.steps, range(epoch))) + step_of_epoch
+        if done != step:
+            what = f"{step} steps are done, but the cursor says {done}"
+            raise UserError(what, where=str(path), mend="remove this checkpoint")
+
+    def _spared_steps(self) -> set[int]:
+        """Of the best state and of those that may become it: their exports are not scored yet."""
+        if not self._job.checkpoint.keep_best:
+            return set()
+        # In this order: an export goes only after its score is kept where it is the best.
+        waiting = {step_of(path) for path in self._directory.exports.glob("step-*")}
+        best = best_so_far(self._directory)
+        return waiting | ({best[0]} if best else set())

@@ -76,11 +76,23 @@ def _score_remotely(export: Path, store: Path, name: str, job: JobSpec, profile:
 
 def best_so_far(directory: RunDirectory) -> tuple[int, float] | None:
     """(step, NMSE) of ``model-best/``, if there is one."""
-    path = directory.best / SCORE
-    if not path.exists():
-        return None
-    score = json.loads(path.read_text())
-    return int(score["step"]), float(score["nmse"])
+    for folder in (directory.best, _previous(directory)):
+        try:
+            score = json.loads((folder / SCORE).read_text())
+        except FileNotFoundError:
+            continue
+        return int(score["step"]), float(score["nmse"])
+    return None
+
+
+def _previous(directory: RunDirectory) -> Path:
+    """Where the best model lies while a better one takes its place."""
+    return directory.best.with_name(f".{directory.best.name}.old")
+
+
+def step_of(export: Path) -> int:
+    """Step after which an export was made."""
+    return int(export.name.removeprefix("step-"))
 
 
 def keep_if_best(directory: RunDirectory, export: Path, scores: list[Score], step: int) -> bool:
@@ -92,6 +104,9 @@ def keep_if_best(directory: RunDirectory, export: Path, scores: list[Score], ste
     shutil.rmtree(new, ignore_errors=True)
     shutil.copytree(export, new)
     write_json(new / SCORE, {"step": step, "nmse": found, "nmse_db": decibels(found)})
-    shutil.rmtree(directory.best, ignore_errors=True)
+    if directory.best.exists():
+        shutil.rmtree(_previous(directory), ignore_errors=True)
+        directory.best.replace(_previous(directory))
     new.replace(directory.best)
+    shutil.rmtree(_previous(directory), ignore_errors=True)
     return True

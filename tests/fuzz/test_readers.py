@@ -1,18 +1,16 @@
 """Readers survive hostile files: one line for the user, in bounded time and memory, and nothing written elsewhere."""
 
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from channels.files import write_json
 from channels.manifest import shard_file
 from channels.shards import Samples
 from channels.writer import open_writer
-from orchestrator.checkpoints import SCHEMA, CheckpointInfo, file_digest, find_damage
+from orchestrator.checkpoints import SCHEMA, CheckpointInfo, file_digest, find_damage, write_info
 from orchestrator.fragments import KINDS
 from tests.channels.test_deepmimo import PAIR, write_scenario
 from tests.channels.test_hetercsi_mat import D3, write_config, write_split
@@ -74,14 +72,15 @@ def state(tmp_path: Path) -> Path:
         sampler={"epoch": 0, "step": 5}, train_seconds=1.0, epoch_totals=(1.0, 2, 3), mlflow_run_id=None, versions={},
         files={file.name: (file.stat().st_size, file_digest(file))},
     )  # fmt: skip
-    write_json(folder / "checkpoint.json", asdict(info))
+    write_info(folder, info)
     assert find_damage(folder) is None
     return folder
 
 
-def test_checkpoint(tmp_path: Path, state: Path) -> None:
+@pytest.mark.parametrize("read", [readers.read_checkpoint, readers.read_forged_checkpoint])
+def test_checkpoint(tmp_path: Path, state: Path, read: object) -> None:
     files = {f"{state.name}/checkpoint.json": mutate_json, f"{state.name}/rank-0.safetensors": mutate_bytes}
-    hammer(Target(state.parent, files, readers.read_checkpoint), 220, tmp_path / "scratch")
+    hammer(Target(state.parent, files, read), 220, tmp_path / "scratch")
 
 
 def test_state_file(tmp_path: Path, state: Path) -> None:

@@ -5,12 +5,14 @@ import json
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from channels.errors import UserError
 from orchestrator import checkpoints
 from orchestrator.config import JobSpec
 from tests.jobs_for_tests import small_job
@@ -292,11 +294,13 @@ def two_states(root_of: Any, tmp_path: Path) -> Path:
     """Two complete states, as a run has them."""
     root = tmp_path / "checkpoints"
     shutil.copytree(root_of(1), root)
-    shutil.copytree(root / f"step-{BEFORE:09d}", root / f"step-{BEFORE + 1:09d}")
+    newer = Path(shutil.copytree(root / f"step-{BEFORE:09d}", root / f"step-{BEFORE + 1:09d}"))
+    checkpoints.write_info(newer, replace(checkpoints.read_info(newer), step=BEFORE + 1))
+    assert checkpoints.find_damage(newer) is None
     return root
 
 
-@pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "info", "list", "types", "outside"])
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "info", "list", "types", "outside", "number", "name"])
 def test_a_damaged_newest_state_is_passed_over_loudly(two_states: Path, damage: str) -> None:
     newest = two_states / f"step-{BEFORE + 1:09d}"
     victim = next(newest.glob("*.safetensors"))
@@ -317,11 +321,43 @@ def test_a_damaged_newest_state_is_passed_over_loudly(two_states: Path, damage: 
         case "types":
             (newest / "checkpoint.json").write_text(json.dumps(info | {"files": "none"}))
         case "outside":
-            (newest / "checkpoint.json").write_text(json.dumps(info | {"files": {"../latest": [1, "0"]}}))
+            good = checkpoints.read_info(newest)
+            checkpoints.write_info(newest, replace(good, files={"../latest": (1, "0")}))
+        case "number":
+            (newest / "checkpoint.json").write_text(json.dumps(info | {"seed": info["seed"] + 1}))
+        case "name":
+            checkpoints.write_info(newest, replace(checkpoints.read_info(newest), step=BEFORE))
     warnings: list[str] = []
     found = checkpoints.newest_complete(two_states, warnings.append)
     assert found is not None and found[1].step == BEFORE
     assert len(warnings) == 1 and "is damaged" in warnings[0]
+    checkpoints.set_aside_newer(two_states, found[0])
+    checkpoints.prune(two_states, keep=1)
+    assert sorted(path.name for path in two_states.glob("*step-*")) == [f"damaged-{newest.name}", found[0].name]
+
+
+def test_a_file_that_cannot_be_read_is_damage(two_states: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path) -> str:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(checkpoints, "file_digest", fail)
+    warnings: list[str] = []
+    assert checkpoints.newest_complete(two_states, warnings.append) is None
+    assert len(warnings) == 2 and "Input/output error" in warnings[0]
+    checkpoints.set_aside_newer(two_states, None)
+    assert not list(two_states.glob("step-*"))
+
+
+def test_a_state_of_another_version_is_no_damage(two_states: Path) -> None:
+    newest = two_states / f"step-{BEFORE + 1:09d}"
+    info = json.loads((newest / "checkpoint.json").read_text())
+    del info["sha256"]
+    (newest / "checkpoint.json").write_text(json.dumps(info | {"schema": 2}))
+    with pytest.raises(UserError, match="schema 2, this version reads"):
+        checkpoints.newest_complete(two_states, print)
+    checkpoints.write_info(newest, replace(checkpoints.read_info(two_states / f"step-{BEFORE:09d}"), schema=99))
+    with pytest.raises(UserError, match="schema 99, this version reads"):
+        checkpoints.newest_complete(two_states, print)
 
 
 def test_unfinished_states_are_neither_found_nor_left(tmp_path: Path) -> None:
