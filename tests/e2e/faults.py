@@ -1,7 +1,9 @@
 """The fault matrix: one disturbed run a case, compared with a run that nobody touched."""
 
 import contextlib
+import math
 import os
+import signal
 import subprocess
 import time
 from collections import Counter
@@ -15,7 +17,7 @@ import psutil
 
 from orchestrator.config import JobSpec
 from orchestrator.sample_log import samples_of_epochs
-from tests.e2e.leftovers import Machine, left_over, look
+from tests.e2e.leftovers import Machine, left_over, look, processes
 from tests.e2e.runs import Place, family
 from tests.jobs_for_tests import small_job
 from tests.stores import SHAPES, make_random_store
@@ -26,7 +28,10 @@ TRAIN = 45
 SECRET = "sentinel-of-the-fault-matrix"
 """A password in the environment of every run: it must be found nowhere."""
 STEP = 16
-"""Disturbed once this step is logged; the last checkpoint is then at step 14."""
+"""Disturbed once this step is logged and the checkpoint below is whole."""
+SAVED = 14
+MOST_REPEATED = EVERY_STEPS + 2
+"""Steps that a fault costs: a checkpoint interval, and a step or two until a checkpoint is whole."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,38 @@ class Finding:
     note: str = ""
     tolerance: float = 0.0
     """Of the loss: above zero where sums are rounded in another order."""
+    most_repeated: int = MOST_REPEATED
+    most_recovery_s: float | None = None
+
+    def problems(self) -> list[str]:
+        """What is not as it must be."""
+        late = self.most_recovery_s is not None and (self.recovery_s or math.inf) > self.most_recovery_s
+        wrong = {
+            "samples are lost or seen twice": not self.seen_once,
+            f"losses differ by {self.loss_difference:.1e}": not self.loss_difference <= self.tolerance,
+            f"{self.repeated_steps} steps are repeated, not {self.most_repeated}": (
+                self.repeated_steps > self.most_repeated
+            ),
+            f"recovery takes {self.recovery_s} s, not {self.most_recovery_s}": late,
+            f"left over: {', '.join(self.left)}": bool(self.left),
+        }
+        return [problem for problem, is_so in wrong.items() if is_so]
+
+    def row(self) -> dict[str, Any]:
+        """For the table and the record."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A case that could not be measured, or ended in another way than it must."""
+
+    case: str
+    cause: str
+
+    def problems(self) -> list[str]:
+        """What is not as it must be."""
+        return [self.cause]
 
     def row(self) -> dict[str, Any]:
         """For the table and the record."""
@@ -66,7 +103,7 @@ class Bench:
             "checkpoint": {"every_steps": EVERY_STEPS},
             "evaluation": {"samples": 4, "references": False},
             "tracking": {"log_samples": True, "register_model": False, "system_every_s": 0},
-            "failures": {"hang_floor_s": 10.0, "hang_factor": 2.0},
+            "failures": {"hang_floor_s": 60.0, "hang_factor": 2.0},
         }
         return small_job(self.store, name, **{key: fields.get(key, {}) | sections.get(key, {}) for key in fields})
 
@@ -88,11 +125,33 @@ class Bench:
         """
         spec = self.place.spec(self.job(case, **sections))
         before = look(self.place.folder)
+        try:
+            return self._disturb_and_compare(case, spec, before, disturb, ends, mend, again, tolerance)
+        except BaseException:
+            # The cases after it must not meet what is left of it.
+            for number, _ in processes(self.place.folder).items() - before.processes:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(number, signal.SIGKILL)
+            raise
+
+    def _disturb_and_compare(
+        self,
+        case: str,
+        spec: Path,
+        before: Machine,
+        disturb: "Disturb | None",
+        ends: int | None,
+        mend: "Mend | None",
+        again: Sequence[str],
+        tolerance: float,
+    ) -> Finding:
         recovery, note = None, ""
         process = self.place.start("train", str(spec))
         session = process.pid
         if disturb is not None:
             self.place.wait_for_step(case, STEP, process)
+            self.place.wait_for_step(case, SAVED, process, "checkpoint")
+            assert any("RayTrainWorker" in name for name in processes(self.place.folder).values()), "no rank is found"
             assert_not_in_arguments(process)
             started = time.monotonic()
             known = len(self.place.events(case))
@@ -181,11 +240,14 @@ def assert_not_in_arguments(process: "subprocess.Popen[str]") -> None:
             assert SECRET not in " ".join(member.cmdline())
 
 
-def table(findings: list[Finding]) -> str:
+def table(findings: Sequence[Finding | Failed]) -> str:
     """Markdown."""
     heads = ("case", "exit", "once", "loss differs by", "attempts", "steps repeated", "s to recover", "left over")
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for found in findings:
+        if isinstance(found, Failed):
+            lines.append(f"| {found.case} | FAILED: {found.cause.replace('|', '/')}" + " |" * (len(heads) - 1))
+            continue
         loss = "0 (every bit)" if found.loss_difference == 0 else f"{found.loss_difference:.1e}"
         codes = ", ".join(map(str, found.exit_codes))
         recovery = "-" if found.recovery_s is None else f"{found.recovery_s:.1f}"

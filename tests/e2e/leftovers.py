@@ -7,6 +7,8 @@ from pathlib import Path
 import psutil
 
 SHARED_MEMORY = Path("/dev/shm")
+STAYS = ("ray::IDLE", "ray::_AutoscalingCoordinatorActor")
+"""Beginnings of the titles of what a standing Ray keeps for the runs to come."""
 TEMPORARY = ("wt-*", "nodes-*", "torch_*", "pymp-*")
 
 
@@ -21,7 +23,7 @@ class Machine:
 
 def look(folder: Path, session: int | None = None) -> Machine:
     """What belongs to runs in a folder now. session: of the command that ran, whose children count too."""
-    ours = {process.pid: _name(process) for process in psutil.process_iter() if _is_ours(process, folder, session)}
+    ours = processes(folder, session)
     listening = [entry for entry in psutil.net_connections("tcp") if entry.status == psutil.CONN_LISTEN]
     ports = [entry.laddr.port for entry in listening if entry.pid in ours]
     files = [str(path) for pattern in TEMPORARY for path in Path("/tmp").glob(pattern) if _is_fresh(path, folder)]
@@ -30,11 +32,16 @@ def look(folder: Path, session: int | None = None) -> Machine:
     return Machine(frozenset(ours.items()), frozenset(ports), frozenset(files))
 
 
+def processes(folder: Path, session: int | None = None) -> dict[int, str]:
+    """Names of those that belong to runs in a folder."""
+    return {process.pid: _name(process) for process in psutil.process_iter() if _is_ours(process, folder, session)}
+
+
 def left_over(before: Machine, after: Machine) -> list[str]:
     """What is there after and was not before."""
-    processes = [f"process {number} ({name})" for number, name in sorted(after.processes - before.processes)]
+    alive = [f"process {number} ({name})" for number, name in sorted(after.processes - before.processes)]
     ports = [f"port {port}" for port in sorted(after.ports - before.ports)]
-    return [*processes, *ports, *sorted(after.files - before.files)]
+    return [*alive, *ports, *sorted(after.files - before.files)]
 
 
 def _is_ours(process: psutil.Process, folder: Path, session: int | None) -> bool:
@@ -43,9 +50,21 @@ def _is_ours(process: psutil.Process, folder: Path, session: int | None) -> bool
             return False
         if session is not None and os.getsid(process.pid) == session:
             return True
-        return process.environ().get("WAVETRAIN_TEST_FOLDER") == str(folder)
+        return _belongs(process, folder)
     except (psutil.Error, OSError):
         return False
+
+
+def _belongs(process: psutil.Process, folder: Path) -> bool:
+    """Whether it was started in the folder, or by a standing cluster, whose nodes have a folder above it.
+
+    Nodes and what they keep outlast a run; what they do for it does not.
+    """
+    started_in = process.environ().get("WAVETRAIN_TEST_FOLDER")
+    if started_in is None or not folder.is_relative_to(started_in):
+        return False
+    title = " ".join(process.cmdline())
+    return str(folder) == started_in or (title.startswith("ray::") and not title.startswith(STAYS))
 
 
 def _is_fresh(path: Path, folder: Path) -> bool:

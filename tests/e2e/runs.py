@@ -65,12 +65,12 @@ class Place:
         events = [json.loads(line) for line in lines if line.endswith("\n")]
         return [event for event in events if event["kind"] == kind]
 
-    def wait_for_step(self, name: str, step: int, process: subprocess.Popen[str]) -> None:
-        """Return once a step has been logged."""
+    def wait_for_step(self, name: str, step: int, process: subprocess.Popen[str], kind: str = "step") -> None:
+        """Return once an event of a step has been logged."""
         deadline = time.monotonic() + RUN_TIMEOUT_S
-        while not any(event["step"] >= step for event in self.events(name)):
+        while not any(event["step"] >= step for event in self.events(name, kind)):
             assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline, f"step {step} is not reached"
+            assert time.monotonic() < deadline, f"no {kind} {step}"
             time.sleep(0.02)
 
     def losses(self, name: str) -> dict[int, float]:
@@ -96,11 +96,11 @@ class Place:
         client = MlflowClient(tracking_uri=f"sqlite:///{self.folder / 'runs' / 'mlflow.db'}")
         return client.get_run(self.state(name)["mlflow_run_id"])
 
-    def history(self, name: str, metric: str) -> list[tuple[int, float]]:
-        """(step, value) of a metric in MLflow."""
+    def history(self, name: str, metric: str, uri: str | None = None) -> list[tuple[int, float]]:
+        """(step, value) of a metric in MLflow, the local one unless another is given."""
         from mlflow import MlflowClient
 
-        client = MlflowClient(tracking_uri=f"sqlite:///{self.folder / 'runs' / 'mlflow.db'}")
+        client = MlflowClient(tracking_uri=uri or f"sqlite:///{self.folder / 'runs' / 'mlflow.db'}")
         points = client.get_metric_history(self.state(name)["mlflow_run_id"], metric)
         return sorted((point.step, point.value) for point in points)
 
