@@ -1,10 +1,9 @@
 """A run from spec to report: check, plan, train under Ray Train, evaluate, track, end honestly."""
 
 import signal
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, Literal
@@ -15,6 +14,7 @@ from channels.store import ChannelStore
 from models.interface import ModelSpec
 from models.registry import make_spec
 from orchestrator import preflight, provenance
+from orchestrator.background import Background
 from orchestrator.cluster import Profile
 from orchestrator.config import JobSpec
 from orchestrator.data import open_training_data
@@ -172,11 +172,11 @@ class _Controller:
             outcome = self._outcome("KILLED", cause="interrupted")
         except BaseException as error:
             cause = root_cause(error)
-            self._follow()
+            self._follow_to_the_end()
             failed = self._outcome("FAILED", cause=self._all_causes(_one_line(cause)))
             self._end(failed)
             if isinstance(cause, UserError):
-                raise cause from None
+                raise UserError(str(failed.cause)) from None
             if is_fatal(error) or type(error).__module__.startswith("ray."):
                 return failed
             raise
@@ -246,7 +246,7 @@ class _Controller:
         )
         self.ended = "stopped"
         scores = EpochScores(self.prepared, self.outbox, self.view.say)
-        fit = _Background(trainer.fit)
+        fit = Background(trainer.fit)
         fit.start()
         while fit.is_alive():
             fit.join(POLL_S)
@@ -347,45 +347,45 @@ class _Controller:
             signal=self.stop.signal,
         )
 
+    def _follow_to_the_end(self) -> None:
+        """Take in what is left; where the disk is full, as far as that goes: the cause of the end is another one."""
+        try:
+            self._follow()
+        except (OSError, UserError) as error:
+            self.view.say(f"warning: {error}")
+
     def _end(self, outcome: RunOutcome) -> None:
-        self._follow()
+        self._follow_to_the_end()
         self.view.close()
         result = describe_result(outcome.status, self.view.progress, outcome.scores, outcome.cause)
-        self.outbox.tags({"wavetrain.cause": outcome.cause or "none", NOTE: describe_run(self.prepared, result)})
+        tags = {"wavetrain.cause": outcome.cause or "none", NOTE: describe_run(self.prepared, result)}
         if self.failures:
-            self.outbox.tags({"wavetrain.failures": describe_all(self.failures)})
-        self.outbox.end(outcome.status)
-        self.outbox.close()
+            tags["wavetrain.failures"] = describe_all(self.failures)
+        is_kept = self._keep_end(tags, outcome.status)
         problem = self.tracking.finish()
-        self.directory.update_state(status=outcome.status, cause=outcome.cause, tracking_problem=problem)
+        if not is_kept:
+            problem = self.tracking.end_directly(tags, outcome.status) or problem
+        try:
+            self.directory.update_state(status=outcome.status, cause=outcome.cause, tracking_problem=problem)
+        except (OSError, UserError) as error:
+            self.view.say(f"warning: the run's state cannot be written ({error})")
         if problem is not None:
             name = self.directory.path.name
             self.view.say(f"MLflow lacks the end of this run ({problem}); when it answers: wavetrain sync {name}")
         self.directory.stop_request.unlink(missing_ok=True)
 
-
-class _Background(threading.Thread):
-    """Calls a function and keeps what it raised."""
-
-    def __init__(self, function: Any) -> None:
-        super().__init__(name="ray-train", daemon=True)
-        self._function = function
-        self._error: BaseException | None = None
-
-    def run(self) -> None:
-        """Called by the thread."""
+    def _keep_end(self, tags: dict[str, str], status: Status) -> bool:
+        """Put the end into the outbox; whether the disk had room for it."""
         try:
-            self._function()
-        except BaseException as error:
-            self._error = error
-
-    def reraise(self) -> None:
-        """Raise here what the function raised there: the first worker's own error where there is one."""
-        if self._error is None:
-            return
-        failures = getattr(self._error, "worker_failures", None) or {}
-        fatal = [failure for failure in failures.values() if is_fatal(failure)]
-        raise root_cause(fatal[0]) if fatal else self._error
+            self.outbox.tags(tags)
+            self.outbox.end(status)
+            self.outbox.close()
+        except (OSError, UserError) as error:
+            self.view.say(f"warning: the end of the run is not kept for MLflow, only told ({error})")
+            with suppress(OSError, UserError):
+                self.outbox.close()
+            return False
+        return True
 
 
 def _one_line(error: BaseException) -> str:

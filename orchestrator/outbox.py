@@ -170,6 +170,20 @@ class DeliveryThread(threading.Thread):
         self.problem = None
         return True
 
+    def end_directly(self, tags: Mapping[str, str], status: str) -> str | None:
+        """Tell MLflow the end of a run whose folder cannot take it; what is wrong, or None."""
+        if self.is_alive():
+            return self.problem or "MLflow does not answer"
+        try:
+            tracker = self.delivery.connect()
+            tracker.tags(tags)
+            tracker.end(status)
+        # As above; that of a database on the same full disk, for one.
+        except Exception as error:
+            text = " ".join(str(error).split())[:300]
+            return f"{type(error).__name__}: {text}"
+        return None
+
     def finish(self) -> str | None:
         """Deliver what is left, but not for long; what is wrong, or None if MLflow has everything."""
         self._ending.set()

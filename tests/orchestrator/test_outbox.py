@@ -123,3 +123,13 @@ def test_a_folder_that_was_moved_and_a_file_that_is_gone_do_not_stop_a_delivery(
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     found = everything(uri, complete(moved, delivery(moved, uri)))
     assert found["files"] == ["note.txt"] and found["status"] == "FINISHED"
+
+
+def test_an_end_that_the_folder_cannot_take_is_told_directly(directory: RunDirectory, tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    thread = DeliveryThread(delivery(directory, uri))
+    thread.delivery.deliver()
+    assert thread.end_directly({"launcher": "another"}, "FAILED") is None
+    found = everything(uri, thread.delivery.connect().run_id)
+    assert (found["status"], found["launcher"]) == ("FAILED", "another")
+    assert DeliveryThread(delivery(directory, NOBODY)).end_directly({}, "FAILED") is not None
