@@ -30,6 +30,7 @@ class Watchdog(threading.Thread):
         self._stacks = stacks
         self._factor = factor
         self._floor_s = floor_s
+        self._look_s = min(floor_s, 10.0) / 4
         self._end = end
         self._seconds: deque[float] = deque(maxlen=REMEMBERED_STEPS)
         self._last = time.monotonic()
@@ -69,7 +70,7 @@ class Watchdog(threading.Thread):
         After a stop of the whole process (SIGSTOP) its own look comes late too: a look that comes late proves nothing.
         """
         looked = time.monotonic()
-        while not self._stopped.wait(min(self._floor_s, 10.0) / 4):
+        while not self._stopped.wait(self._look_s):
             now = time.monotonic()
             stopped = now - looked > self._floor_s
             looked = now
@@ -86,6 +87,8 @@ class Watchdog(threading.Thread):
             file.flush()
             faulthandler.dump_traceback(file, all_threads=True)
             os.fsync(file.fileno())
+        # The end of this rank is the end of all: the others look once more and write down theirs.
+        time.sleep(self._look_s + 1.0)
         self._end(HANG_EXIT_CODE)
 
     def __enter__(self) -> "Watchdog":

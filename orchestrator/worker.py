@@ -201,8 +201,9 @@ class Worker:
                 started = time.perf_counter()
             if stop and not (running or finished):
                 break
-        self.profile.close(self.progress.step)
-        self.run_state.finish()
+        with self.watchdog.paused():
+            self.profile.close(self.progress.step)
+            self.run_state.finish()
         return "finished" if self.progress.step == self.schedule.total_steps else "stopped"
 
     def _results(self, loader: StepLoader) -> Iterator[tuple[StepBatch, StepResult | None, int]]:
@@ -355,12 +356,16 @@ class Worker:
         )
         progress.epoch_seconds, progress.padded, progress.valid, progress.own_padded = 0.0, 0, 0, 0
         if self.run_state.is_scored(epoch):
-            self._export_for_scoring()
+            with self.watchdog.paused():
+                self._export_for_scoring()
 
     def _replay_coverage(self) -> None:
-        """What earlier attempts trained on in this epoch: a pure function of the cursor."""
+        """What earlier attempts trained on in this epoch: a pure function of the cursor and of what was skipped."""
         epoch, step = self.batches.cursor
+        first = self.progress.step - step
         for done in range(step):
+            if first + done in self.adjustments.skipped_steps:
+                continue
             self.coverage.add(self.schedule.rank_step(epoch, done, self.rank, self.world))
 
     def _export_for_scoring(self) -> None:

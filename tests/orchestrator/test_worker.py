@@ -1,6 +1,7 @@
 """The worker on two real ranks, for every model: coverage, granularities, stopping and going on with dropout."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ def test_every_snapshot_comes_once_at_one_granularity_and_both_are_balanced(smal
 def test_a_step_that_diverged_is_passed_over_and_its_samples_are_named(
     ranks: Any, small_store: Path, tmp_path: Path
 ) -> None:
-    directory = prepare(tmp_path / "run", small_job(small_store))
+    directory = prepare(tmp_path / "run", small_job(small_store, checkpoint={"every_steps": 5, "keep": 99}))
     write_adjustments(directory.adjustments, Adjustments(skipped_steps=(2,)))
     assert ranks(2, work, str(directory.path)) == ["finished"] * 2
     [skipped] = events_of(directory, "skipped")
@@ -120,3 +121,9 @@ def test_a_step_that_diverged_is_passed_over_and_its_samples_are_named(
     assert named == skipped["metrics"]["health/skipped_samples"] == 16
     first, second = (event["metrics"]["data/coverage"] for event in events_of(directory, "epoch"))
     assert (first, second) == (pytest.approx(1 - 16 / 180), 1.0)
+
+    for state in sorted(directory.checkpoints.glob("step-*"))[1:]:
+        shutil.rmtree(state)
+    assert ranks(2, work, str(directory.path)) == ["finished"] * 2
+    again = [event["metrics"]["data/coverage"] for event in events_of(directory, "epoch")]
+    assert again == [first, second] * 2, "an attempt that goes on does not count the step as done"
