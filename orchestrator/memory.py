@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from models.interface import PackedBatch, TokenBatch
 from orchestrator.failures import MicroBatchTooLargeError
 from orchestrator.loader import StepBatch
 
@@ -16,6 +17,13 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
+def _shape(batch: TokenBatch | PackedBatch) -> str:
+    samples = len(batch.grid)
+    if isinstance(batch, PackedBatch):
+        return f"{samples} packed samples, {len(batch.tokens)} tokens"
+    return f"{samples} samples x {batch.tokens.shape[1]} tokens"
+
+
 @contextmanager
 def explained_memory(batch: StepBatch, rank: int) -> Iterator[None]:
     """Raises MicroBatchTooLargeError for an allocation that fails inside the ``with``, and half the samples to try."""
@@ -25,10 +33,9 @@ def explained_memory(batch: StepBatch, rank: int) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         largest = max(batch.micro_batches, key=lambda micro: micro.tokens.numel())
-        samples, length = largest.tokens.shape[:2]
+        samples = len(largest.grid)
         advice = f"a micro-batch of {samples // 2} would need half" if samples > 1 else "even one sample is too large"
         raise MicroBatchTooLargeError(
-            f"out of memory on rank {rank} in bucket {batch.bucket}, micro-batch of {samples} samples x {length} "
-            f"tokens: {advice}",
+            f"out of memory on rank {rank} in bucket {batch.bucket}, micro-batch of {_shape(largest)}: {advice}",
             samples // 2,
         ) from error

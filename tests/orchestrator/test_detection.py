@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from models.interface import PackedBatch
 from orchestrator.disk_space import shortage
 from orchestrator.divergence import SpikeDetector
 from orchestrator.failures import MicroBatchTooLargeError
@@ -86,10 +87,26 @@ def test_a_rank_that_is_slow_now_and_then_is_not_named() -> None:
     assert [rank for rank, _ in slow] == [1]
 
 
+def padded(samples: int) -> SimpleNamespace:
+    return SimpleNamespace(tokens=torch.zeros(samples, 10, 3), grid=torch.ones(samples, 3))
+
+
+def test_exhausted_memory_of_a_packed_batch_is_explained() -> None:
+    packed = PackedBatch(
+        tokens=torch.zeros(900, 3), elements=None, grid=torch.ones(5, 3), grids=(), keys=torch.zeros(5),
+        weight=torch.ones(5), variant=0,
+    )  # fmt: skip
+    batch = SimpleNamespace(bucket=0, micro_batches=[packed])
+    told = pytest.raises(MicroBatchTooLargeError, match="micro-batch of 5 packed samples, 900 tokens")
+    with told as caught, explained_memory(batch, 1):
+        torch.empty(2**50)
+    assert caught.value.fitting == 2
+
+
 def test_exhausted_memory_is_explained() -> None:
     batch = SimpleNamespace(
         bucket=2,
-        micro_batches=[SimpleNamespace(tokens=torch.zeros(4, 10, 3)), SimpleNamespace(tokens=torch.zeros(6, 10, 3))],
+        micro_batches=[padded(4), padded(6)],
     )
     with (
         pytest.raises(
