@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from channels.errors import UserError
-from tests.fuzz.mutations import Mutation
+from tests.fuzz.mutations import OUTSIDE, Mutation
 
 MEMORY_BYTES = 2**30
 """What a reader may take above what it needs to be imported."""
@@ -63,6 +63,10 @@ def _serve(connection: Connection, target: Target, mutants: int, scratch: Path, 
     # Copied, since an import leaves its store there. What it imports is no part of the memory that hostile input takes.
     target.read(Path(shutil.copytree(target.good, scratch / "good" / target.good.name)))
     _limit_memory()
+    # Where relative paths lead.
+    elsewhere = scratch / "elsewhere"
+    elsewhere.mkdir()
+    os.chdir(elsewhere)
     faults = []
     for number in range(mutants):
         draw = random.Random(f"{seed}/{number}")
@@ -73,13 +77,21 @@ def _serve(connection: Connection, target: Target, mutants: int, scratch: Path, 
         connection.send(f"mutant {number} of {name}")
         (folder / name).write_bytes(target.files[name]((folder / name).read_bytes(), draw))
         fault = _read(target, folder)
-        beside = sorted(path.name for path in case.iterdir() if path != folder)
-        if beside:
-            fault = f"wrote {beside} outside of the folder"
+        written = _written_outside(scratch, folder)
+        if written:
+            fault = f"wrote {written} outside of the folder"
         if fault:
             faults.append(f"mutant {number} of {name}: {fault}")
         shutil.rmtree(case)
     connection.send(faults)
+
+
+def _written_outside(scratch: Path, folder: Path) -> list[str]:
+    """Whatever lies beside the folder, where the process works, or where the paths of the mutations lead."""
+    found = {path for path in folder.parent.iterdir() if path != folder} | set((scratch / "elsewhere").iterdir())
+    found |= {path for path in scratch.iterdir() if path.name not in ("good", "case", "elsewhere")}
+    found |= {path for parent in (*folder.parents, Path("/tmp")) if (path := parent / OUTSIDE).exists()}
+    return sorted(map(str, found))
 
 
 def _read(target: Target, folder: Path) -> str | None:

@@ -8,7 +8,9 @@ from typing import Any
 
 NUMBERS = (0, -1, 1, 7, 2**31 - 1, 2**32, 2**63 - 1, 2**63, 10**30, -(10**30), 0.5, 1e308, 1e-320)
 ODD = (float("nan"), float("inf"), None, True, False, "", [], {}, [[]], {"": None}, [None], "x" * 5000)
-PATHS = ("../../../outside", "/tmp/outside", "..", ".", "a/b", "nul\0", "C:\\x", "\u202e", "~", "P01")
+OUTSIDE = "outside-of-wavetrain"
+"""What a path that leaves its folder would make."""
+PATHS = (f"../../../{OUTSIDE}", f"/tmp/{OUTSIDE}", "..", ".", "a/b", "nul\0", "C:\\x", "\u202e", "~", "P01")
 VALUES = (*NUMBERS, *ODD, *PATHS)
 WORDS = (0, 1, 0x7F, 0xFF, 0x7FFFFFFF, 0xFFFFFFFF, 0x7FFFFFFFFFFFFFFF, 0xFFFFFFFFFFFFFFFF, 2**40)
 
