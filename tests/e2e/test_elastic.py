@@ -3,6 +3,7 @@
 import subprocess
 import time
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -41,17 +42,16 @@ def elastic_job(store: Path) -> JobSpec:
     """Steps of many micro-batches, so that there is time to lose and find nodes; every 10th one is saved."""
     return small_job(
         store, "elastic", scale={"workers": [1, 2]}, checkpoint={"every_steps": 10}, batching={"micro_batch": 1},
-        train={"epochs": 12, "lr": 1e-4, "zero_stage": 2},
+        train={"epochs": 20, "lr": 1e-4, "zero_stage": 2},
     )  # fmt: skip
 
 
 def wait_for_world(place: Place, attempt: int, world: int, process: "subprocess.Popen[str]") -> None:
-    """Return once the attempt of that number trains on so many ranks."""
+    """Return once an attempt of that number or a later one trains on so many ranks."""
     deadline = time.monotonic() + RUN_TIMEOUT_S
     while True:
         attempts = place.events("elastic", "attempt")
-        if len(attempts) == attempt:
-            assert attempts[-1]["world"] == world
+        if len(attempts) >= attempt and attempts[-1]["world"] == world:
             place.wait_for_step("elastic", attempts[-1]["step"] + STEPS_OF_AN_ATTEMPT, process)
             return
         if process.poll() is not None:
@@ -81,12 +81,13 @@ def test_a_lost_node_shrinks_the_run_and_a_returned_one_grows_it(
     out, error = process.communicate(timeout=RUN_TIMEOUT_S)
     assert process.returncode == 0, (out, error)
 
-    assert [event["world"] for event in place.events("elastic", "attempt")] == [2, 1, 2]
+    # A group may fail once more before the node is known to be lost.
+    assert [world for world, _ in groupby(event["world"] for event in place.events("elastic", "attempt"))] == [2, 1, 2]
     assert "1 at the checkpoint, 2 now" in error
     for event in place.events("elastic", "epoch"):
         assert event["metrics"]["data/coverage"] == 1.0 and event["metrics"]["data/repeated"] == 0.0
     steps = [event["step"] for event in place.events("elastic")]
-    grown = place.events("elastic", "attempt")[2]["step"]
+    grown = place.events("elastic", "attempt")[-1]["step"]
     assert steps.count(grown) == 1 and steps.count(grown + 1) == 1, "growing repeats no step"
 
     undisturbed = Place(place.folder / "undisturbed")
