@@ -2,7 +2,9 @@
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 
+from channels.errors import UserError
 from orchestrator.adjustments import read_adjustments, write_adjustments
 from orchestrator.config import FailuresSection
 from orchestrator.events import EventWriter
@@ -33,7 +35,8 @@ class FailureBook:
         if decision.retry and decision.adjustments != adjustments:
             write_adjustments(self._directory.adjustments, decision.adjustments)
         wait_s = decision.wait_s if decision.retry else None
-        with EventWriter(self._directory.failures) as book:
+        # A full disk takes no record, and must not hide what failed: often that very disk.
+        with suppress(OSError, UserError), EventWriter(self._directory.failures) as book:
             book.write("failure", failure=failure.to_json(), retry=decision.retry, wait_s=wait_s)
             book.sync()
         if decision.retry:

@@ -34,7 +34,7 @@ def is_fatal(error: BaseException) -> bool:
 
 def root_cause(error: BaseException) -> BaseException:
     """The exception inside the wrappers in which Ray Train and Ray hand over what a worker raised."""
-    for wrapper in ("_base_exc", "health_check_failure", "cause"):
+    for wrapper in ("_base_exc", "health_check_failure", "controller_failure", "cause"):
         wrapped = getattr(error, wrapper, None)
         if isinstance(wrapped, BaseException):
             return root_cause(wrapped)

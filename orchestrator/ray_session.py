@@ -4,6 +4,7 @@ import logging
 import os
 import secrets
 import signal
+import socket
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -39,7 +40,8 @@ def _embedded(cpus: int, gpus: int) -> Iterator[None]:
     folder = Path(tempfile.mkdtemp(prefix="wt-", dir="/tmp" if Path("/tmp").is_dir() else None))
     write_atomically(folder / "token", secrets.token_hex(32), mode=0o600)
     guard = guardian.start(folder)
-    with _environment(ray_environment() | {"RAY_AUTH_MODE": "token", guardian.MARK: str(folder / "token")}):
+    ours = {"RAY_AUTH_MODE": "token", guardian.MARK: str(folder / "token")}
+    with _environment(ray_environment() | _gloo_on_loopback() | ours):
         import ray
 
         try:
@@ -88,6 +90,14 @@ def _sigterm_kept() -> Iterator[None]:
     yield
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)
+
+
+def _gloo_on_loopback() -> dict[str, str]:
+    """The interface that ranks of one machine talk over, unless the user has chosen one."""
+    if "GLOO_SOCKET_IFNAME" in os.environ:
+        return {}
+    loopback = [name for _, name in socket.if_nameindex() if name in ("lo", "lo0")]
+    return {"GLOO_SOCKET_IFNAME": loopback[0]} if loopback else {}
 
 
 def ray_environment() -> dict[str, str]:
