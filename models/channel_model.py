@@ -30,30 +30,30 @@ class ChannelModel(nn.Module):
     def forward(self, channels: Tensor) -> Tensor:
         """Channels float32 [n, T, K, A, 2] (real, imaginary; any power) with the masked places as predicted.
 
+        Each training sample (a channel, or its snapshots one by one) is brought to unit power, as in training.
+
         Raises:
-            UserError: another number of axes, an unknown task, a channel of power zero.
+            UserError: another number of axes, an unknown task, power zero, NaN or infinity.
         """
         if channels.ndim != 5 or channels.shape[-1] != 2:
             raise UserError(
                 f"channels of shape {tuple(channels.shape)}", mend="expected [n, T, K, A, 2]: real, imaginary"
             )
-        power = channels.square().sum(dim=-1).mean(dim=(1, 2, 3), keepdim=True)[..., None]
-        if not bool((power > 0).all()):
-            raise UserError("a channel has no power", mend="leave it out")
-        scale = power.sqrt()
-        return self._complete(channels / scale) * scale
-
-    def _complete(self, channels: Tensor) -> Tensor:
-        task = self._task()
         samples = channels.reshape(-1, *self._unit(channels), 2)
+        scale = _root_power(samples)
+        return (self._complete(samples / scale) * scale).reshape(channels.shape)
+
+    def _complete(self, samples: Tensor) -> Tensor:
+        task = self._task()
         values = torch.view_as_complex(samples.contiguous()).cpu().numpy()
         tokens = self.spec.tokenise(values, task.variant)
         count = len(values)
-        batch = collate([tokens], np.arange(count), np.ones(count, np.float32), task.variant).to(channels.device)
+        batch = collate([tokens], np.arange(count), np.ones(count, np.float32), task.variant).to(samples.device)
         prediction = self.network.predict(batch, task.name, self.seed)
         mixed = torch.where(prediction.masked[..., None], prediction.values, batch.tokens).flatten(1)
-        source = torch.from_numpy(token_places(self.spec, self._unit(channels), task.variant)).to(channels.device)
-        return mixed[:, source].reshape(channels.shape)
+        unit: Shape = (samples.shape[1], samples.shape[2], samples.shape[3])
+        source = torch.from_numpy(token_places(self.spec, unit, task.variant)).to(samples.device)
+        return mixed[:, source].reshape(samples.shape)
 
     def _task(self) -> EvaluationTask:
         found = [task for task in self.spec.evaluation_tasks if task.name == self.task]
@@ -66,6 +66,18 @@ class ChannelModel(nn.Module):
         slots, subcarriers, antennas = channels.shape[1:4]
         units = self.spec.units((slots, subcarriers, antennas))
         return slots // units, subcarriers, antennas
+
+
+def _root_power(samples: Tensor) -> Tensor:
+    """Root of the mean power [n, 1, 1, 1, 1] of samples [n, T, K, A, 2]."""
+    power = samples.square().sum(dim=-1).mean(dim=(1, 2, 3))
+    bad = ~(power.isfinite() & (power > 0))
+    if bool(bad.any()):
+        first = int(bad.long().argmax())
+        what = "has no power" if float(power[first]) == 0 else "holds NaN, infinity or values too large"
+        kind = "a channel" if len(samples) == 1 else f"training sample {first} of {len(samples)}"
+        raise UserError(f"{kind} {what}", mend="leave it out")
+    return power.sqrt()[:, None, None, None, None]
 
 
 def token_places(spec: ModelSpec, shape: Shape, variant: int) -> NDArray[np.int64]:

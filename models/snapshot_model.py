@@ -154,7 +154,11 @@ class SnapshotModel(PretrainingModel):
     def encode(self, channels: Tensor, variant: int) -> Tensor:
         """Vectors [B, 1 + L, width], the class token's first, of complex64 channels [B, K, A] on the model's device.
 
-        Shapes depend on shapes only and nothing waits for the device, so a CUDA graph can capture it.
+        Channels are expected as in training, of unit power and finite: their values are not looked at. Shapes depend on
+        shapes only and nothing waits for the device, so a CUDA graph can capture it.
+
+        Raises:
+            UserError: a granularity it lacks, an empty axis.
         """
         self.spec.check_variant(variant)
         return self.encode_tokens(patch_matrices(channels, variant), variant)

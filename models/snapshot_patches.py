@@ -35,7 +35,12 @@ def patch_snapshots(channels: NDArray[np.complex64], patch: int) -> Tokens:
 
 
 def patch_matrices(channels: Tensor, patch: int) -> Tensor:
-    """Tokens float32 [n, L, 2 p^2] of complex64 matrices [n, K, A] on their device, without a look at their values."""
+    """Tokens float32 [n, L, 2 p^2] of complex64 matrices [n, K, A] on their device; their values are not looked at.
+
+    Raises:
+        UserError: an empty axis.
+    """
+    snapshot_grid((1, channels.shape[1], channels.shape[2]), patch)
     matrices = channels.transpose(1, 2)[:, None]
     gaps = [-size % patch for size in matrices.shape[2:]]
     return repatch(functional.pad(matrices, (0, gaps[1], 0, gaps[0])), (1, patch, patch))

@@ -66,6 +66,18 @@ def test_power_does_not_matter() -> None:
     torch.testing.assert_close(model(1e-3 * channels), 1e-3 * model(channels), atol=1e-8, rtol=1e-4)
 
 
+@torch.inference_mode()
+def test_power_of_one_snapshot_does_not_matter_to_another() -> None:
+    spec = SPECS["wimamba"]
+    model = ChannelModel(spec, spec.build(seed=1)).eval()
+    channels = some_channels((2, 8, 4))
+    louder = channels.clone()
+    louder[:, 1] *= 100
+    plain, mixed = model(channels), model(louder)
+    torch.testing.assert_close(mixed[:, 0], plain[:, 0])
+    torch.testing.assert_close(mixed[:, 1], 100 * plain[:, 1], atol=1e-4, rtol=1e-4)
+
+
 @by_model
 def test_every_number_has_one_place_among_the_tokens(spec: ModelSpec) -> None:
     variant, shape = spec.variants[-1], (1, 7, 5) if spec.units((2, 4, 4)) > 1 else (6, 7, 5)
@@ -83,6 +95,10 @@ def test_bad_input_is_refused() -> None:
         model(torch.zeros(2, 8, 8, 4))
     with pytest.raises(UserError, match="no power"):
         model(torch.zeros(2, 8, 8, 4, 2))
+    spoilt = some_channels((8, 8, 4))
+    spoilt[1, 2, 3, 1, 0] = float("nan")
+    with pytest.raises(UserError, match="training sample 1 of 3 holds NaN"):
+        model(spoilt)
     model.task = "weather"
     with pytest.raises(UserError, match="weather"):
         model(some_channels((8, 8, 4)))

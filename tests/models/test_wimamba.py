@@ -297,6 +297,8 @@ def test_bad_options_are_refused(options: dict[str, object], message: str) -> No
 def test_a_zero_dimension_and_nan_are_refused() -> None:
     with pytest.raises(UserError, match="each of the axes"):
         TINY.length((1, 0, 16), 4)
+    with pytest.raises(UserError, match="each of the axes"):
+        TINY.build(0).encode(torch.zeros(2, 16, 0, dtype=torch.complex64), 4)
     channels = random_channels(2, 16, 16)
     channels[1, 0, 0, 0] = math.nan
     with pytest.raises(UserError, match="NaN"):
