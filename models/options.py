@@ -4,11 +4,15 @@ import difflib
 import types
 from collections.abc import Mapping
 from dataclasses import fields
+from types import MappingProxyType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from channels.errors import UserError
 
 Spec = TypeVar("Spec")
+
+MACHINE_OPTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType({"wimamba": ("scan",)})
+"""By model, options that say how a machine computes a model, not what the model is."""
 
 
 def nearest(word: str, known: list[str]) -> str:
@@ -16,6 +20,11 @@ def nearest(word: str, known: list[str]) -> str:
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     meant = f"did you mean {close[0]!r}? " if close else ""
     return f"{meant}known: {', '.join(known)}"
+
+
+def portable_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's options without those of the machine it was trained on: what makes it the same model elsewhere."""
+    return {option: value for option, value in options.items() if option not in MACHINE_OPTIONS.get(name, ())}
 
 
 def from_options(spec: type[Spec], options: Mapping[str, Any], where: str) -> Spec:

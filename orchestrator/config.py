@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from models.options import portable_options
 from orchestrator.spec_files import apply_override, read_mapping, validate
 
 Positive = Annotated[int, Field(gt=0)]
@@ -283,8 +284,8 @@ class JobSpec(Section):
     def training_identity(self) -> dict[str, Any]:
         """The fields that decide which numbers training computes: what a resumed run must share.
 
-        The store counts by its content, which the run's state holds, not by its path. World size, ZeRO stage and
-        micro-batch may change: batches do not depend on them, sums only in their rounding.
+        The store counts by its content, which the run's state holds, not by its path. World size, ZeRO stage,
+        micro-batch and the backend of a scan may change: batches do not depend on them, sums only in their rounding.
         """
         resolved = self.model_dump(mode="json")
         kept = ("name", "seed", "data", "model", "batching", "train")
@@ -292,6 +293,7 @@ class JobSpec(Section):
         for harmless in ("loader_threads", "prefetch", "profile", "zero_stage"):
             identity["train"].pop(harmless)
         identity["batching"].pop("micro_batch")
+        identity["model"] = portable_options(self.model.name, identity["model"])
         for harmless in ("store", "zeroshot_sets", "placement", "cache_gb"):
             identity["data"].pop(harmless)
         return identity

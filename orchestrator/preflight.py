@@ -6,6 +6,7 @@ from pathlib import Path
 from channels.errors import UserError
 from channels.store import ChannelStore
 from channels.verify import find_fault
+from models.interface import ModelSpec
 from orchestrator.cluster import Profile
 from orchestrator.config import JobSpec
 from samplers.catalogue import Catalogue
@@ -40,6 +41,16 @@ def check_resources(job: JobSpec, profile: Profile) -> None:
                 where="cluster.yaml: device",
                 mend="use a profile with device: cpu (--cluster laptop)",
             )
+
+
+def check_model(spec: ModelSpec, job: JobSpec, profile: Profile) -> None:
+    """What the model computes with is there, where this machine is the one that trains.
+
+    Raises:
+        UserError: a backend asked for cannot run on the profile's device.
+    """
+    if profile.launcher == "local" and profile.ray_address is None:
+        spec.notes(profile.device, job.batching.packed)
 
 
 def local_workers(job: JobSpec, profile: Profile) -> int:

@@ -1,5 +1,6 @@
 """The CUDA kernel of the mamba-ssm package as a backend."""
 
+import importlib
 import importlib.util
 
 import torch
@@ -8,13 +9,21 @@ from torch.nn import functional
 
 from models.scan.problem import ScanProblem, valid_steps
 
+EXTENSION = "selective_scan_cuda"
+INTERFACE = "mamba_ssm.ops.selective_scan_interface"
+
 
 def missing_kernel() -> str | None:
-    """Why the kernel cannot run, in one line, or None. Imports nothing."""
+    """Why the kernel cannot run, in one line, or None. Loads it where it is installed."""
     if importlib.util.find_spec("mamba_ssm") is None:
         return "the package mamba-ssm is not installed"
-    if importlib.util.find_spec("selective_scan_cuda") is None:
-        return "mamba-ssm is installed without its compiled extension selective_scan_cuda"
+    if importlib.util.find_spec(EXTENSION) is None:
+        return f"mamba-ssm is installed without its compiled extension {EXTENSION}"
+    for module in (EXTENSION, INTERFACE):
+        try:
+            importlib.import_module(module)
+        except Exception as error:  # An extension built for another PyTorch fails in many ways.
+            return f"{module} is installed but does not load ({' '.join(str(error).split())[:200]})"
     return None
 
 
@@ -23,8 +32,6 @@ def kernel_scan(problem: ScanProblem) -> Tensor:
 
     The kernel wants time innermost, so every series is copied once; reversed groups are turned round in that copy.
     """
-    from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
-
     u, reverse = problem.u, problem.reverse
     if problem.lengths is not None:
         # The kernel knows no lengths. A padded step without input leaves a zero state zero.
@@ -33,6 +40,7 @@ def kernel_scan(problem: ScanProblem) -> Tensor:
     channels, steps = (part.flatten(1, 2) for part in series[:2])
     bias = None if problem.delta_bias is None else problem.delta_bias.flatten()
     fixed = (problem.A.flatten(0, 1), series[2], series[3], problem.D.flatten())
+    selective_scan_fn = importlib.import_module(INTERFACE).selective_scan_fn
     out = selective_scan_fn(channels, steps, *fixed, delta_bias=bias, delta_softplus=problem.softplus)
     mixed = time_second(out.unflatten(1, u.shape[2:]), reverse)
     if problem.lengths is not None:

@@ -1,7 +1,7 @@
 """The selective scan and its convolution in C with OpenMP, as differentiable functions.
 
 float32 on the CPU, with as many threads as PyTorch uses; results do not depend on their number. The backward pass
-keeps the operands and the states at every 32nd step, and recomputes the rest.
+keeps the operands and the states at every 32nd step, and recomputes the rest. float64 goes to the chunked scan.
 """
 
 import ctypes
@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from models.scan.build import native_library
+from models.scan.chunked import chunked_scan, shifted_convolution
 from models.scan.problem import ScanProblem
 
 _MAX_TAPS = 16
@@ -81,8 +82,9 @@ def load_library() -> ctypes.CDLL:
 
 
 def native_scan(problem: ScanProblem) -> Tensor:
-    """As ``models.scan.selective_scan``, for float32 operands on the CPU."""
-    assert problem.u.dtype == torch.float32, "the native scan computes in float32"
+    """As ``models.scan.selective_scan``, on the CPU."""
+    if problem.u.dtype != torch.float32:
+        return chunked_scan(problem)
     series = (problem.u, problem.delta, problem.A, problem.B, problem.C, problem.D, problem.z, problem.delta_bias)
     output: Tensor = _Scan.apply(  # type: ignore[no-untyped-call]
         *series, problem.softplus, problem.reverse, problem.lengths
@@ -93,8 +95,9 @@ def native_scan(problem: ScanProblem) -> Tensor:
 def native_convolution(
     x: Tensor, weight: Tensor, bias: Tensor, reverse: tuple[bool, ...], lengths: Tensor | None
 ) -> Tensor:
-    """As ``models.scan.short_convolution``, for float32 operands on the CPU and at most 16 taps."""
-    assert x.dtype == torch.float32, "the native convolution computes in float32"
+    """As ``models.scan.short_convolution``, on the CPU and for at most 16 taps."""
+    if x.dtype != torch.float32:
+        return shifted_convolution(x, weight, bias, reverse, lengths)
     assert weight.shape[-1] <= _MAX_TAPS, f"at most {_MAX_TAPS} taps"
     output: Tensor = _Convolution.apply(  # type: ignore[no-untyped-call]
         x, weight, bias, reverse, lengths

@@ -120,6 +120,12 @@ def test_gpu_asked_for_and_absent(folder: Path, small_store: Path, wavetrain: An
     assert_says(wavetrain("train", str(spec_file(folder, small_store))), "2 GPUs", "here are 0")
 
 
+def test_scan_that_cannot_run_here(folder: Path, small_store: Path, wavetrain: Any) -> None:
+    spec = spec_file(folder, small_store, replace_model={"name": "wimamba", "size": "tiny", "scan": "mamba_ssm"})
+    assert_says(wavetrain("train", str(spec)), "scan", "runs on CUDA", "take scan: auto")
+    assert not (folder / "runs").exists()
+
+
 def test_mlflow_unreachable(folder: Path, small_store: Path, wavetrain: Any) -> None:
     spec = spec_file(folder, small_store, tracking={"uri": f"http://127.0.0.1:{free_port()}"})
     assert_says(wavetrain("train", str(spec)), "tracking.uri", "unreachable")

@@ -52,6 +52,13 @@ print(spec.name, sum(parameter.numel() for parameter in model.parameters()))
     assert name == "hetercsi" and int(count) == sum(parameter.numel() for parameter in model.parameters())
 
 
+def test_the_scan_of_the_machine_stays_behind(tmp_path):
+    options = {"size": "tiny", "patches": [4]}
+    save_model(tmp_path, "wimamba", {**options, "scan": "torch"}, make_spec("wimamba", options).build(seed=0))
+    assert json.loads((tmp_path / "config.json").read_text())["options"] == options
+    assert load_model(tmp_path)[0].scan == "auto"
+
+
 def test_precision_is_kept(tmp_path):
     save_model(tmp_path, "hetercsi", OPTIONS, make_spec("hetercsi", OPTIONS).build(seed=4).bfloat16())
     assert load_model(tmp_path)[1].mask_token.dtype == torch.bfloat16

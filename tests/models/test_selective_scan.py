@@ -161,6 +161,16 @@ def test_float64_is_exact_on_the_fallback() -> None:
     assert worst(expected, outcomes(TORCH, parts, torch.float64, **options)) < 1e-12
 
 
+def test_native_leaves_float64_to_the_fallback(compiled: Backend) -> None:
+    parts = operands(2, 40, channels=3, states=4)
+    options = {"reverse": BOTH, "lengths": torch.tensor([40, 7])}
+    expected = outcomes(TORCH, parts, torch.float64, **options)
+    assert worst(expected, outcomes(compiled, parts, torch.float64, **options)) == 0
+    x, weight, bias = parts["u"], torch.randn(2, 3, 4, dtype=torch.float64), torch.randn(2, 3, dtype=torch.float64)
+    found = short_convolution(x, weight, bias, reverse=BOTH, backend=compiled)
+    assert torch.equal(found, short_convolution(x, weight, bias, reverse=BOTH, backend=TORCH))
+
+
 def test_half_precision_is_computed_in_single(backend: Backend) -> None:
     parts = {name: part.to(torch.bfloat16) for name, part in operands(1, 64, channels=8, states=8).items()}
     found = selective_scan(**parts, reverse=BOTH, backend=backend)  # type: ignore[arg-type]
@@ -273,11 +283,22 @@ def test_mamba_ssm_without_its_kernel_is_refused_in_one_line(monkeypatch: pytest
 
 def test_mamba_ssm_with_its_kernel_is_chosen_on_cuda_only(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend_installed(monkeypatch, "mamba_ssm", "selective_scan_cuda")
+    for name in ("mamba_ssm", "mamba_ssm.ops", mamba_kernel.EXTENSION, mamba_kernel.INTERFACE):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
     assert choose_backend.__wrapped__("cuda", "auto").name == "mamba_ssm"
     with pytest.raises(UserError, match="runs on CUDA"):
         choose_backend.__wrapped__("cpu", "mamba_ssm")
     with pytest.raises(UserError, match="runs on the CPU"):
         choose_backend.__wrapped__("cuda", "native")
+
+
+def test_a_kernel_that_does_not_load_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_installed(monkeypatch, "mamba_ssm", "selective_scan_cuda")
+    monkeypatch.setitem(sys.modules, mamba_kernel.EXTENSION, None)
+    with pytest.raises(UserError, match="selective_scan_cuda is installed but does not load") as caught:
+        choose_backend.__wrapped__("cuda", "mamba_ssm")
+    assert "\n" not in str(caught.value)
+    assert "does not load" in choose_backend.__wrapped__("cuda", "auto").note
 
 
 def test_no_compiler_means_the_fallback_and_one_logged_line(

@@ -75,6 +75,8 @@ def test_training_identity_ignores_what_does_not_change_numbers(tmp_path: Path) 
     base = load_job(path)
     for harmless in ("checkpoint.every_steps=7", "tracking.experiment=x", "train.prefetch=9", "evaluation.batch=3"):
         assert load_job(path, [harmless]).fingerprint == base.fingerprint
+    mamba = load_job(path, ["model.name=wimamba"])
+    assert load_job(path, ["model.name=wimamba", "model.scan=torch"]).fingerprint == mamba.fingerprint
     for decisive in ("seed=7", "train.lr=1e-5", "batching.buckets=2", "model.size=tiny", "data.snr_db=null"):
         assert load_job(path, [decisive]).fingerprint != base.fingerprint
 
