@@ -1,7 +1,8 @@
 """The largest micro-batch of every bucket that fits the device, found by real forward and backward passes.
 
 The passes run in a process of their own, whose memory is limited on a CPU, so that a failed allocation harms nobody.
-Optimizer state is held in full: ZeRO needs less, so what fits here fits there.
+Optimizer state is held in full and in fp32, as DeepSpeed keeps it on one rank: weights, their gradient and both moments
+beside the model's own. ZeRO on more ranks needs less, so what fits here fits there.
 """
 
 import json
@@ -14,6 +15,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from channels.errors import UserError
+from models.blocks import checkpoint_activations
 from models.registry import make_spec
 from orchestrator.config import JobSpec
 from orchestrator.data import TrainingData, open_training_data
@@ -106,10 +108,14 @@ class _Trial:
     def __init__(self, job: JobSpec, data: TrainingData, schedule: Schedule, device: str, limit: int | None) -> None:
         import torch
 
-        self._data, self._schedule, self._device, self._limit = data, schedule, device, limit
+        self._data, self._schedule, self._device = data, schedule, device
+        self._limit = None if limit is None else _data_bytes() + limit
         dtype = torch.bfloat16 if job.train.precision == "bf16" else torch.float32
         self._model = data.spec.build(job.seed).to(device, dtype)
-        self._optimizer = torch.optim.AdamW(self._model.parameters(), lr=0.0)
+        self._masters = [weight.detach().to(torch.float32, copy=True) for weight in self._model.parameters()]
+        self._optimizer = torch.optim.AdamW(self._masters, lr=0.0)
+        if job.train.activation_checkpointing:
+            checkpoint_activations(self._model)
 
     def fits(self, bucket: int, size: int) -> bool:
         """Whether forward, backward and optimizer step on ``size`` of the bucket's longest samples succeed."""
@@ -121,7 +127,7 @@ class _Trial:
             with _memory_limit(self._limit):
                 batch = self._data.batch(self._longest(bucket, size)).to(self._device)
                 self._model(batch, MaskDraw(seed=0, epoch=0)).sum().backward()
-                self._optimizer.step()
+                self._step()
         except (torch.OutOfMemoryError, MemoryError):
             return False
         except RuntimeError as error:
@@ -130,9 +136,16 @@ class _Trial:
             return False
         finally:
             self._optimizer.zero_grad(set_to_none=True)
+            self._model.zero_grad(set_to_none=True)
             if self._device == "cuda":
                 torch.cuda.empty_cache()
         return True
+
+    def _step(self) -> None:
+        """The optimizer step; weights are not written back, which takes no memory."""
+        for master, weight in zip(self._masters, self._model.parameters(), strict=True):
+            master.grad = None if weight.grad is None else weight.grad.to(master.dtype, copy=True)
+        self._optimizer.step()
 
     def _longest(self, number: int, size: int) -> Slice:
         bucket = self._schedule.plan.buckets[number]
@@ -148,16 +161,21 @@ class _Trial:
         )
 
 
-@contextmanager
-def _memory_limit(extra: int | None) -> Iterator[None]:
-    """Let this process allocate so much more than it has now; None: no limit of ours."""
-    import resource
-
+def _data_bytes() -> int:
+    """What this process holds now. Counted once: memory that a trial leaves behind must not give the next one more."""
     import psutil
 
-    if extra is not None:
-        used = psutil.Process().memory_info().data
-        resource.setrlimit(resource.RLIMIT_DATA, (used + extra, resource.RLIM_INFINITY))
+    data: int = psutil.Process().memory_info().data
+    return data
+
+
+@contextmanager
+def _memory_limit(most: int | None) -> Iterator[None]:
+    """Let this process hold so many bytes; None: no limit of ours."""
+    import resource
+
+    if most is not None:
+        resource.setrlimit(resource.RLIMIT_DATA, (most, resource.RLIM_INFINITY))
     try:
         yield
     finally:

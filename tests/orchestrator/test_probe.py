@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from channels.errors import UserError
-from orchestrator.probe import largest, probe
+from orchestrator.probe import largest, probe, probe_here
 from tests.jobs_for_tests import small_job
 
 GIB = 2**30
@@ -31,10 +31,19 @@ def test_bisection_finds_the_largest_that_fits(limit: int, most: int) -> None:
 
 def test_memory_bounds_the_micro_batch_and_longer_buckets_more(small_store: Path) -> None:
     job = small_job(small_store, batching={"global_batch": 160, "partitions": 4, "buckets": 1}, scale={"workers": 1})
-    [tight] = probe(job, "cpu", 48 * 2**20)
+    [tight] = probe(job, "cpu", 128 * 2**20)
     [roomy] = probe(job, "cpu", 4 * GIB)
     assert roomy.micro_batch == 160 and not roomy.limited
     assert 1 <= tight.micro_batch < 160 and tight.limited
+
+
+def test_activations_are_recomputed_as_in_training(small_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recomputed: list[object] = []
+    monkeypatch.setattr("orchestrator.probe.checkpoint_activations", recomputed.append)
+    for wanted, times in ((False, 0), (True, 1)):
+        job = small_job(small_store, train={"activation_checkpointing": wanted, "precision": "bf16"})
+        assert [fit.micro_batch for fit in probe_here(job, "cpu", 64 * GIB)] == [8, 8]
+        assert len(recomputed) == times
 
 
 def test_too_little_memory_for_one_sample_is_said(small_store: Path) -> None:
