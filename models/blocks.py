@@ -5,8 +5,12 @@ Neither renames a parameter: weights, optimizer groups and exports stay as they 
 
 from functools import partial
 
+import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+
+GRAPHS = 512
+"""Most graphs of the blocks: lengths of padded batches, and for each those of the encoder under the mask of each task."""
 
 
 def repeated_blocks(model: nn.Module) -> list[nn.Module]:
@@ -22,6 +26,17 @@ def checkpoint_activations(model: nn.Module) -> None:
 
 
 def compile_blocks(model: nn.Module) -> None:
-    """Compile each block when first called, one graph a shape: the buckets have few, so none is left dynamic."""
+    """Compile each block when first called, one graph a shape: the buckets have few, so none is left dynamic.
+
+    Blocks share their code and so the compiler's count of graphs, beyond which shapes run uncompiled; it is raised for
+    this process. Modules with ``traceable = False`` run as they are inside compiled blocks.
+    """
+    import torch._dynamo.config as dynamo
+
+    dynamo.recompile_limit = max(dynamo.recompile_limit, GRAPHS)
+    dynamo.accumulated_recompile_limit = max(dynamo.accumulated_recompile_limit, GRAPHS)
+    for module in model.modules():
+        if not getattr(module, "traceable", True):
+            module.forward = torch.compiler.disable(module.forward)  # type: ignore[method-assign]
     for block in repeated_blocks(model):
         block.compile(dynamic=False)

@@ -56,6 +56,9 @@ class MambaSize:
 class BidirectionalMamba(nn.Module):
     """A forward and a backward Mamba (Gu and Dao 2023), each writing one half of the features."""
 
+    traceable = False
+    """Its scan calls compiled functions that torch.compile cannot look into."""
+
     def __init__(self, size: MambaSize) -> None:
         super().__init__()
         self.size = size

@@ -58,7 +58,27 @@ def kept_bytes(model: nn.Module, batch: TokenBatch) -> int:
     return sum(kept.values())
 
 
-def test_compiled_blocks_change_nothing() -> None:
-    (model, batch), (plain, _) = make_case("hetercsi"), make_case("hetercsi")
-    compile_blocks(model)
-    assert_same(model, plain, batch)
+@pytest.mark.parametrize("name", ["hetercsi", "wimamba"])
+def test_compiled_blocks_change_nothing(name: str) -> None:
+    (model, batch), (plain, _) = make_case(name), make_case(name)
+    compile_blocks(model.eval())
+    assert_same(model, plain.eval(), batch)
+
+
+def test_no_length_is_left_uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More lengths than the compiler's own limit of eight all get a graph."""
+    limits = torch._dynamo.config
+    monkeypatch.setattr(limits, "recompile_limit", 8)
+    compiled: list[int] = []
+
+    def count(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> object:
+        compiled.append(1)
+        return graph.forward
+
+    stack = nn.Sequential()
+    stack.blocks = nn.ModuleList([nn.Linear(4, 4)])
+    compile_blocks(stack)
+    block = torch.compile(stack.blocks[0].forward, backend=count, dynamic=False)
+    for length in range(1, 13):
+        block(torch.zeros(length, 4))
+    assert len(compiled) == 12

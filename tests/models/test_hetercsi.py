@@ -119,6 +119,20 @@ def test_a_prediction_does_not_depend_on_the_batch(spec, model, task):
         assert torch.equal(together.masked[row, :length], alone.masked[0])
 
 
+def test_one_pass_gives_the_gradients_of_three(spec, model):
+    batch = make_batch(spec)
+    sums, together = gradients(model, batch)
+    for row, task in enumerate(TASKS):
+        [view] = model._views(batch, (task,), DRAW)
+        losses = token_losses(model._predict_views(batch, [view])[0], batch)
+        loss = (losses.where(view.masked, 0).sum(dim=1) * batch.weight).sum()
+        parts = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
+        pairs = zip(parts, model.parameters(), strict=True)
+        single = torch.cat([(torch.zeros_like(own) if part is None else part).flatten() for part, own in pairs])
+        torch.testing.assert_close(sums[row], loss.detach(), rtol=1e-5, atol=1e-5)
+        assert single.any() and (together[row] - single).norm() < 1e-5 * single.norm()
+
+
 def test_losses_and_gradients_of_a_mixed_batch_are_those_of_its_samples(spec, model):
     sums, gradient = gradients(model, make_batch(spec))
     alone = [gradients(model, make_batch(spec, [scale], first_key=100 + row)) for row, scale in enumerate(SCALES)]
