@@ -1,10 +1,12 @@
-"""Appends one JSON line a run to benchmarks/results.jsonl: what was measured, of which commit, on what machine."""
+"""Appends one JSON line a run to benchmarks/results.jsonl: what was measured, by which command and commit, where."""
 
 import datetime
 import json
 import os
 import platform
+import shlex
 import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,12 +20,23 @@ def record(benchmark: str, parameters: dict[str, Any], rows: list[dict[str, Any]
         "benchmark": benchmark,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
+        "command": command(sys.argv),
         "machine": machine(),
         "parameters": parameters,
         "rows": rows,
     }
     with RESULTS.open("a", encoding="utf-8") as file:
         file.write(json.dumps(entry) + "\n")
+
+
+def command(arguments: list[str]) -> str:
+    """The command line, the script by its path in the repository and paths of this machine by their names."""
+    root = RESULTS.parents[1]
+    parts = [Path(part) for part in arguments]
+    shown = [path.name if path.is_absolute() else part for path, part in zip(parts, arguments, strict=True)]
+    script = parts[0].resolve()
+    shown[0] = str(script.relative_to(root)) if script.is_relative_to(root) else script.name
+    return shlex.join(["python", *shown])
 
 
 def machine() -> dict[str, Any]:

@@ -3,11 +3,12 @@
     python benchmarks/training_step.py [--device cuda] [--size published] [--samples 128] [--repeats 3]
 
 Contestants: the published code's step (benchmarks/published_step.py) with its strategies, global and equal buckets;
-ours padded in optimal buckets; ours packed from all sets. Batches are of ``--samples`` samples, evenly spaced through
-the bucket in order of length and padded to its longest, which the published batch of 128 seldom lacks: a small machine
-sees the padding of the whole batch. Contestants take turns; of each bucket the least time of ``--repeats`` counts,
-weighted by the bucket's samples: seconds of one thread on a CPU, where other work may be going on, of the clock on
-CUDA. Random channels; no communication, no loader.
+ours padded in optimal buckets; ours packed, inside four optimal buckets and from all sets.
+Batches are of ``--samples`` samples, evenly spaced through the bucket in order of length and padded to its longest,
+which the published batch of 128 seldom lacks: a small machine sees the padding of the whole batch. Contestants take
+turns; of each bucket the least time of ``--repeats`` counts, weighted by the bucket's samples: seconds of one thread on
+a CPU, where other work may be going on, of the clock on CUDA. Random channels; no communication, no loader. MFU is told
+where the device's peak is known.
 On CUDA the published step runs in float16 autocast, ours in bfloat16.
 """
 
@@ -31,6 +32,7 @@ from models.interface import MaskDraw, PackedBatch, TokenBatch, Tokens, collate
 from models.masking import TASKS
 from models.packing import pack
 from models.parameters import optimizer_groups
+from orchestrator.accounting import PASSES_OF_TRAINING, device_peak
 from orchestrator.plan_report import catalogue_of_specs
 from samplers.plan import Bucket, make_plan
 
@@ -47,6 +49,7 @@ class Load:
     samples: int
     valid: int
     computed: int
+    operations: float
     call: Callable[[], object]
 
 
@@ -58,18 +61,20 @@ class Contestant:
     loads: Sequence[Load]
     seconds: list[list[float]] = field(default_factory=list)
 
-    def row(self) -> dict[str, Any]:
+    def row(self, peak: float | None) -> dict[str, Any]:
         """Its line of the table: an epoch put together from the fastest call of each load."""
         weights = [load.share / load.samples for load in self.loads]
         best = [min(times) for times in self.seconds]
         valid = sum(weight * load.valid for weight, load in zip(weights, self.loads, strict=True))
         computed = sum(weight * load.computed for weight, load in zip(weights, self.loads, strict=True))
         seconds = sum(weight * least for weight, least in zip(weights, best, strict=True))
+        operations = sum(weight * load.operations for weight, load in zip(weights, self.loads, strict=True))
         return {
             "contestant": self.name,
             "padding_percent": round(100 * (1 - valid / computed), 2),
             "valid_tokens_per_s": round(valid / seconds, 1),
             "epoch_s": round(seconds, 1),
+            "mfu_percent": None if peak is None else round(100 * operations / seconds / peak, 1),
         }
 
 
@@ -93,7 +98,8 @@ def main() -> None:
                 seconds = timed(load.call, arguments.device)
                 if repeat or arguments.repeats == 1:
                     times.append(seconds)
-    rows = [contestant.row() for contestant in contestants]
+    peak = device_peak(arguments.device, "bf16", None)
+    rows = [contestant.row(peak) for contestant in contestants]
     device = device_name(arguments.device)
     print_table(rows, f"HeterCSI {arguments.size}, {len(sets)} sets, {device}")
     asked = {"size": arguments.size, "samples": arguments.samples, "repeats": arguments.repeats, "device": device}
@@ -119,10 +125,14 @@ def make_contestants(
         random = np.random.default_rng(0)
         loads = [padded_load(spec, sets, bucket, train, random, arguments) for bucket in plan.buckets]
         contestants.append(Contestant(name, loads))
-    [everything] = plans["as published, global"].buckets
-    step, random = FusedStep(spec.build(0).to(arguments.device)), np.random.default_rng(0)
-    packed = packed_load(spec, sets, everything, step, random, arguments)
-    return [*contestants, Contestant("packed, all sets", [packed])]
+    for name, origin in {
+        "packed, B=4 buckets": "padded, B=4 optimal",
+        "packed, all sets": "as published, global",
+    }.items():
+        step, random = FusedStep(spec.build(0).to(arguments.device)), np.random.default_rng(0)
+        loads = [packed_load(spec, sets, bucket, step, random, arguments) for bucket in plans[origin].buckets]
+        contestants.append(Contestant(name, loads))
+    return contestants
 
 
 class FusedStep:
@@ -151,17 +161,12 @@ def padded_load(
     arguments: argparse.Namespace,
 ) -> Load:
     """A batch of a bucket, padded to the bucket's longest, which a batch of 128 seldom lacks."""
-    parts = random_tokens(
-        spec,
-        [
-            sets[source]
-            for source in spread(bucket, arguments.samples, [spec.length(one.shape, VARIANT) for one in sets])
-        ],
-        random,
-    )
+    chosen = [sets[source] for source in spread(bucket, arguments.samples, lengths_of(spec, sets))]
+    parts = random_tokens(spec, chosen, random)
     batch = stretch(make_batch(parts), bucket.length).to(arguments.device)
     computed = len(batch.lengths) * bucket.length
-    return Load(bucket.samples, len(batch.lengths), int(batch.lengths.sum()), computed, lambda: train(batch))
+    valid, operations = int(batch.lengths.sum()), training_operations(spec, chosen)
+    return Load(bucket.samples, len(chosen), valid, computed, operations, lambda: train(batch))
 
 
 def packed_load(
@@ -172,12 +177,22 @@ def packed_load(
     random: np.random.Generator,
     arguments: argparse.Namespace,
 ) -> Load:
-    """A packed batch of samples of all sets."""
-    chosen = spread(bucket, arguments.samples, [spec.length(one.shape, VARIANT) for one in sets])
-    parts = random_tokens(spec, [sets[source] for source in chosen], random)
+    """A packed batch of samples of a bucket."""
+    chosen = [sets[source] for source in spread(bucket, arguments.samples, lengths_of(spec, sets))]
+    parts = random_tokens(spec, chosen, random)
     batch = pack(parts, np.arange(len(parts)), np.ones(len(parts), np.float32), VARIANT).to(arguments.device)
     tokens = len(batch.tokens)
-    return Load(bucket.samples, len(chosen), tokens, tokens, lambda: train(batch))
+    return Load(bucket.samples, len(chosen), tokens, tokens, training_operations(spec, chosen), lambda: train(batch))
+
+
+def lengths_of(spec: HeterCsiSpec, sets: Sequence[ChannelSpec]) -> list[int]:
+    """Tokens of a sample of each set."""
+    return [spec.length(one.shape, VARIANT) for one in sets]
+
+
+def training_operations(spec: HeterCsiSpec, chosen: Sequence[ChannelSpec]) -> float:
+    """Operations to train on one sample of each set named, by the model's formula, nothing padded."""
+    return PASSES_OF_TRAINING * sum(spec.forward_flops(one.shape, VARIANT) for one in chosen)
 
 
 def spread(bucket: Bucket, samples: int, lengths: Sequence[int]) -> list[int]:
@@ -212,13 +227,13 @@ def print_table(rows: list[dict[str, Any]], title: str) -> None:
     """The table on screen; the last column compares with the published step in four buckets."""
     baseline = next(row for row in rows if row["contestant"] == "as published, B=4")["valid_tokens_per_s"]
     table = Table(title=title)
-    for column in ("contestant", "padding %", "valid tokens/s", "epoch s", "against published, B=4"):
+    for column in ("contestant", "padding %", "valid tokens/s", "epoch s", "MFU %", "against published, B=4"):
         table.add_column(column, justify="left" if column == "contestant" else "right")
     for row in rows:
         speed = row["valid_tokens_per_s"]
         table.add_row(
             row["contestant"], f"{row['padding_percent']:.2f}", f"{speed:,.0f}", f"{row['epoch_s']:,.0f}",
-            f"{speed / baseline:.2f}x",
+            "" if row["mfu_percent"] is None else f"{row['mfu_percent']:.1f}", f"{speed / baseline:.2f}x",
         )  # fmt: skip
     Console(width=110).print(table)
 

@@ -1,6 +1,6 @@
 """Training and inference of WiMamba by sequence length: the published construction and ours.
 
-    python benchmarks/wimamba_training.py [--device cuda] [--sequences 33 129 513] [--batch 4] [--repeats 2]
+    python benchmarks/wimamba_training.py [--device cuda] [--sequences 33 129 ... 4097] [--batch 4] [--repeats 2]
 
 Contestants as in wimamba_latency.py: WiMamba as published (two scans one after the other, the second between two flips;
 mamba-ssm's blocks on CUDA, the chunked PyTorch scan elsewhere) and WiMamba here (both directions in one scan), both of
@@ -35,7 +35,7 @@ def main() -> None:
     """Time both at every length, print, record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--sequences", type=int, nargs="+", default=[33, 129, 513, 1025], choices=sorted(SIDES))
+    parser.add_argument("--sequences", type=int, nargs="+", default=sorted(SIDES), choices=sorted(SIDES))
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=2)
     arguments = parser.parse_args()

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 GRAPHS = 512
-"""Most graphs of the blocks: lengths of padded batches, and for each those of the encoder under the mask of each task."""
+"""Most graphs of the blocks: one for each length of padded batches, and for what each mask leaves of it."""
 
 
 def repeated_blocks(model: nn.Module) -> list[nn.Module]:

@@ -89,8 +89,9 @@ def test_fig4_stands_beside_the_published_curve(tmp_path: Path) -> None:
     equal = [row for row in rows if row["method"] == "equal"]
     assert [row["buckets"] for row in equal] == published("hetercsi")["fig4"]["buckets"]
     assert [row["published NMSE dB"] for row in equal] == [-5.158, -7.404, -9.155, -8.553, -8.462]
-    assert [row["relative time"] for row in rows] == [float(number) for number in range(1, 9)]
-    assert all(row["published NMSE dB"] is None for row in rows if row["method"] == "optimal")
+    assert [row["relative time"] for row in rows] == [float(number) for number in range(1, 11)]
+    assert [row["buckets"] for row in rows if row["method"] == "packed"] == [4, 1]
+    assert all(row["published NMSE dB"] is None for row in rows if row["method"] != "equal")
 
 
 @pytest.mark.parametrize(
