@@ -37,6 +37,6 @@ def compile_blocks(model: nn.Module) -> None:
     dynamo.accumulated_recompile_limit = max(dynamo.accumulated_recompile_limit, GRAPHS)
     for module in model.modules():
         if not getattr(module, "traceable", True):
-            module.forward = torch.compiler.disable(module.forward)  # type: ignore[method-assign]
+            module.forward = torch.compiler.disable(module.forward)  # type: ignore[method-assign, no-untyped-call]
     for block in repeated_blocks(model):
         block.compile(dynamic=False)
