@@ -77,3 +77,12 @@ def fields(model: type[BaseModel], prefix: str = "") -> list[str]:
 def test_every_field_of_a_job_is_documented() -> None:
     text = (ROOT / "docs" / "training.md").read_text()
     assert [name for name in fields(JobSpec) if f"`{name}`" not in text] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_stand_in_shell_blocks(page: Path) -> None:
+    """So that they are run, or say where; pages outside of docs are run by nobody and must always say."""
+    for block in blocks(page):
+        if re.search(r"^(\.venv/bin/)?wavetrain ", block.body, re.M):
+            assert block.language == "sh", f"{page.name}:\n{block.body}"
+            assert block.note or page.parent.name == "docs", f"{page.name}:\n{block.body}"
