@@ -83,14 +83,16 @@ def start(client: Any, launch: LaunchFolder, code: Path) -> str:
 def start_job(
     client: Any, command: Sequence[str], code: Path, dashboard: str, metadata: dict[str, str], job_id: str | None = None
 ) -> str:
-    """Start a command on the head node, without claiming a CPU. job_id: a name of our own for the job.
+    """Start a command of the snapshot on the head node, without claiming a CPU. job_id: a name of our own for the job.
 
     Raises:
         UserError: the cluster refuses.
     """
     options = {"runtime_env": {"env_vars": {"PYTHONPATH": str(code)}}, "metadata": metadata, "submission_id": job_id}
+    # `python -m` looks in the working directory first: here that in which an administrator started Ray.
+    entrypoint = f"cd {shlex.quote(str(code))} && exec {shlex.join(command)}"
     try:
-        return str(client.submit_job(entrypoint=shlex.join(command), **options))
+        return str(client.submit_job(entrypoint=entrypoint, **options))
     except RuntimeError as error:
         raise _refused(dashboard, error) from None
 

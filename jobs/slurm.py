@@ -83,7 +83,7 @@ def prepare_submission(job: JobSpec, profile: Profile) -> Submission:
         raise UserError(
             "a Slurm profile needs an interface", where="cluster.yaml: network.interface", mend="e.g. bond0 or eth0"
         )
-    profile = profile.with_absolute_runs()
+    profile = profile.with_absolute_folders()
     return Submission(job, profile, LaunchFolder(RunDirectory(profile.storage.runs / job.name)))
 
 
@@ -123,7 +123,9 @@ def make_executor(submission: Submission, shared: LaunchFolder) -> Any:
             return 2
 
     code = shlex.quote(str(code_folder(shared.path)))
-    setup = [f"export PYTHONPATH={code}${{PYTHONPATH:+:$PYTHONPATH}}", *submission.slurm.setup]
+    # `python -m` looks in the working directory before PYTHONPATH, and that of sbatch may hold code that goes on changing.
+    entering = [f"export PYTHONPATH={code}${{PYTHONPATH:+:$PYTHONPATH}}", f"cd {code} || exit 1"]
+    setup = [*submission.slurm.setup, *entering]
     executor = AnywhereSlurmExecutor(shared.submitted, max_num_timeout=submission.slurm.max_requeues)
     executor.update_parameters(job_name=shared.run.path.name, setup=setup, **submission.allocation)
     return executor

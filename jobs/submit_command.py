@@ -39,7 +39,7 @@ def submit(
 ) -> None:
     """Submit a job to the profile's Slurm or Ray cluster: plan, checks, code snapshot. Again: resume."""
     job = load_job(spec, override or ())
-    profile = load_profile(cluster_file, cluster).with_absolute_runs()
+    profile = load_profile(cluster_file, cluster).with_absolute_folders()
     if profile.launcher == "local":
         mend = "name a profile with launcher: slurm or ray, or start it here with wavetrain train"
         raise UserError("the profile's launcher is local", where="--cluster", mend=mend)

@@ -80,10 +80,10 @@ class Profile(Section):
     network: NetworkSection = NetworkSection()
     slurm: SlurmSection | None = None
 
-    def with_absolute_runs(self) -> "Profile":
-        """The same with a folder of runs that does not depend on the working directory."""
-        storage = self.storage.model_copy(update={"runs": self.storage.runs.absolute()})
-        return self.model_copy(update={"storage": storage})
+    def with_absolute_folders(self) -> "Profile":
+        """The same with folders that do not depend on the working directory."""
+        folders = {name: folder.absolute() for name, folder in self.storage if folder is not None}
+        return self.model_copy(update={"storage": self.storage.model_copy(update=folders)})
 
     @model_validator(mode="after")
     def _complete(self) -> "Profile":

@@ -314,5 +314,15 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> JobSpec:
     for override in overrides:
         apply_override(mapping, override)
     job = validate(JobSpec, mapping, str(path))
-    # Workers run in folders of their own, so a relative path would mean something else there.
-    return job.model_copy(update={"data": job.data.model_copy(update={"store": job.data.store.absolute()})})
+    # Controller and workers may run in folders of their own, so a relative path would mean something else there.
+    data = job.data.model_copy(update={"store": job.data.store.absolute()})
+    tracking = job.tracking.model_copy(update={"uri": _absolute(job.tracking.uri)})
+    return job.model_copy(update={"data": data, "tracking": tracking})
+
+
+def _absolute(uri: str | None) -> str | None:
+    """The same with the whole path of a database file."""
+    scheme, separator, path = (uri or "").partition("sqlite:///")
+    if scheme or not separator or not path or path.startswith(("/", ":")):
+        return uri
+    return f"sqlite:///{Path(path).absolute()}"

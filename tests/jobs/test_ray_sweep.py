@@ -1,6 +1,8 @@
 """A sweep on Ray, without Ray: how many children run at a time, and what a waiting one says of itself."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,11 +24,13 @@ class JobServer:
     def __init__(self, lasts: int = 3) -> None:
         self.lasts, self.asked = lasts, dict[str, int]()
         self.most_at_once = 0
+        self.entrypoints: list[str] = []
         self.refuses = False
 
     def submit_job(self, entrypoint: str, submission_id: str | None, **options: Any) -> str:
         if self.refuses:
             raise RuntimeError("Request failed with status code 500")
+        self.entrypoints.append(entrypoint)
         job_id = submission_id or f"raysubmit_{len(self.asked)}"
         self.asked[job_id] = 0
         self.most_at_once = max(self.most_at_once, sum(self._runs(other) for other in self.asked))
@@ -99,6 +103,17 @@ def test_a_refused_sweep_leaves_no_child_waiting(tmp_path: Path, server: JobServ
     with pytest.raises(UserError, match="status code 500"):
         queued(tmp_path)
     assert not list(tmp_path.glob("*/launch/submission.json"))
+
+
+def test_the_snapshot_runs_whatever_lies_in_the_folder_where_ray_was_started(tmp_path: Path, server: JobServer) -> None:
+    queued(tmp_path / "runs")
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "__init__.py").write_text("raise SystemExit('the wrong code runs')")
+    (tmp_path / "python").write_text(f'#!/bin/sh\nexec {sys.executable} -c "import jobs; print(jobs.__file__)"\n')
+    (tmp_path / "python").chmod(0o755)
+    command = server.entrypoints[0].replace(sys.executable, str(tmp_path / "python"))
+    done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert "/launch/code-" in done.stdout, done.stderr
 
 
 def test_the_code_is_copied_once(tmp_path: Path, server: JobServer) -> None:

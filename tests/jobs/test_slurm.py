@@ -35,6 +35,19 @@ def test_the_script_is_the_golden_one(tmp_path: Path, name: str, made: Callable[
     assert not (tmp_path / "runs").exists(), "rendering writes nothing"
 
 
+def test_the_snapshot_runs_whatever_lies_in_the_folder_of_submission(tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    (here / "jobs").mkdir(parents=True)
+    (here / "jobs" / "__init__.py").write_text("raise SystemExit('the wrong code runs')")
+    (here / "activate").write_text("export ACTIVATED=1\n")
+    submission = submission_in(tmp_path / "runs", setup=[". ./activate", "export PYTHONPATH="])
+    code = take_snapshot(submission.launch.path)
+    lines = render(submission).partition("# setup\n")[2].partition("# command")[0]
+    shown = f"{lines}\n{sys.executable} -m jobs.run --help >/dev/null && echo $ACTIVATED $PWD"
+    done = subprocess.run(["bash", "-c", shown], cwd=here, capture_output=True, text=True, timeout=60)
+    assert (done.stdout.strip(), done.returncode) == (f"1 {code}", 0), done.stderr
+
+
 def test_the_bring_up_is_the_golden_one(tmp_path: Path) -> None:
     submission = two_gpu_nodes(tmp_path / "runs")
     assert neutral(describe_bring_up(submission), submission, tmp_path) + "\n" == (GOLDEN / "bring_up.txt").read_text()

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from channels.errors import UserError
-from orchestrator.cluster import load_profile
+from orchestrator.cluster import Profile, load_profile
 from orchestrator.config import JobSpec, load_job
 from orchestrator.spec_files import differences, flatten
 
@@ -84,6 +84,20 @@ def test_training_identity_ignores_what_does_not_change_numbers(tmp_path: Path) 
 def test_resolved_spec_reads_back(tmp_path: Path) -> None:
     job = load_job(write(tmp_path, MINIMAL), ["model.size=tiny"])
     assert JobSpec.model_validate(job.model_dump(mode="json")) == job
+
+
+@pytest.mark.parametrize("uri", ["sqlite:////data/mlflow.db", "http://127.0.0.1:5000", "null"])
+def test_a_tracking_address_that_depends_on_no_folder_stays(tmp_path: Path, uri: str) -> None:
+    job = load_job(write(tmp_path, MINIMAL), [f"tracking.uri={uri}"])
+    assert job.tracking.uri == (None if uri == "null" else uri)
+
+
+def test_paths_do_not_depend_on_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    job = load_job(write(tmp_path, MINIMAL), ["tracking.uri=sqlite:///here/mlflow.db"])
+    assert job.tracking.uri == f"sqlite:///{tmp_path}/here/mlflow.db" and job.data.store.is_absolute()
+    storage = Profile.model_validate({"storage": {"cache": "cache"}}).with_absolute_folders().storage
+    assert (storage.runs, storage.cache) == (tmp_path / "runs", tmp_path / "cache")
 
 
 def test_differences_name_the_field() -> None:
