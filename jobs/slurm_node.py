@@ -26,7 +26,8 @@ from orchestrator.rundir import RunDirectory
 LEAVE_TIMEOUT_S = 60.0
 VISIBLE_S = 10.0
 """How long a file may take to be seen on another node."""
-CONTROLLER_GRACE_S = 120.0
+STOP_RESERVE_S = 15.0
+"""What is left of the time before a limit to end Ray and to requeue."""
 CANCEL_GRACE_S = 15.0
 """With what ends Ray after it, less than the 30 s (KillWait) after which Slurm kills a cancelled job."""
 LOST_GRACE_S = 5.0
@@ -119,6 +120,11 @@ def run_node(launch: LaunchFolder, place: Place) -> tuple[int, str]:
         finally:
             meeting.mark("left")
         return _leave(launch, meeting, requests)
+
+
+def grace_s(requests: Requests, signal_lead_s: float) -> float:
+    """How long the controller of healthy nodes may take to write its checkpoint and end."""
+    return CANCEL_GRACE_S if requests.terminate else max(signal_lead_s - STOP_RESERVE_S, CANCEL_GRACE_S)
 
 
 def _failed_start(meeting: Meeting) -> tuple[str, int, str]:
@@ -224,9 +230,10 @@ class _Head:
         return int(child.returncode)
 
     def _stop(self, child: "subprocess.Popen[bytes]") -> int:
+        slurm = self.node.profile.slurm
+        assert slurm is not None
         # With a node gone there is no step at which a checkpoint could be written.
-        grace = LOST_GRACE_S if self.lost else CANCEL_GRACE_S if self.requests.terminate else CONTROLLER_GRACE_S
-        return own_processes.end(child, grace)
+        return own_processes.end(child, LOST_GRACE_S if self.lost else grace_s(self.requests, slurm.signal_lead_s))
 
     def _lost(self) -> list[str]:
         try:

@@ -16,7 +16,7 @@ from jobs import slurm_node
 from jobs.launch_folder import LaunchFolder
 from jobs.meeting import BadNodeError, BootstrapError, Meeting, Place
 from jobs.port_window import WIDTH, claim, interface_address
-from jobs.slurm_node import NodeTask, Requests, _failed_start, _leave
+from jobs.slurm_node import NodeTask, Requests, _failed_start, _leave, grace_s
 from orchestrator.rundir import RunDirectory
 from tests.jobs.launches import job_of, slurm_profile
 
@@ -100,6 +100,11 @@ def test_signals_before_the_limit_ask_for_a_requeue_and_term_does_not() -> None:
         assert (requests.requeue, requests.terminate) == (True, False)
         os.kill(os.getpid(), signal.SIGTERM)
         assert requests.terminate
+
+
+@pytest.mark.parametrize(("terminate", "lead", "grace"), [(False, 600, 585), (False, 20, 15), (True, 600, 15)])
+def test_a_checkpoint_may_take_as_long_as_the_signal_comes_early(terminate: bool, lead: int, grace: float) -> None:
+    assert grace_s(Requests(requeue=True, terminate=terminate), lead) == grace
 
 
 class Scontrol:
