@@ -61,13 +61,16 @@ def logs(
     if not submission:
         mend = f"its steps are in {directory.events}"
         raise UserError(f"run {run!r} was not submitted, it printed to its terminal", where="logs", mend=mend)
-    shown = _text(directory, submission, node)
-    typer.echo("\n".join(shown.splitlines()[-lines:]))
-    while follow and run_status(directory, ask).state not in ENDED:
+    shown = _texts(submission, node)
+    typer.echo("\n".join("".join(shown.values()).splitlines()[-lines:]))
+    going = follow
+    while going:
+        # Asked before the output is read: what was printed last is shown too.
+        going = run_status(directory, ask).state not in ENDED
         time.sleep(FOLLOW_S)
-        text = _text(directory, submission, node)
-        typer.echo(text[len(shown) :], nl=False)
-        shown = text
+        texts = _texts(submission, node)
+        typer.echo("".join(text[len(shown.get(name, "")) :] for name, text in texts.items()), nl=False)
+        shown = texts
 
 
 def cancel(
@@ -83,7 +86,9 @@ def cancel(
     if before.state in ENDED:
         raise UserError(f"run {run!r} has ended ({before.state})", where="cancel", mend="there is nothing to cancel")
     submission = LaunchFolder(directory).read_submission()
-    stopped = not now and before.state == "RUNNING" and _ask_to_stop(directory, wait)
+    # A job whose controller has not begun still shows how the attempt before it ended.
+    listens = before.state == directory.read_state().get("status") == "RUNNING"
+    stopped = not now and listens and _ask_to_stop(directory, wait)
     if not stopped and not submission:
         mend = "press Ctrl-C twice where it runs" if now else "wait longer: --wait SECONDS"
         raise UserError(f"run {run!r} has not stopped", where="cancel", mend=mend)
@@ -142,12 +147,13 @@ def ask(submission: Mapping[str, Any]) -> slurm_state.JobState | None:
     return ray_jobs.job_state(submission) if submission.get("dashboard") else None
 
 
-def _text(directory: RunDirectory, submission: Mapping[str, Any], node: int | None) -> str:
+def _texts(submission: Mapping[str, Any], node: int | None) -> dict[str, str]:
+    """What was printed so far, by file."""
     if submission["launcher"] == "ray":
-        return ray_jobs.logs(submission)
+        return {"": ray_jobs.logs(submission)}
     which = "*" if node is None else str(node)
     paths = sorted(Path(submission["logs"]).glob(f"{submission['job_id']}_{which}_log.*"))
-    return "".join(path.read_text(errors="replace") for path in paths)
+    return {str(path): path.read_text(errors="replace") for path in paths}
 
 
 def _ask_to_stop(directory: RunDirectory, wait_s: int) -> bool:

@@ -124,6 +124,30 @@ def test_logs_of_a_node(tmp_path: Path, wavetrain: Any) -> None:
     assert "node 0 line 0" in wavetrain("logs", "demo")[1]
 
 
+def test_following_the_logs_of_two_nodes_to_the_last_line(
+    tmp_path: Path, wavetrain: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = a_run(tmp_path / "runs", "demo", "RUNNING", job="12")
+    folder = LaunchFolder(directory).submitted
+    folder.mkdir()
+    files = [folder / f"12_{node}_log.out" for node in (0, 1)]
+    for node, path in enumerate(files):
+        path.write_text(f"node {node} begins\n")
+    said = iter([("RUNNING", "one"), ("FAILED", "two")])
+
+    def ask(submission: dict[str, Any]) -> JobState:
+        state, word = next(said)
+        for node, path in enumerate(files):
+            path.write_text(f"{path.read_text()}node {node} {word}\n")
+        return JobState("RUNNING" if state == "RUNNING" else "FAILED")
+
+    monkeypatch.setattr(runs_commands, "ask", ask)
+    monkeypatch.setattr(runs_commands, "FOLLOW_S", 0.0)
+    code, out, _ = wavetrain("logs", "demo", "--follow")
+    assert code == 0
+    assert out.splitlines() == [f"node {node} {word}" for word in ("begins", "one", "two") for node in (0, 1)]
+
+
 def test_cancelling_what_has_ended_and_what_never_listens(
     tmp_path: Path, wavetrain: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,6 +161,20 @@ def test_cancelling_what_has_ended_and_what_never_listens(
     assert code == 0 and "after a checkpoint" not in out
     assert commands == [["scancel", "12"]]
     assert (tmp_path / "runs" / "deaf" / "stop.request").exists()
+
+
+def test_cancelling_a_resumed_run_before_its_controller_has_begun(
+    tmp_path: Path, wavetrain: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = a_run(tmp_path / "runs", "resumed", "KILLED")
+    directory.launch.mkdir()
+    write_json(LaunchFolder(directory).submission, {"launcher": "ray", "job_id": "ray-2", "dashboard": "http://x"})
+    monkeypatch.setattr(runs_commands, "ask", lambda submission: JobState("RUNNING"))
+    stopped: list[LaunchFolder] = []
+    monkeypatch.setattr(runs_commands.ray_jobs, "stop", stopped.append)
+    code, out, _ = wavetrain("cancel", "resumed")
+    assert code == 0 and "after a checkpoint" not in out
+    assert [launch.run.path.absolute() for launch in stopped] == [directory.path]
 
 
 def test_a_run_that_was_not_submitted_has_no_logs(tmp_path: Path, wavetrain: Any) -> None:
