@@ -47,6 +47,15 @@ def examine(profile: Profile, tracking_uri: str | None = None, ranks: int = 0) -
     return [finding for check in checks for finding in check()]
 
 
+def default_ranks(profile: Profile) -> int:
+    """Two, where there are devices for them."""
+    if profile.device == "cpu":
+        return 2
+    import torch
+
+    return min(2, torch.cuda.device_count())
+
+
 def examine_storage(profile: Profile) -> list[Finding]:
     """Folders can be written, have room, and their file server shares our clock."""
     found = [_folder("run folder", profile.storage.runs)]

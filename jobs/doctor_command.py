@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.doctor import examine
+from jobs.doctor import default_ranks, examine
 from jobs.train_command import ClusterFileOption, ClusterOption
 from orchestrator.cluster import load_profile
 
@@ -15,11 +15,15 @@ def doctor(
     cluster: ClusterOption = None,
     cluster_file: ClusterFileOption = None,
     uri: Annotated[str | None, typer.Option(help="Tracking server; the database of the runs otherwise.")] = None,
-    ranks: Annotated[int, typer.Option(min=0, help="So many ranks exchange data on this machine; 0: none.")] = 2,
+    ranks: Annotated[
+        int | None,
+        typer.Option(min=0, help="So many ranks exchange data on this machine; 0: none. Default: 2, or its one GPU."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Check versions, device, kernels, storage, clock, ports, ranks and MLflow of this machine; code 1 if one fails."""
-    found = examine(load_profile(cluster_file, cluster), uri, ranks)
+    profile = load_profile(cluster_file, cluster)
+    found = examine(profile, uri, default_ranks(profile) if ranks is None else ranks)
     if as_json:
         typer.echo(json.dumps([asdict(finding) for finding in found], indent=2))
     else:

@@ -49,7 +49,7 @@ def connect(dashboard: str | None) -> Any:
 
 
 def _refused(dashboard: str, error: Exception) -> UserError:
-    reason = str(error).strip().splitlines()[0]
+    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
     mend = "check the address, RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH"
     return UserError(f"Ray's job server {dashboard} refuses ({reason})", where="cluster.yaml: ray_dashboard", mend=mend)
 
@@ -93,7 +93,7 @@ def start_job(
     entrypoint = f"cd {shlex.quote(str(code))} && exec {shlex.join(command)}"
     try:
         return str(client.submit_job(entrypoint=entrypoint, **options))
-    except RuntimeError as error:
+    except (RuntimeError, OSError) as error:
         raise _refused(dashboard, error) from None
 
 
@@ -126,13 +126,20 @@ def adapt(profile: Profile, job: JobSpec) -> Profile:
 
 
 def job_state(submission: Mapping[str, Any]) -> JobState:
-    """Ask the cluster for one job, or for the sweep in which a run waits for its turn."""
+    """Ask the cluster for one job, or for the sweep in which a run waits for its turn.
+
+    Raises:
+        UserError: the cluster does not answer.
+    """
     if submission["job_id"] is None:
         return _state_of_waiting(submission)
+    client = connect(submission.get("dashboard"))
     try:
-        found = connect(submission.get("dashboard")).get_job_info(submission["job_id"])
-    except RuntimeError as error:
-        return JobState("UNKNOWN", str(error).strip().splitlines()[0])
+        found = client.get_job_info(submission["job_id"])
+    except (RuntimeError, OSError) as error:
+        if "does not exist" in str(error):
+            return JobState("KILLED", "Ray does not know the job any more")
+        raise _refused(str(submission.get("dashboard")), error) from None
     state: State = STATES.get(str(getattr(found.status, "value", found.status)), "UNKNOWN")
     return JobState(state, found.message if state in ("FAILED", "PENDING") else None)
 

@@ -22,6 +22,7 @@ from orchestrator.config import JobSpec
 from orchestrator.rundir import RunDirectory
 
 POLL_S = 2.0
+PATIENCE_S = 60.0
 
 
 def submit(children: Sequence[JobSpec], profile: Profile, shared: LaunchFolder, parallel: int) -> str:
@@ -71,16 +72,36 @@ def start_all(client: Any, waiting: Sequence[LaunchFolder], plan: Mapping[str, A
             time.sleep(POLL_S)
         if launch.read_submission().get("cancelled"):
             continue
-        job_id = ray_jobs.start(client, launch, Path(plan["code"]))
+        job_id = _start(client, launch, Path(plan["code"]))
         sys.stdout.write(f"job {job_id}: run {launch.run.path.name}\n")
         sys.stdout.flush()
         running.append(launch)
-    while not all(map(_has_ended, running)):
+    while running := [other for other in running if not _has_ended(other)]:
         time.sleep(POLL_S)
 
 
+def _start(client: Any, launch: LaunchFolder, code: Path) -> str:
+    """Start a run; a server that is silent for a moment is asked again.
+
+    Raises:
+        UserError: it refuses for a minute.
+    """
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return ray_jobs.start(client, launch, code)
+        except UserError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(POLL_S)
+
+
 def _has_ended(launch: LaunchFolder) -> bool:
-    return ray_jobs.job_state(launch.read_submission()).state in ENDED
+    try:
+        return ray_jobs.job_state(launch.read_submission()).state in ENDED
+    except UserError:
+        # This job lives on the cluster that does not answer: it will, or both are gone.
+        return False
 
 
 if __name__ == "__main__":

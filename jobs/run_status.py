@@ -84,14 +84,20 @@ def _state(
         # The launcher knows that the job is over; why, the run itself knows better.
         if own in ("FAILED", "KILLED"):
             return own, cause or job.reason, job.nodes
-        return ("FAILED" if job.state == "FINISHED" else job.state), _attempt_cause(directory) or job.reason, job.nodes
+        return ("FAILED" if job.state == "FINISHED" else job.state), _attempt_cause(directory, submission) or job.reason, job.nodes
     return job.state, job.reason, job.nodes
 
 
-def _attempt_cause(directory: RunDirectory) -> str | None:
-    """What the newest Slurm attempt said when it ended."""
-    ends = sorted(directory.launch.glob("attempts/*/end.json"), key=lambda path: path.stat().st_mtime)
-    return json.loads(ends[-1].read_text())["cause"] if ends else None
+def _attempt_cause(directory: RunDirectory, submission: Mapping[str, Any]) -> str | None:
+    """What the newest attempt of the job said when it ended, if it came to that; no earlier one."""
+    if submission.get("launcher") != "slurm":
+        return None
+    # The tasks of an array have ids of their own, no lower than that of the array.
+    first = int(str(submission["job_id"]).partition("_")[0])
+    lives = [tuple(map(int, path.name.split("-"))) for path in directory.launch.glob("attempts/*-*")]
+    job_id, restart = max(lives, default=(-1, 0))
+    end = directory.launch / "attempts" / f"{job_id}-{restart}" / "end.json"
+    return json.loads(end.read_text())["cause"] if job_id >= first and end.exists() else None
 
 
 def is_held(directory: RunDirectory) -> bool:

@@ -12,7 +12,8 @@ import typer
 from channels.errors import UserError
 from jobs import ray_jobs, slurm_state
 from jobs.launch_folder import LaunchFolder
-from jobs.run_status import ENDED, RunStatus, list_runs, run_status
+from jobs.run_status import ENDED, Query, RunStatus, list_runs, run_status
+from jobs.slurm_state import JobState
 from jobs.train_command import ClusterFileOption, ClusterOption
 from jobs.watch import watch
 from orchestrator.cluster import load_profile
@@ -38,7 +39,8 @@ def status(
     if follow:
         raise typer.Exit(follow_run(find(run, runs) if run else newest(runs)))
     directories = list_runs(runs) if run is None else [find(run, runs)]
-    found = [run_status(directory, ask) for directory in directories]
+    question = patient()
+    found = [run_status(directory, question) for directory in directories]
     if as_json:
         typer.echo(json.dumps([asdict(entry) for entry in found], indent=2))
     elif not found:
@@ -140,8 +142,26 @@ def find(name: str, runs: Path) -> RunDirectory:
     return matching[0]
 
 
-def ask(submission: Mapping[str, Any]) -> slurm_state.JobState | None:
-    """What the launcher of a submission says of its job."""
+def ask(submission: Mapping[str, Any]) -> JobState | None:
+    """What the launcher of a submission says of its job; UNKNOWN with the reason where it does not answer."""
+    return patient()(submission)
+
+
+def patient() -> Query:
+    """Questions to several launchers, of which one that does not answer is asked once."""
+    silent: dict[str, JobState] = {}
+
+    def question(submission: Mapping[str, Any]) -> JobState | None:
+        launcher = str(submission.get("dashboard") or submission["launcher"])
+        try:
+            return silent.get(launcher) or _state_of(submission)
+        except UserError as error:
+            return silent.setdefault(launcher, JobState("UNKNOWN", str(error)))
+
+    return question
+
+
+def _state_of(submission: Mapping[str, Any]) -> JobState | None:
     if submission["launcher"] == "slurm":
         return slurm_state.job_state(str(submission["job_id"]))
     return ray_jobs.job_state(submission) if submission.get("dashboard") else None

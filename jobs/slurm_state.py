@@ -78,13 +78,16 @@ def job_state(job_id: str, run: Run = run_command) -> JobState:
     if recorded.returncode == 0 and recorded.stdout.strip():
         state, reason, nodes, code = _fields(recorded.stdout, 4)
         return _state(state, reason, nodes, code)
-    return _state_of_record(run(["scontrol", "--oneliner", "show", "job", job_id]).stdout)
+    return _state_of_record(run(["scontrol", "--oneliner", "show", "job", job_id]))
 
 
-def _state_of_record(record: str) -> JobState:
-    fields = dict(re.findall(r"(\w+)=(\S+)", record))
+def _state_of_record(done: "subprocess.CompletedProcess[str]") -> JobState:
+    fields = dict(re.findall(r"(\w+)=(\S+)", done.stdout))
     if "JobState" not in fields:
-        return JobState("UNKNOWN", "Slurm does not know the job (any more)")
+        if "Invalid job id" in done.stderr:
+            return JobState("KILLED", "Slurm does not know the job any more")
+        said = done.stderr.strip().splitlines()
+        return JobState("UNKNOWN", f"Slurm does not answer ({said[0] if said else 'no output'})")
     nodes = fields.get("NodeList", "")
     return _state(fields["JobState"], fields.get("Reason", ""), "" if nodes == "(null)" else nodes, fields["ExitCode"])
 

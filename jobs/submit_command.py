@@ -113,7 +113,7 @@ def _check_not_queued(directory: RunDirectory) -> None:
 def _is_wanted(directory: RunDirectory) -> bool:
     if not (directory.launch / "submission.json").exists():
         return directory.read_state().get("status") != "FINISHED"
-    return run_status(directory, ask).state in ("FAILED", "KILLED", "UNKNOWN")
+    return run_status(directory, ask).state in ("FAILED", "KILLED")
 
 
 def _print_plan(prepared: "Prepared") -> None:

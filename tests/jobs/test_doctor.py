@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from jobs import doctor
-from jobs.doctor import Finding, examine, examine_storage, versions
+from jobs.doctor import Finding, default_ranks, examine, examine_storage, versions
 from orchestrator.cluster import Profile
 
 
@@ -24,6 +24,16 @@ def test_this_machine_is_ready_and_nothing_is_left(tmp_path: Path) -> None:
     assert set(found) == {"versions", "device", "WiMamba kernels", "run folder", "clock", "ports", "MLflow"}
     assert not [finding for finding in found.values() if finding.verdict == "failed"], found
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("device", "gpus", "ranks"), [("cpu", 0, 2), ("cuda", 1, 1), ("cuda", 8, 2), ("cuda", 0, 0)])
+def test_ranks_that_exchange_data_by_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, gpus: int, ranks: int
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    assert default_ranks(profile_in(tmp_path, device=device)) == ranks
 
 
 def test_versions_name_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,8 +26,12 @@ class JobServer:
         self.most_at_once = 0
         self.entrypoints: list[str] = []
         self.refuses = False
+        self.hiccups = False
+        """Whether only every second call is answered."""
+        self.calls = 0
 
     def submit_job(self, entrypoint: str, submission_id: str | None, **options: Any) -> str:
+        self._answer()
         if self.refuses:
             raise RuntimeError("Request failed with status code 500")
         self.entrypoints.append(entrypoint)
@@ -37,11 +41,17 @@ class JobServer:
         return job_id
 
     def get_job_info(self, job_id: str) -> Any:
+        self._answer()
         self.asked[job_id] += 1
         return SimpleNamespace(status="RUNNING" if self._runs(job_id) else "FAILED", message="broken")
 
     def stop_job(self, job_id: str) -> None:
         self.asked[job_id] = self.lasts
+
+    def _answer(self) -> None:
+        self.calls += 1
+        if self.hiccups and self.calls % 2:
+            raise ConnectionError("connection refused")
 
     def _runs(self, job_id: str) -> bool:
         return self.asked[job_id] < self.lasts
@@ -96,6 +106,23 @@ def test_children_of_a_sweep_that_ended_too_early_may_be_submitted_again(tmp_pat
     server.stop_job(sweep)
     found = ray_jobs.job_state(launches[0].read_submission())
     assert found.state == "KILLED" and "ended before its turn" in str(found.reason)
+
+
+def test_a_server_that_is_silent_for_a_moment_does_not_end_the_sweep(
+    tmp_path: Path, server: JobServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep, launches = queued(tmp_path)
+    server.hiccups = True
+    assert ray_sweep.main(str(tmp_path / "swept.sweep" / "launch" / f"{sweep}.json")) == 0
+    assert [launch.read_submission()["job_id"] for launch in launches] == list(server.asked)[1:]
+
+
+def test_a_job_that_ray_has_forgotten_is_over(tmp_path: Path, server: JobServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forgotten(job_id: str) -> None:
+        raise RuntimeError(f"Request failed with status code 404: Job {job_id} does not exist.")
+
+    monkeypatch.setattr(server, "get_job_info", forgotten)
+    assert ray_jobs.job_state({"job_id": "raysubmit_1", "dashboard": "http://x"}).state == "KILLED"
 
 
 def test_a_refused_sweep_leaves_no_child_waiting(tmp_path: Path, server: JobServer) -> None:

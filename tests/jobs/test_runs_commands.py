@@ -65,6 +65,20 @@ def test_a_bootstrap_failure_tells_its_cause(tmp_path: Path) -> None:
     assert (found.state, found.reason) == ("FAILED", "nodes n2 have not joined")
 
 
+def test_what_an_earlier_attempt_said_is_not_the_reason(tmp_path: Path) -> None:
+    directory = a_run(tmp_path, job="12")
+    for attempt in ("9-3", "12-9", "12-10"):
+        (directory.launch / "attempts" / attempt).mkdir(parents=True)
+    write_json(directory.launch / "attempts" / "9-3" / "end.json", {"outcome": "failed", "cause": "older job"})
+    write_json(directory.launch / "attempts" / "12-9" / "end.json", {"outcome": "lost", "cause": "older attempt"})
+    assert seen(directory, JobState("FAILED", "NODE_FAIL")).reason == "NODE_FAIL"
+    write_json(directory.launch / "attempts" / "12-10" / "end.json", {"outcome": "lost", "cause": "newest"})
+    assert seen(directory, JobState("FAILED", "NODE_FAIL")).reason == "newest"
+    resubmitted = {**LaunchFolder(directory).read_submission(), "job_id": "40"}
+    write_json(LaunchFolder(directory).submission, resubmitted)
+    assert seen(directory, JobState("KILLED", "CANCELLED")).reason == "CANCELLED"
+
+
 @pytest.mark.parametrize(("own", "reason"), [("FINISHED", None), ("FAILED", "a reason")])
 def test_the_run_knows_best_how_it_ended(tmp_path: Path, own: str, reason: str | None) -> None:
     found = seen(a_run(tmp_path, status=own, job="12"), JobState("FAILED", "exit 1:0"))
@@ -112,6 +126,25 @@ def test_a_beginning_that_fits_several_runs_is_refused(tmp_path: Path, wavetrain
     assert "demo-2" in wavetrain("status")[1]
     code, _, error = wavetrain("logs", "nothing")
     assert code == 2 and "known runs: " in error
+
+
+def test_a_launcher_that_does_not_answer_is_told_and_the_other_runs_are_shown(
+    tmp_path: Path, wavetrain: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        a_run(tmp_path / "runs", f"queued-{number}", job="12")
+    a_run(tmp_path / "runs", "local", "FINISHED")
+    asked: list[str] = []
+
+    def silent(job_id: str) -> JobState:
+        asked.append(job_id)
+        raise UserError("squeue does not answer in 30 s", where="slurm", mend="ask again later")
+
+    monkeypatch.setattr(runs_commands.slurm_state, "job_state", silent)
+    code, out, _ = wavetrain("status", "--json")
+    found = {entry["name"]: entry for entry in json.loads(out)}
+    assert code == 0 and found["local"]["state"] == "FINISHED" and len(asked) == 1
+    assert found["queued-1"]["state"] == "UNKNOWN" and "does not answer" in found["queued-1"]["reason"]
 
 
 def test_logs_of_a_node(tmp_path: Path, wavetrain: Any) -> None:

@@ -96,14 +96,17 @@ def test_what_sbatch_refuses_is_one_line() -> None:
 class Programs:
     """squeue, sacct and scontrol that answer as told; None: the program fails."""
 
-    def __init__(self, squeue: str | None = None, sacct: str | None = None, scontrol: str | None = None) -> None:
+    def __init__(
+        self, squeue: str | None = None, sacct: str | None = None, scontrol: str | None = None, error: str = ""
+    ) -> None:
         self.answers = {"squeue": squeue, "sacct": sacct, "scontrol": scontrol}
+        self.error = error
         self.asked: list[str] = []
 
     def __call__(self, command: Sequence[str]) -> "subprocess.CompletedProcess[str]":
         self.asked.append(command[0])
         answer = self.answers[command[0]]
-        return subprocess.CompletedProcess(command, int(answer is None), answer or "", "")
+        return subprocess.CompletedProcess(command, int(answer is None), answer or "", self.error)
 
 
 @pytest.mark.parametrize("name", sorted(STATES))
@@ -149,6 +152,13 @@ def test_without_accounting_scontrol_answers() -> None:
     record = "JobId=7 JobName=x UserId=a(1) JobState=FAILED Reason=NonZeroExitCode NodeList=n1 ExitCode=2:0"
     assert job_state("7", Programs(scontrol=record)) == JobState("FAILED", "NonZeroExitCode, exit 2:0", "n1")
     assert job_state("7", Programs(scontrol="")).state == "UNKNOWN"
+
+
+def test_a_job_that_slurm_has_forgotten_is_over_and_a_silent_slurm_is_not_taken_for_that() -> None:
+    forgotten = Programs(error="slurm_load_jobs error: Invalid job id specified")
+    assert job_state("7", forgotten) == JobState("KILLED", "Slurm does not know the job any more")
+    silent = Programs(error="slurm_load_jobs error: Unable to contact slurm controller (connect failure)")
+    assert job_state("7", silent).state == "UNKNOWN"
 
 
 def test_a_machine_without_slurm_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
