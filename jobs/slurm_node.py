@@ -73,6 +73,11 @@ class Requests:
         else:
             self.requeue = True
 
+    @property
+    def any(self) -> bool:
+        """Whether the attempt is to end."""
+        return self.requeue or self.terminate
+
     @contextmanager
     def installed(self) -> Iterator["Requests"]:
         """Handle the signals for the time of a ``with``, in place of submitit's handlers."""
@@ -109,6 +114,8 @@ def run_node(launch: LaunchFolder, place: Place) -> tuple[int, str]:
             check_machine(profile)
             with RayNode(meeting, profile, share) as node:
                 address = node.start()
+                meeting.mark("joined")
+                wait_for_all(meeting, "joined", node, requests)
                 check_ranks(meeting, node, profile, job.scale.most)
                 meeting.mark("ready", versions=versions())
                 member = _Head(launch, meeting, node, requests) if place.node == 0 else _Member(meeting, node, requests)
@@ -120,6 +127,21 @@ def run_node(launch: LaunchFolder, place: Place) -> tuple[int, str]:
         finally:
             meeting.mark("left")
         return _leave(launch, meeting, requests)
+
+
+def wait_for_all(meeting: Meeting, state: str, node: RayNode, requests: Requests) -> None:
+    """Wait until every node of the job says that it has ``joined`` Ray, or is ``ready``; or the attempt is to end.
+
+    Raises:
+        BootstrapError: a node failed, or has not said so in time and is named.
+    """
+    what = {"joined": "have not joined Ray", "ready": "have joined Ray and are not ready"}[state]
+    meeting.wait(
+        lambda: not meeting.missing(state) or requests.any,
+        [node.check],
+        lambda: f"nodes {', '.join(meeting.missing(state))} {what}",
+        node.timeout_s,
+    )
 
 
 def grace_s(requests: Requests, signal_lead_s: float) -> float:
@@ -193,16 +215,11 @@ class _Head:
         Raises:
             BootstrapError: a node did not join.
         """
-        self.meeting.wait(
-            lambda: not self.meeting.missing("ready") or self._asked(),
-            [self.node.check],
-            lambda: f"nodes {', '.join(self.meeting.missing('ready'))} have not joined Ray",
-            self.node.timeout_s,
-        )
+        wait_for_all(self.meeting, "ready", self.node, self.requests)
         if different := self.meeting.other_versions():
             raise BootstrapError(f"nodes differ: {'; '.join(different)}")
         self._check_network()
-        code = -signal.SIGTERM if self._asked() else self._control(address)
+        code = -signal.SIGTERM if self.requests.any else self._control(address)
         outcome, cause = self._outcome(code)
         self.meeting.announce_end(outcome, code, cause)
 
@@ -213,9 +230,6 @@ class _Head:
         if slow:
             raise BootstrapError("; ".join(slow.values()))
 
-    def _asked(self) -> bool:
-        return self.requests.requeue or self.requests.terminate
-
     def _control(self, address: str) -> int:
         """Run the controller as a child; its exit status."""
         if excluded := self.meeting.bad_hosts_so_far():
@@ -223,8 +237,8 @@ class _Head:
         command = [sys.executable, "-m", "jobs.attempt", str(self.launch.run.path), address]
         child = own_processes.start(command, self.node.environment, log=None)
         while child.poll() is None:
-            self.lost = [] if self._asked() else self._lost()
-            if self._asked() or self.lost:
+            self.lost = [] if self.requests.any else self._lost()
+            if self.requests.any or self.lost:
                 return self._stop(child)
             time.sleep(POLL_S)
         return int(child.returncode)
@@ -253,7 +267,7 @@ class _Head:
             return "finished", None
         if self.lost:
             return "lost", "; ".join(self.lost)
-        if code in STOPPED or (code == -signal.SIGKILL and self._asked()):
+        if code in STOPPED or (code == -signal.SIGKILL and self.requests.any):
             stopped = ("stopped", "asked to stop before the time limit")
             return stopped if self.requests.requeue else ("cancelled", "cancelled or preempted")
         return "failed", f"the controller ended with status {code}"

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
@@ -16,7 +18,8 @@ from jobs import slurm_node
 from jobs.launch_folder import LaunchFolder
 from jobs.meeting import BadNodeError, BootstrapError, Meeting, Place
 from jobs.port_window import WIDTH, claim, interface_address
-from jobs.slurm_node import NodeTask, Requests, _failed_start, _leave, grace_s
+from jobs.ray_node import RayNode
+from jobs.slurm_node import NodeTask, Requests, _failed_start, _leave, grace_s, wait_for_all
 from orchestrator.rundir import RunDirectory
 from tests.jobs.launches import job_of, slurm_profile
 
@@ -45,6 +48,21 @@ def test_a_time_out_names_the_missing_nodes(tmp_path: Path) -> None:
     meeting.mark("ready")
     with pytest.raises(BootstrapError, match="nodes n2, n3 have not joined within 0 s"):
         meeting.wait(lambda: False, [], lambda: f"nodes {', '.join(meeting.missing('ready'))} have not joined", 0)
+
+
+@pytest.mark.parametrize(("state", "says"), [("joined", "have not joined Ray"), ("ready", "are not ready")])
+def test_nodes_that_are_missing_are_named_before_their_ranks_are_waited_for(
+    tmp_path: Path, state: str, says: str
+) -> None:
+    node = cast("RayNode", SimpleNamespace(check=lambda: None, timeout_s=0.0))
+    meeting = meeting_of(tmp_path)
+    meeting.mark(state)
+    with pytest.raises(BootstrapError, match=f"nodes n2, n3 .*{says}"):
+        wait_for_all(meeting, state, node, Requests())
+    wait_for_all(meeting, state, node, Requests(requeue=True))
+    for other in (1, 2):
+        meeting_of(tmp_path, other).mark(state)
+    wait_for_all(meeting, state, node, Requests())
 
 
 def test_a_failure_elsewhere_ends_the_wait_at_once(tmp_path: Path) -> None:
