@@ -15,10 +15,14 @@ from channels.files import write_json
 from jobs.launch_folder import LaunchFolder
 from jobs.slurm_node import NodeTask
 from jobs.snapshot import code_folder, take_snapshot
-from orchestrator.cluster import Profile, SlurmSection
+from orchestrator.cluster import Profile, SlurmSection, seconds
 from orchestrator.config import JobSpec
 from orchestrator.provenance import code_version
 from orchestrator.rundir import RunDirectory
+
+
+SIGNAL = "USR1"
+"""What Slurm sends before a time limit; submitit on the nodes is told by its variable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,7 @@ class Submission:
             "wckey": None,
             # srun does not take over the batch job's CPUs a task since Slurm 22.05.
             "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={cpus}"],
-            "additional_parameters": {"requeue": True},
+            "additional_parameters": {"requeue": True, "signal": f"{SIGNAL}@{slurm.signal_lead_s}"},
         }
         return {name: value for name, value in parameters.items() if value is not None or name == "wckey"}
 
@@ -95,14 +99,8 @@ def cpus_a_node(job: JobSpec, profile: Profile) -> int:
 
 
 def minutes(time: str) -> int:
-    """Slurm's ``[days-]hours:minutes[:seconds]`` or ``minutes:seconds`` in whole minutes, rounded up."""
-    days, _, clock = time.rpartition("-")
-    parts = [int(part) for part in clock.split(":")]
-    if days:
-        hours, mins, seconds = (*parts, 0, 0)[:3]
-    else:
-        hours, mins, seconds = (0, *parts) if len(parts) == 2 else parts
-    return math.ceil((int(days or 0) * 86400 + hours * 3600 + mins * 60 + seconds) / 60)
+    """Slurm's time in whole minutes, rounded up."""
+    return math.ceil(seconds(time) / 60)
 
 
 def render(submission: Submission) -> str:
@@ -125,7 +123,7 @@ def make_executor(submission: Submission, shared: LaunchFolder) -> Any:
     code = shlex.quote(str(code_folder(shared.path)))
     # `python -m` looks in the working directory before PYTHONPATH, and that of sbatch may hold code that goes on changing.
     entering = [f"export PYTHONPATH={code}${{PYTHONPATH:+:$PYTHONPATH}}", f"cd {code} || exit 1"]
-    setup = [*submission.slurm.setup, *entering]
+    setup = [*submission.slurm.setup, *entering, f"export SUBMITIT_PREEMPT_SIGNAL={SIGNAL}"]
     executor = AnywhereSlurmExecutor(shared.submitted, max_num_timeout=submission.slurm.max_requeues)
     executor.update_parameters(job_name=shared.run.path.name, setup=setup, **submission.allocation)
     return executor

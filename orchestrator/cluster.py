@@ -63,6 +63,23 @@ class SlurmSection(Section):
             raise ValueError("not a Slurm time; write [days-]hours:minutes:seconds in quotes, e.g. '24:00:00'")
         return time
 
+    @model_validator(mode="after")
+    def _time_to_train(self) -> "SlurmSection":
+        if seconds(self.time) <= self.signal_lead_s:
+            raise ValueError(f"slurm.time {self.time} is over before signal_lead_s {self.signal_lead_s}; raise the time")
+        return self
+
+
+def seconds(time: str) -> int:
+    """Slurm's ``[days-]hours:minutes[:seconds]`` or ``minutes:seconds``."""
+    days, _, clock = time.rpartition("-")
+    parts = [int(part) for part in clock.split(":")]
+    if days:
+        hours, mins, secs = (*parts, 0, 0)[:3]
+    else:
+        hours, mins, secs = (0, *parts) if len(parts) == 2 else parts
+    return int(days or 0) * 86400 + hours * 3600 + mins * 60 + secs
+
 
 class Profile(Section):
     """One place to run."""

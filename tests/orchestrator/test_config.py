@@ -120,6 +120,10 @@ def test_shipped_cluster_file_has_both_profiles() -> None:
         ("default: a\nprofiles: {a: {launcher: slurm}}\n", ["slurm section"]),
         ("default: a\nprofiles: {a: {launcher: ray}}\n", ["ray_address"]),
         ("default: a\nprofiles: {a: {launcher: slurm, slurm: {partition: p, time: 90000}}}\n", ["time"]),
+        (
+            "default: a\nprofiles: {a: {launcher: slurm, slurm: {partition: p, time: '2:00', signal_lead_s: 120}}}\n",
+            ["profiles.a.slurm", "slurm.time 2:00", "signal_lead_s 120"],
+        ),
     ],
 )
 def test_bad_cluster_files_are_refused(tmp_path: Path, text: str, expected: list[str]) -> None:
