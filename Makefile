@@ -26,7 +26,7 @@ demo: venv
 test: venv
 	$(BIN)/python -m pytest
 
-# A real Slurm of two nodes (Debian: slurmctld slurmd slurm-client munge iproute2 slurmdbd mariadb-server) and a Ray cluster.
+# A real Slurm of four nodes (Debian: slurmctld slurmd slurm-client munge iproute2 slurmdbd mariadb-server) and a Ray cluster.
 test-launching: venv
 	$(BIN)/python -m pytest -m launching -rs
 

@@ -84,7 +84,11 @@ def _state(
         # The launcher knows that the job is over; why, the run itself knows better.
         if own in ("FAILED", "KILLED"):
             return own, cause or job.reason, job.nodes
-        return ("FAILED" if job.state == "FINISHED" else job.state), _attempt_cause(directory, submission) or job.reason, job.nodes
+        return (
+            ("FAILED" if job.state == "FINISHED" else job.state),
+            _attempt_cause(directory, submission) or job.reason,
+            job.nodes,
+        )
     return job.state, job.reason, job.nodes
 
 

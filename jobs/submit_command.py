@@ -13,7 +13,7 @@ from jobs.runs_commands import ask, follow_run
 from jobs.slurm import prepare_submission
 from jobs.slurm_limits import check_limits
 from jobs.sweep import Sweep, make_parent, mark_child, read_sweep
-from jobs.train_command import ClusterFileOption, ClusterOption, SetOption, SpecArgument
+from jobs.train_command import ClusterFileOption, ClusterOption, SetOption, SpecArgument, check_answers
 from orchestrator.cluster import Profile, load_profile
 from orchestrator.config import JobSpec, load_job
 from orchestrator.rundir import RunDirectory
@@ -59,6 +59,8 @@ def _submit_one(job: JobSpec, profile: Profile, dry_run: bool) -> None:
 
     submission = prepare_submission(job, profile) if profile.launcher == "slurm" else None
     prepared = prepare(job, profile)
+    if not submission and not dry_run:
+        _check_ray(profile)
     if submission and (shutil.which("scontrol") or not dry_run):
         check_limits(submission)
     if dry_run:
@@ -81,13 +83,15 @@ def _submit_sweep(sweep: Sweep, profile: Profile, parallel: int, dry_run: bool) 
         prepare(child, profile)
     submissions = [prepare_submission(child, profile) for child in waiting] if profile.launcher == "slurm" else []
     typer.echo(f"sweep {sweep.name}: {len(sweep.children)} runs, {len(waiting)} to submit")
+    if submissions and (shutil.which("scontrol") or not dry_run):
+        check_limits(submissions[0])
     if dry_run or not waiting:
         typer.echo("\n".join(child.name for child in waiting))
+        if submissions:
+            typer.echo(describe_slurm(submissions[0]))
         return
-    if submissions:
-        check_limits(submissions[0])
-    else:
-        ray_jobs.connect(profile.ray_dashboard)
+    if not submissions:
+        _check_ray(profile)
     parent = make_parent(sweep, profile)
     for child in waiting:
         mark_child(RunDirectory(profile.storage.runs / child.name), parent)
@@ -100,6 +104,11 @@ def _submit_sweep(sweep: Sweep, profile: Profile, parallel: int, dry_run: bool) 
         typer.echo(f"job {job_id} starts them, {parallel} at a time:")
         typer.echo("\n".join(child.name for child in waiting))
     typer.echo(f"next: wavetrain status | wavetrain logs {waiting[0].name} | wavetrain cancel {waiting[0].name}")
+
+
+def _check_ray(profile: Profile) -> None:
+    ray_jobs.connect(profile.ray_dashboard)
+    check_answers(str(profile.ray_address))
 
 
 def _check_not_queued(directory: RunDirectory) -> None:

@@ -77,3 +77,21 @@ def test_a_slurm_profile_does_not_train_here(refusal: Any) -> None:
 def test_a_ray_that_does_not_answer(refusal: Any, address: str) -> None:
     line = refusal({**RAY, "ray_address": address}, command="train")
     assert f"Ray at {address} does not answer" in line and "ray_address" in line
+
+
+@pytest.mark.parametrize("sweep", [(), ("--sweep", "seed=1,2")])
+def test_a_dry_run_prints_the_script_and_touches_nothing(
+    tmp_path: Path, small_store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    sweep: tuple[str, ...],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", "/nowhere")
+    (tmp_path / "cluster.yaml").write_text(yaml.safe_dump({"default": "here", "profiles": {"here": SLURM}}))
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(small_job(small_store).model_dump(mode="json")))
+    monkeypatch.setattr(sys, "argv", ["wavetrain", "submit", "job.yaml", "--dry-run", *sweep])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr()
+    assert not ended.value.code, said.err
+    assert "#SBATCH --signal=USR1@120" in said.out and "ray start --head" in said.out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cluster.yaml", "job.yaml"]

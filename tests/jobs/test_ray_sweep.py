@@ -117,7 +117,9 @@ def test_a_server_that_is_silent_for_a_moment_does_not_end_the_sweep(
     assert [launch.read_submission()["job_id"] for launch in launches] == list(server.asked)[1:]
 
 
-def test_a_job_that_ray_has_forgotten_is_over(tmp_path: Path, server: JobServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_that_ray_has_forgotten_is_over(
+    tmp_path: Path, server: JobServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def forgotten(job_id: str) -> None:
         raise RuntimeError(f"Request failed with status code 404: Job {job_id} does not exist.")
 

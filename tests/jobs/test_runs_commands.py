@@ -223,3 +223,24 @@ def test_a_run_that_is_queued_is_not_submitted_again(tmp_path: Path, monkeypatch
     with pytest.raises(UserError, match="job 12 is PENDING"):
         submit_command._check_not_queued(directory)
     assert json.loads(directory.state.read_text())["status"] == "RUNNING"
+
+
+@pytest.mark.parametrize(
+    ("own", "job", "wanted"),
+    [
+        ("FAILED", "FAILED", True),
+        ("KILLED", "KILLED", True),
+        ("RUNNING", "KILLED", True),
+        ("RUNNING", "RUNNING", False),
+        ("KILLED", "PENDING", False),
+        ("FINISHED", "FINISHED", False),
+        ("KILLED", "UNKNOWN", False),
+    ],
+)
+def test_children_of_a_sweep_that_are_submitted_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str, job: Any, wanted: bool
+) -> None:
+    from jobs import submit_command
+
+    monkeypatch.setattr(submit_command, "ask", lambda submission: JobState(job))
+    assert submit_command._is_wanted(a_run(tmp_path, status=own, job="12")) is wanted
