@@ -66,7 +66,9 @@ class SlurmSection(Section):
     @model_validator(mode="after")
     def _time_to_train(self) -> "SlurmSection":
         if seconds(self.time) <= self.signal_lead_s:
-            raise ValueError(f"slurm.time {self.time} is over before signal_lead_s {self.signal_lead_s}; raise the time")
+            raise ValueError(
+                f"slurm.time {self.time} is over before signal_lead_s {self.signal_lead_s}; raise the time"
+            )
         return self
 
 

@@ -43,11 +43,11 @@ class Place:
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
         )  # fmt: skip
 
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, timeout_s: float = RUN_TIMEOUT_S) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
         process = self.start(*arguments)
         try:
-            out, error = process.communicate(timeout=RUN_TIMEOUT_S)
+            out, error = process.communicate(timeout=timeout_s)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             out, error = process.communicate()
@@ -116,7 +116,7 @@ def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
     return [parent, *parent.children(recursive=True)]
 
 
-def assert_all_gone(processes: list[psutil.Process], patience_s: float = 30.0) -> None:
+def assert_all_gone(processes: list[psutil.Process], patience_s: float = 60.0) -> None:
     """No process of a run is left."""
     _, alive = psutil.wait_procs(processes, timeout=patience_s)
     left = [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]

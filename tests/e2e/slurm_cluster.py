@@ -15,8 +15,10 @@ from pathlib import Path
 import psutil
 
 SCRIPTS = Path(__file__).parent / "mini_slurm"
-PROGRAMS = ("slurmctld", "slurmd", "slurmdbd", "sbatch", "munged", "mariadbd")
+PROGRAMS = ("slurmctld", "slurmd", "slurmdbd", "sbatch", "munged", "mariadbd", "ip")
 SBIN = "/usr/sbin:/sbin"
+GOING = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED", "REQUEUE_HOLD", "SIGNALING", "PREEMPTED", "")
+"""States of a job that is not over: a preempted one is requeued."""
 
 
 def missing_programs() -> list[str]:
@@ -49,7 +51,7 @@ class SlurmCluster:
         """Start every daemon that is not running."""
         with (self.root / "up.log").open("a") as log:
             command, environment = [SCRIPTS / "up.sh"], os.environ | self.settings
-            subprocess.run(command, env=environment, stdout=log, stderr=log, timeout=120, check=True)
+            subprocess.run(command, env=environment, stdout=log, stderr=log, timeout=300, check=True)
 
     def kill_node(self, name: str) -> None:
         """As a machine that loses its power: slurmd, the steps and whatever they started are gone at once."""
@@ -76,9 +78,16 @@ class SlurmCluster:
 
     def wait_for_end(self, job_id: str, timeout_s: float = 420.0) -> str:
         """The state in which a job ended."""
-        running = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED", "")
-        self.wait_for(f"end of job {job_id}", lambda: self.state(job_id) not in running, timeout_s)
-        return self.state(job_id)
+        found = [""]
+
+        def ended() -> bool:
+            # A program of Slurm that fails once on a busy machine is asked again.
+            with contextlib.suppress(subprocess.SubprocessError):
+                found.append(self.state(job_id))
+            return found[-1] not in GOING
+
+        self.wait_for(f"end of job {job_id}", ended, timeout_s)
+        return found[-1]
 
 
 def processes_of(job_id: str) -> list[psutil.Process]:

@@ -58,7 +58,7 @@ def wait_for_end(place: Place, name: str) -> dict[str, Any]:
 
 
 def test_submit_status_logs_to_the_end(place: Place, small_store: Path) -> None:
-    done = place.run("submit", str(place.spec(small_job(small_store, "submitted"))), "--watch")
+    done = place.run("submit", str(place.spec(small_job(small_store, "submitted"))), "--watch", timeout_s=600)
     assert done.returncode == 0, done.stderr
     assert "wavetrain status submitted" in done.stdout and "FINISHED" in done.stderr, (done.stdout, done.stderr)
     found = shown(place, "submitted")
@@ -91,6 +91,7 @@ def test_rays_own_submitter_and_cancel_after_a_checkpoint(
     assert wait_for_end(place, "by-ray")["state"] == "KILLED"
     last = place.events("by-ray")[-1]["step"]
     assert place.events("by-ray", "checkpoint")[-1]["step"] == last
+    assert place.tracked("by-ray").data.tags["ray.submission_id"] == found["job"]
     assert place.run("cancel", "by-ray").returncode == 2
 
 

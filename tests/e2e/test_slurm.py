@@ -50,9 +50,9 @@ def shared_place(slurm: SlurmCluster, tmp_path_factory: pytest.TempPathFactory) 
     return Place(folder)
 
 
-def job_for(store: Path, name: str, every_steps: int = 50) -> JobSpec:
+def job_for(store: Path, name: str, every_steps: int = 50, epochs: int = EPOCHS) -> JobSpec:
     return small_job(
-        store, name, train={"epochs": EPOCHS, "lr": 1e-3, "warmup_epochs": 0.5},
+        store, name, train={"epochs": epochs, "lr": 1e-3, "warmup_epochs": 0.5},
         checkpoint={"every_steps": every_steps}, scale={"workers": 4},
     )  # fmt: skip
 
@@ -153,22 +153,22 @@ def test_cancel_and_scancel_leave_nothing_and_the_same_command_resumes(
     slurm: SlurmCluster, place: Place, small_store: Path
 ) -> None:
     name = "cancelled"
-    job_id = submit(place, job_for(small_store, name, every_steps=50))
+    job_id = submit(place, job_for(small_store, name, epochs=20 * EPOCHS))
     wait_for_step(slurm, place, name, 3)
     before = processes_of(job_id)
     done = place.run("cancel", name, "--wait", "180")
     assert done.returncode == 0 and "after a checkpoint" in done.stdout, done.stderr
     assert_all_gone(before)
-    slurm.wait_for_end(job_id, 60)
+    slurm.wait_for_end(job_id, 150)
     stopped = place.events(name, "end")[-1]["step"]
-    assert stopped < STEPS and place.events(name, "checkpoint")[-1]["step"] == stopped
-    job_id = submit(place, job_for(small_store, name, every_steps=50))
+    assert stopped < 20 * STEPS and place.events(name, "checkpoint")[-1]["step"] == stopped
+    job_id = submit(place, job_for(small_store, name, epochs=20 * EPOCHS))
     wait_for_step(slurm, place, name, stopped + 3)
     before = processes_of(job_id)
     folders = folders_of(before)
     assert len(before) > 10 and len(folders) == 2
     slurm.run("scancel", job_id)
-    assert slurm.wait_for_end(job_id, 60).startswith("CANCELLED")
+    assert slurm.wait_for_end(job_id, 150).startswith("CANCELLED")
     assert_all_gone(before)
     assert not processes_of(job_id)
     assert not [folder for folder in folders if folder.exists()]
@@ -198,7 +198,7 @@ def test_a_preempted_run_that_loses_two_nodes_ends_with_the_same_losses(
     job_id = submit(place, job_for(small_store, name, every_steps=1))
     seen = [wait_for_attempt(slurm, place, name, 1)]
     urgent = slurm.run("sbatch", "--parsable", "-p", "urgent", "-N4", "--exclusive", "-o/dev/null", "--wrap=sleep 1")
-    assert slurm.wait_for_end(urgent, 90) == "COMPLETED"
+    assert slurm.wait_for_end(urgent, 180) == "COMPLETED"
     assert_all_gone(seen[0])
     seen.append(wait_for_attempt(slurm, place, name, 2))
     attempts = place.directory(name) / "launch" / "attempts"
@@ -206,9 +206,12 @@ def test_a_preempted_run_that_loses_two_nodes_ends_with_the_same_losses(
     kill_raylet(attempts / f"{job_id}-1", seen[1])
     seen.append(wait_for_attempt(slurm, place, name, 3))
     lost.append(other_host(attempts / f"{job_id}-2"))
-    slurm.kill_node(lost[1])
-    assert slurm.wait_for_end(job_id) == "COMPLETED", said(place, name)
-    assert_all_gone(seen[1] + seen[2])
+    try:
+        slurm.kill_node(lost[1])
+        assert slurm.wait_for_end(job_id) == "COMPLETED", said(place, name)
+        assert_all_gone(seen[1] + seen[2])
+    finally:
+        slurm.bring_up()
     assert lost[0] not in hosts(attempts / f"{job_id}-2") | hosts(attempts / f"{job_id}-3")
     assert lost[1] not in hosts(attempts / f"{job_id}-3")
     assert "does not answer any more" in json.loads((attempts / f"{job_id}-2" / "end.json").read_text())["cause"]
@@ -217,7 +220,6 @@ def test_a_preempted_run_that_loses_two_nodes_ends_with_the_same_losses(
     tracked = place.tracked(name)
     assert tracked.info.status == "FINISHED" and tracked.data.tags["attempt"] == "4"
     assert tracked.data.tags["wavetrain.excluded_nodes"] == ", ".join(sorted(lost))
-    slurm.bring_up()
 
 
 def wait_for_attempt(slurm: SlurmCluster, place: Place, name: str, number: int) -> list[psutil.Process]:
@@ -226,7 +228,7 @@ def wait_for_attempt(slurm: SlurmCluster, place: Place, name: str, number: int) 
     def steps() -> int:
         attempts = place.events(name, "attempt")
         last = place.events(name)[-1]["step"] if place.events(name) else 0
-        return last - attempts[-1]["step"] if len(attempts) == number else 0
+        return last - attempts[-1]["step"] if len(attempts) >= number else 0
 
     slurm.wait_for(f"attempt {number} of {name}", lambda: steps() >= 3, 300)
     job_id = json.loads((place.directory(name) / "launch" / "submission.json").read_text())["job_id"]
