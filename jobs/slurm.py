@@ -20,7 +20,6 @@ from orchestrator.config import JobSpec
 from orchestrator.provenance import code_version
 from orchestrator.rundir import RunDirectory
 
-
 SIGNAL = "USR1"
 """What Slurm sends before a time limit; submitit on the nodes is told by its variable."""
 
@@ -121,7 +120,7 @@ def make_executor(submission: Submission, shared: LaunchFolder) -> Any:
             return 2
 
     code = shlex.quote(str(code_folder(shared.path)))
-    # `python -m` looks in the working directory before PYTHONPATH, and that of sbatch may hold code that goes on changing.
+    # `python -m` looks in the working directory before PYTHONPATH, and that of sbatch may hold other code.
     entering = [f"export PYTHONPATH={code}${{PYTHONPATH:+:$PYTHONPATH}}", f"cd {code} || exit 1"]
     setup = [*submission.slurm.setup, *entering, f"export SUBMITIT_PREEMPT_SIGNAL={SIGNAL}"]
     executor = AnywhereSlurmExecutor(shared.submitted, max_num_timeout=submission.slurm.max_requeues)
