@@ -21,6 +21,9 @@ def check_share(share: Share) -> None:
     granted = int(os.environ.get("SLURM_CPUS_PER_TASK") or os.environ.get("SLURM_CPUS_ON_NODE") or share.cpus)
     if granted < share.cpus:
         raise BootstrapError(f"Slurm granted {granted} CPUs, the workers of this node need {share.cpus}")
+    granted_gpus = int(os.environ.get("SLURM_GPUS_ON_NODE") or share.gpus)
+    if granted_gpus < share.gpus:
+        raise BootstrapError(f"Slurm granted {granted_gpus} GPUs, the workers of this node need {share.gpus}")
     if share.gpus:
         import torch
 

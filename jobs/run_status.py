@@ -31,6 +31,7 @@ class RunStatus:
     tokens_per_s: float | None
     seconds_left: float | None
     nodes: str | None
+    """As the launcher names them, or those of the newest attempt."""
     reason: str | None
 
 
@@ -63,7 +64,7 @@ def run_status(directory: RunDirectory, query: Query) -> RunStatus:
         loss=metrics.get("train/loss"),
         tokens_per_s=metrics.get("perf/tokens_per_s"),
         seconds_left=left,
-        nodes=nodes,
+        nodes=nodes or ",".join(attempt.get("machines", ())) or None,
         reason=reason,
     )
 

@@ -46,6 +46,14 @@ def test_a_running_job_tells_step_speed_and_time_left(tmp_path: Path) -> None:
     assert (found.launcher, found.job, found.nodes) == ("slurm", "12", "n[1-2]")
 
 
+def test_a_run_that_no_launcher_tells_of_shows_the_machines_of_its_attempt(tmp_path: Path) -> None:
+    directory = a_run(tmp_path, status="FINISHED")
+    assert seen(directory).nodes is None
+    with EventWriter(directory.events) as events:
+        events.write("attempt", step=10, total_steps=60, machines=["n1", "n2"])
+    assert seen(directory).nodes == "n1,n2"
+
+
 def test_a_requeued_job_is_pending_with_its_reason(tmp_path: Path) -> None:
     found = seen(a_run(tmp_path, status="KILLED", job="12"), JobState("PENDING", "BeginTime"))
     assert (found.state, found.reason, found.seconds_left) == ("PENDING", "BeginTime", None)

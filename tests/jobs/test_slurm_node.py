@@ -17,8 +17,9 @@ from channels.errors import UserError
 from jobs import slurm_node
 from jobs.launch_folder import LaunchFolder
 from jobs.meeting import BadNodeError, BootstrapError, Meeting, Place
+from jobs.node_checks import check_share
 from jobs.port_window import WIDTH, claim, interface_address
-from jobs.ray_node import RayNode
+from jobs.ray_node import RayNode, Share
 from jobs.slurm_node import NodeTask, Requests, _failed_start, _leave, grace_s, wait_for_all
 from orchestrator.rundir import RunDirectory
 from tests.jobs.launches import job_of, slurm_profile
@@ -259,3 +260,10 @@ def test_orphans_and_stubborn_children_are_ended_and_signals_do_not_reach_them()
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+def test_fewer_gpus_granted_than_needed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "8")
+    monkeypatch.setenv("SLURM_GPUS_ON_NODE", "1")
+    with pytest.raises(BootstrapError, match="Slurm granted 1 GPUs, the workers of this node need 2"):
+        check_share(Share(8, 2))
