@@ -149,4 +149,10 @@ def _tracking(uri: str) -> Finding:
         check_uri(uri)
     except UserError as error:
         return Finding("MLflow", "failed", str(error))
+    if uri.startswith("sqlite:///"):
+        database = Path(uri.removeprefix("sqlite:///"))
+        # sqlite writes its journal beside the file.
+        for place in {_existing(database), _existing(database.parent)}:
+            if not os.access(place, os.W_OK):
+                return Finding("MLflow", "failed", f"{uri}: {place} cannot be written")
     return Finding("MLflow", "ok", uri)

@@ -65,6 +65,15 @@ def test_a_run_folder_that_is_a_file(tmp_path: Path) -> None:
     assert found["run folder"].verdict == "failed" and "clock" not in found
 
 
+def test_a_database_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    database = tmp_path / "mlflow.db"
+    database.touch()
+    assert doctor._tracking(f"sqlite:///{database}").verdict == "ok"
+    monkeypatch.setattr(doctor.os, "access", lambda place, mode: place != database)
+    found = doctor._tracking(f"sqlite:///{database}")
+    assert found.verdict == "failed" and "cannot be written" in found.found
+
+
 def test_a_slurm_profile_with_a_wrong_interface_and_a_silent_server(tmp_path: Path) -> None:
     slurm = {"launcher": "slurm", "slurm": {"partition": "gpu"}, "network": {"interface": "bond77"}}
     found = by_name(examine(profile_in(tmp_path, **slurm), "http://127.0.0.1:9"))
