@@ -63,7 +63,7 @@ def launch_tags(directory: RunDirectory) -> dict[str, str]:
 
 def attempt_tags(event: Mapping[str, Any], number: int) -> dict[str, str]:
     """Tags of an attempt that has begun."""
-    return {"attempt": str(number), "world_size": str(event["world"]), "nodes": ",".join(event["machines"])}
+    return {"attempt": str(number), "world_size": str(event["world"]), "nodes": ",".join(sorted(event["machines"]))}
 
 
 def launch_script(directory: RunDirectory) -> Path | None:

@@ -69,5 +69,5 @@ def test_tags_of_a_submitted_run(tmp_path: Path) -> None:
 
 
 def test_tags_of_an_attempt_name_its_machines() -> None:
-    event = {**attempt_event(), "machines": ["n1", "n2"]}
+    event = {**attempt_event(), "machines": ["n2", "n1"]}
     assert attempt_tags(event, 3) == {"attempt": "3", "world_size": "2", "nodes": "n1,n2"}
