@@ -23,9 +23,9 @@ demo: venv
 	$(BIN)/wavetrain plan $(DEMO_SPEC) $(DEMO_SET)
 	$(BIN)/wavetrain train $(DEMO_SPEC) $(DEMO_SET)
 
-# Two processes share the tests; whole runs stay in one of them.
+# Two processes share the tests; whole runs stay in one of them, which gets them early.
 test: venv
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 # A real Slurm of four nodes (Debian: slurmctld slurmd slurm-client munge iproute2 slurmdbd mariadb-server) and a Ray cluster.
 test-launching: venv

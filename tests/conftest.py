@@ -17,11 +17,12 @@ LEFT_OUT_OF_WORKER = "left_out"
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where two processes share the tests, a file's stay together, and so do all those of whole runs."""
     for item in items:
-        folder = item.path.parent
-        item.add_marker(pytest.mark.xdist_group(folder.name if folder.name == "e2e" else str(item.path)))
+        folder = item.path.parent.name
+        item.add_marker(pytest.mark.xdist_group(folder if folder == "e2e" else f"{folder}-{item.path.stem}"))
 
 
 def pytest_deselected(items: list[pytest.Item]) -> None:
