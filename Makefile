@@ -25,7 +25,7 @@ demo: venv
 
 # Two processes share the tests; whole runs stay in one of them, which gets them early.
 test: venv
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder
 
 # A real Slurm of four nodes (Debian: slurmctld slurmd slurm-client munge iproute2 slurmdbd mariadb-server) and a Ray cluster.
 test-launching: venv

@@ -14,15 +14,21 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 LEFT_OUT = pytest.StashKey[int]()
 LEFT_OUT_OF_WORKER = "left_out"
+WHOLE_RUNS = "tests/e2e/"
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Where two processes share the tests, a file's stay together, and so do all those of whole runs."""
-    for item in items:
-        folder = item.path.parent.name
-        item.add_marker(pytest.mark.xdist_group(folder if folder == "e2e" else f"{folder}-{item.path.stem}"))
+    from xdist.scheduler import LoadScopeScheduling
+
+    class FileScheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return WHOLE_RUNS if file.startswith(WHOLE_RUNS) else file
+
+    return FileScheduling(config, log)
 
 
 def pytest_deselected(items: list[pytest.Item]) -> None:
