@@ -17,6 +17,8 @@ VALUE_LENGTH = 6000
 MEND_LOGIN = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment"
 PROBE = "api/2.0/mlflow/experiments/search"
 """An address that asks for the login; MLflow's own basic authentication leaves /health open to all."""
+PATIENCE_S = (5.0, 30.0)
+"""Until a connection stands, and until it answers: the first question to a fresh server opens its database."""
 MEND_PASSWORD = (
     "give MLflow's user in MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, a database's in its own way "
     "(e.g. ~/.pgpass)"
@@ -62,7 +64,7 @@ def _ping(uri: str) -> None:
     headers = {"Authorization": f"Bearer {token}"} if token and not user else None
     try:
         answer = requests.get(
-            f"{uri.rstrip('/')}/{PROBE}", params={"max_results": 1}, timeout=5, auth=login, headers=headers
+            f"{uri.rstrip('/')}/{PROBE}", params={"max_results": 1}, timeout=PATIENCE_S, auth=login, headers=headers
         )
         if answer.status_code in (401, 403):
             who = f"user {user!r}" if user else "a user without name"
