@@ -40,9 +40,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         store = make_store(Path(folder) / "store", arguments.samples)
-        rows = [
-            run_epochs(Path(folder), store, workers, arguments.size, arguments.batch) for workers in arguments.workers
-        ]
+        rows = [run_epochs(store, workers, arguments.size, arguments.batch) for workers in arguments.workers]
     print_table(rows)
     record("epoch_overhead", {"samples": arguments.samples, "size": arguments.size, "batch": arguments.batch}, rows)
 

@@ -6,6 +6,7 @@ start takes for one.
 """
 
 import errno
+import os
 import shutil
 import time
 from collections.abc import Callable, Collection
@@ -19,6 +20,7 @@ import torch.distributed as dist
 
 from orchestrator import checkpoints
 from orchestrator.checkpoints import CheckpointInfo
+from orchestrator.disk_space import has_room
 from orchestrator.fragments import TrainingState
 from orchestrator.signals import SILENCE, Signals
 from orchestrator.state_files import SUFFIX, HostCopy
@@ -130,6 +132,9 @@ class CheckpointWriter:
         """Write this rank's share (in the thread); why it cannot be written if the disk is full."""
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
+            # Looked for before, since a write that takes the last bytes of a disk leaves none for the run's events.
+            if not has_room(file.parent, self._copy.size * self._world):
+                return os.strerror(errno.ENOSPC)
             size, digest = self._copy.write(file)
             checkpoints.write_mark(file, size, digest)
         except OSError as error:

@@ -55,6 +55,11 @@ class HostCopy:
         header += b" " * (-len(header) % 8)
         self._header = len(header).to_bytes(8, "little") + header
 
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return len(self._header) + self._block.nbytes
+
     def write(self, path: Path) -> tuple[int, str]:
         """Write the file and force it to the disk; its bytes and sha256."""
         digest = hashlib.sha256()

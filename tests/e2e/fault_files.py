@@ -10,8 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from orchestrator.checkpoints import INFO
-from tests.e2e.faults import MOST_REPEATED, Bench, Finding, Mend
+from tests.e2e.faults import MOST_REPEATED, Bench, Finding
 
 SHARD = "shards/R2/train-00001.safetensors"
 NAN = b"\x00\x00\xc0\x7f"
@@ -34,13 +33,8 @@ def largest(folder: Path) -> Path:
     return max((path for path in folder.iterdir() if path.is_file()), key=lambda path: path.stat().st_size)
 
 
-def description(folder: Path) -> Path:
-    """The file that describes a checkpoint."""
-    return folder / INFO
-
-
-def damage_checkpoint(case: str, file: Callable[[Path], Path], change: Callable[[Path], None]) -> "Case":
-    """Kill the controller and change a file of the newest checkpoint: the same command goes on from the one before."""
+def damage_checkpoint(case: str, change: Callable[[Path], None]) -> "Case":
+    """Kill the controller, change the largest file of the newest checkpoint: the run goes on from the one before."""
 
     def run(bench: Bench) -> Finding:
         states: list[Path] = []
@@ -50,7 +44,7 @@ def damage_checkpoint(case: str, file: Callable[[Path], Path], change: Callable[
             process.communicate()
             bench.settled(process.pid)
             states.extend(sorted((bench.place.directory(case) / "checkpoints").glob("step-*")))
-            change(file(states[-1]))
+            change(largest(states[-1]))
 
         found = bench.measure(case, disturb, ends=-signal.SIGKILL)
         warnings = [event["text"] for event in bench.place.events(case, "warning") if "is damaged" in event["text"]]
@@ -62,20 +56,18 @@ def damage_checkpoint(case: str, file: Callable[[Path], Path], change: Callable[
     return run
 
 
-def damage_store(file: str, change: Callable[[Path], None]) -> Mend:
-    """Change a file of the store: the same command must name it and end with 2. Then put it back."""
-
-    def mend(bench: Bench, case: str, error: str) -> str:
+def damage_store(bench: Bench, case: str, error: str) -> str:
+    """Flip a bit of a file of the store, or cut it: the same command must name it and end with 2. Then put it back."""
+    for file in (SHARD, "manifest.json"):
         path = bench.store / file
         content = path.read_bytes()
-        change(path)
-        refused = bench.place.run("train", str(bench.place.folder / f"{case}.yaml"))
-        path.write_bytes(content)
-        assert refused.returncode == 2 and refused.stderr.count("\n") == 1, refused.stderr
-        assert Path(file).name in refused.stderr, refused.stderr
-        return "refused with exit code 2 until the file was put back"
-
-    return mend
+        for change in (flip, truncate):
+            change(path)
+            refused = bench.place.run("train", str(bench.place.folder / f"{case}.yaml"))
+            path.write_bytes(content)
+            assert refused.returncode == 2 and refused.stderr.count("\n") == 1, refused.stderr
+            assert path.name in refused.stderr, refused.stderr
+    return "refused with exit code 2 until the file was put back: shard and manifest, a flipped bit and a cut each"
 
 
 def nan_in_a_sample(bench: Bench) -> Finding:

@@ -101,7 +101,7 @@ class Bench:
         fields: dict[str, Any] = {
             "train": {"epochs": EPOCHS, "lr": 1e-3, "warmup_epochs": 0.5},
             "checkpoint": {"every_steps": EVERY_STEPS},
-            "evaluation": {"samples": 4, "references": False},
+            "data": {"zeroshot_sets": []},
             "tracking": {"log_samples": True, "register_model": False, "system_every_s": 0},
             "failures": {"hang_floor_s": 60.0, "hang_factor": 2.0},
         }

@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 
 START_S = 180
+STOP_S = 10
+RUNS_FOLDER = "WAVETRAIN_TEST_FOLDER"
 
 
 class MlflowServer:
@@ -32,7 +34,11 @@ class MlflowServer:
         command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{self._folder / 'mlflow.db'}"]
         command += ["--artifacts-destination", str(self._folder / "artifacts")]
         quiet = subprocess.DEVNULL
-        self._process = subprocess.Popen(command, cwd=self._folder, start_new_session=True, stdout=quiet, stderr=quiet)
+        # It belongs to no run, so that looks for what runs leave behind pass over it.
+        environment = {name: value for name, value in os.environ.items() if name != RUNS_FOLDER}
+        self._process = subprocess.Popen(
+            command, cwd=self._folder, env=environment, start_new_session=True, stdout=quiet, stderr=quiet
+        )
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline:
             try:
@@ -42,8 +48,10 @@ class MlflowServer:
                 time.sleep(0.5)
         raise AssertionError("the MLflow server does not answer")
 
-    def kill(self) -> None:
-        """End it and its workers."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+    def stop(self) -> None:
+        """End it and its workers, which take their shared memory with them if they can."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(STOP_S)
