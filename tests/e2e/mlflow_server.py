@@ -36,6 +36,8 @@ class MlflowServer:
         quiet = subprocess.DEVNULL
         # It belongs to no run, so that looks for what runs leave behind pass over it.
         environment = {name: value for name, value in os.environ.items() if name != RUNS_FOLDER}
+        # Nobody asks it for jobs, whose queue it would leave in shared memory.
+        environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
         self._process = subprocess.Popen(
             command, cwd=self._folder, env=environment, start_new_session=True, stdout=quiet, stderr=quiet
         )
@@ -49,7 +51,7 @@ class MlflowServer:
         raise AssertionError("the MLflow server does not answer")
 
     def stop(self) -> None:
-        """End it and its workers, which take their shared memory with them if they can."""
+        """End it and its workers."""
         for number in (signal.SIGTERM, signal.SIGKILL):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, number)
