@@ -90,11 +90,12 @@ class Failed:
 
 @dataclass
 class Bench:
-    """Where the cases run. losses: of the undisturbed run, by step."""
+    """Where the cases run. losses: of the undisturbed run, by step. standing: what ran before a case began."""
 
     place: Place
     store: Path
     losses: dict[int, float]
+    standing: frozenset[tuple[int, str]] = frozenset()
 
     def job(self, name: str, **sections: Any) -> JobSpec:
         """The job of every case under another name."""
@@ -125,6 +126,7 @@ class Bench:
         """
         spec = self.place.spec(self.job(case, **sections))
         before = look(self.place.folder)
+        self.standing = before.processes
         try:
             return self._disturb_and_compare(case, spec, before, disturb, ends, mend, again, tolerance)
         except BaseException:
@@ -191,7 +193,7 @@ class Bench:
     def settled(self, session: int) -> Machine:
         """The machine once the processes of a command are gone, or half a minute later."""
         deadline = time.monotonic() + 30
-        while (machine := look(self.place.folder, session)).processes and time.monotonic() < deadline:
+        while (machine := look(self.place.folder, session)).processes - self.standing and time.monotonic() < deadline:
             time.sleep(0.3)
         return machine
 
