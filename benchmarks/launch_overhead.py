@@ -56,13 +56,14 @@ def main() -> None:
         spec = chosen.spec or small_spec(Path(folder))
         places = [(name, chosen.cluster_file, name) for name in chosen.cluster]
         places += [("slurm, 2 nodes", mini, "mini")] if mini else []
+        parameters = {"spec": spec.name, "workers": load_job(spec).scale.most}
         rows = [row for _ in range(chosen.repeat) for row in measure(spec, places)]
     table = Table("launcher", "first step (s)", "beside torchrun", "end (s)")
     for row in rows:
         ratio = f"{row['first_step_s'] / rows[0]['first_step_s']:.1f}x"
         table.add_row(row["launcher"], f"{row['first_step_s']:.1f}", ratio, f"{row['end_s']:.1f}")
     Console().print(table)
-    record("launch_overhead", {"spec": spec.name, "workers": load_job(spec).scale.most}, rows)
+    record("launch_overhead", parameters, rows)
 
 
 def measure(spec: Path, places: Sequence[tuple[str, Path | None, str]]) -> list[dict[str, Any]]:

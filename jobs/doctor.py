@@ -16,7 +16,7 @@ from channels.errors import UserError
 from jobs.network_check import RankCheckError, describe, measure_here
 from jobs.port_window import claim, interface_address
 from orchestrator.cluster import Profile
-from orchestrator.tracking import check_uri, default_uri
+from orchestrator.tracking import check_uri, default_uri, try_writing
 
 Verdict = Literal["ok", "warning", "failed"]
 PACKAGES = ("torch", "ray", "deepspeed", "mlflow", "submitit", "numpy", "mamba-ssm", "causal-conv1d")
@@ -88,7 +88,19 @@ def _device(profile: Profile) -> Finding:
     text = ", ".join(f"{have / 2**30:.0f} of {total / 2**30:.0f} GiB free" for have, total in free)
     busy = any(have < 0.9 * total for have, total in free)
     name = torch.cuda.get_device_name(0)
-    return Finding("device", "warning" if busy else "ok", f"{len(free)} x {name}: {text}")
+    return Finding("device", "warning" if busy else "ok", f"{len(free)} x {name}: {text}; {_driver()}")
+
+
+def _driver() -> str:
+    """Version of the NVIDIA driver, and the newest CUDA that it serves."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        number, cuda = pynvml.nvmlSystemGetDriverVersion(), pynvml.nvmlSystemGetCudaDriverVersion()
+    except pynvml.NVMLError as error:
+        return f"driver unknown ({error})"
+    return f"driver {number} for CUDA up to {cuda // 1000}.{cuda % 1000 // 10}"
 
 
 def _kernels(profile: Profile) -> Finding:
@@ -147,6 +159,8 @@ def _ranks(profile: Profile, count: int) -> Finding:
 def _tracking(uri: str) -> Finding:
     try:
         check_uri(uri)
+        if uri.startswith("http"):
+            try_writing(uri, platform.node())
     except UserError as error:
         return Finding("MLflow", "failed", str(error))
     if uri.startswith("sqlite:///"):

@@ -24,6 +24,8 @@ MEND_PASSWORD = (
     "(e.g. ~/.pgpass)"
 )
 MEND_URI = "start the server, or set tracking.uri to null for a local database"
+WRITE_PROBE = "wavetrain-doctor"
+"""Experiment that holds nothing but a tag for each machine whose writing was tried."""
 
 
 def default_uri(runs: Path) -> str:
@@ -73,6 +75,27 @@ def _ping(uri: str) -> None:
     except requests.RequestException as error:
         reason = type(error).__name__
         raise UserError(f"MLflow at {uri!r} is unreachable ({reason})", where="tracking.uri", mend=MEND_URI) from None
+
+
+def try_writing(uri: str, host: str) -> None:
+    """Write a tag for this machine into an experiment of its own, which is made if there is none.
+
+    Raises:
+        UserError: the server refuses the user or cannot write.
+    """
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    client = MlflowClient(tracking_uri=uri)
+    try:
+        found = client.get_experiment_by_name(WRITE_PROBE)
+        experiment_id = found.experiment_id if found else client.create_experiment(WRITE_PROBE)
+        client.set_experiment_tag(experiment_id, f"wavetrain.host.{host}", "has written")
+    except MlflowException as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"MLflow at {uri!r} cannot be written ({reason})", where="tracking.uri", mend=MEND_LOGIN
+        ) from None
 
 
 class Tracker:

@@ -155,12 +155,15 @@ class Bench:
             self.place.wait_for_step(case, SAVED, process, "checkpoint")
             assert any("RayTrainWorker" in name for name in processes(self.place.folder).values()), "no rank is found"
             assert_not_in_arguments(process)
-            started = time.monotonic()
+            started, began = time.monotonic(), time.time()
             known = len(self.place.events(case))
             note = disturb(self, case, process) or ""
             recovery = self._recovered(case, known, process, started)
         out, error = process.communicate(timeout=300)
         codes = [process.returncode]
+        if disturb is not None and ends is None and len(self.place.events(case, "attempt")) > 1:
+            # A rank that is lost with its node may have logged another step by then.
+            recovery = self._time_of_new_step(case) - began
         if ends is not None:
             assert codes == [ends], f"{case}: exit code {codes[0]}, not {ends}\n{out}\n{error}"
             # Ranks outlive a killed controller for a moment, and log steps.
@@ -189,6 +192,13 @@ class Bench:
                 return time.monotonic() - started
             time.sleep(0.05)
         return None
+
+    def _time_of_new_step(self, case: str) -> float:
+        """When the last attempt logged its first step beyond all those before it."""
+        attempt = self.place.events(case, "attempt")[-1]["time"]
+        steps = [(event["time"], event["step"]) for event in self.place.events(case)]
+        furthest = max(step for logged, step in steps if logged < attempt)
+        return float(next(logged for logged, step in steps if logged > attempt and step > furthest))
 
     def settled(self, session: int) -> Machine:
         """The machine once the processes of a command are gone, or half a minute later."""

@@ -63,6 +63,12 @@ class SlurmCluster:
                 process.kill()
         psutil.wait_procs(family, timeout=10)
 
+    def kill_slurmd(self, name: str) -> None:
+        """Slurm's daemon alone: what it started goes on, and nobody can be told to end it."""
+        number = int((self.root / "run" / f"slurmd-{name}.pid").read_text())
+        (daemon,) = [found for found in psutil.Process(number).children(recursive=True) if found.name() == "slurmd"]
+        daemon.kill()
+
     def state(self, job_id: str) -> str:
         """State of a job in squeue, in sacct once it has left the queue."""
         queued = [line for line in self.run("squeue", "-h", "-t", "all", "-o", "%A %T").splitlines() if line]

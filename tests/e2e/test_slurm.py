@@ -1,6 +1,7 @@
 """Runs on a real Slurm: to the end, over a time limit, preempted, with lost nodes, cancelled, as a sweep."""
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -222,6 +223,50 @@ def test_a_preempted_run_that_loses_two_nodes_ends_with_the_same_losses(
     assert tracked.data.tags["wavetrain.excluded_nodes"] == ", ".join(sorted(lost))
 
 
+def test_a_preemption_with_a_warning_repeats_no_step(
+    slurm: SlurmCluster, place: Place, small_store: Path, undisturbed: str
+) -> None:
+    name = "warned"
+    slurm.run("scontrol", "update", "PartitionName=gpu", "GraceTime=120")
+    try:
+        job_id = submit(place, job_for(small_store, name, every_steps=2 * STEPS))
+        seen = wait_for_attempt(slurm, place, name, 1)
+        urgent = slurm.run(
+            "sbatch", "--parsable", "-p", "urgent", "-N4", "--exclusive", "-o/dev/null", "--wrap=sleep 1"
+        )
+        assert slurm.wait_for_end(urgent, 180) == "COMPLETED"
+    finally:
+        slurm.run("scontrol", "update", "PartitionName=gpu", "GraceTime=0")
+    assert_all_gone(seen)
+    assert slurm.wait_for_end(job_id) == "COMPLETED", said(place, name)
+    (stopped,) = [event["step"] for event in place.events(name, "end") if event["outcome"] == "stopped"]
+    assert [event["step"] for event in place.events(name, "attempt")] == [0, stopped] and 0 < stopped < STEPS
+    assert place.losses(name) == place.losses(undisturbed)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="all nodes share one machine's processes")
+@pytest.mark.parametrize("lost", ["head", "other"])
+def test_what_a_dead_slurmd_leaves_running_ends_itself(
+    slurm: SlurmCluster, place: Place, small_store: Path, undisturbed: str, lost: str
+) -> None:
+    name = f"without-slurmd-{lost}"
+    job_id = submit(place, job_for(small_store, name, every_steps=1))
+    seen = wait_for_attempt(slurm, place, name, 1)
+    attempt = place.directory(name) / "launch" / "attempts" / f"{job_id}-0"
+    other = other_host(attempt)
+    host = other if lost == "other" else (hosts(attempt) - {other}).pop()
+    try:
+        slurm.kill_slurmd(host)
+        wait_for_attempt(slurm, place, name, 2)
+        assert_all_gone(seen)
+        assert host not in hosts(attempt.with_name(f"{job_id}-1"))
+        assert slurm.wait_for_end(job_id) == "COMPLETED", said(place, name)
+    finally:
+        slurm.kill_node(host)
+        slurm.bring_up()
+    assert place.losses(name) == place.losses(undisturbed)
+
+
 def wait_for_attempt(slurm: SlurmCluster, place: Place, name: str, number: int) -> list[psutil.Process]:
     """The job's processes once the attempt has done some steps."""
 
@@ -261,7 +306,7 @@ def test_a_sweep_is_an_array_whose_jobs_do_not_meet_on_one_node(
     cluster = yaml.safe_load((place.folder / "cluster.yaml").read_text())
     cluster["profiles"]["mini"]["slurm"] |= {"nodes": 1, "exclude": ["node2", "node3", "node4"]}
     (place.folder / "one-node.yaml").write_text(yaml.safe_dump(cluster))
-    job = small_job(small_store, "swept", train={"epochs": 2, "lr": 1e-3}, scale={"workers": 2})
+    job = small_job(small_store, "swept", train={"epochs": 4, "lr": 1e-3}, scale={"workers": 2})
     spec = place.spec(job)
     arguments = ("submit", str(spec), "--sweep", "batching.buckets=1,2", "--parallel", "2")
     arguments += ("--cluster-file", "one-node.yaml")

@@ -74,6 +74,16 @@ def test_a_database_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.M
     assert found.verdict == "failed" and "cannot be written" in found.found
 
 
+def test_without_a_driver_its_version_is_unknown() -> None:
+    pynvml = pytest.importorskip("pynvml")
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        assert doctor._driver().startswith("driver unknown (")
+    else:
+        assert doctor._driver().startswith("driver ") and " for CUDA up to " in doctor._driver()
+
+
 def test_a_slurm_profile_with_a_wrong_interface_and_a_silent_server(tmp_path: Path) -> None:
     slurm = {"launcher": "slurm", "slurm": {"partition": "gpu"}, "network": {"interface": "bond77"}}
     found = by_name(examine(profile_in(tmp_path, **slurm), "http://127.0.0.1:9"))

@@ -3,6 +3,7 @@
 import base64
 import http.client
 import os
+import platform
 import socket
 import subprocess
 import sys
@@ -16,10 +17,11 @@ import pytest
 import requests
 
 from channels.errors import UserError
+from jobs import doctor
 from models.export import load_model, save_model
 from models.registry import make_spec
 from orchestrator.model_registry import register_model
-from orchestrator.tracking import Tracker, check_uri
+from orchestrator.tracking import WRITE_PROBE, Tracker, check_uri
 
 USER, PASSWORD = "group", "s3cret-word"
 START_S = 120
@@ -95,10 +97,30 @@ class Gate(BaseHTTPRequestHandler):
         return
 
 
+class ReadOnlyGate(Gate):
+    """Refuses whatever a reader may not do."""
+
+    def answer(self) -> None:
+        changes = self.command != "GET" and not self.path.endswith("/search")
+        self.send_error(403) if changes else super().answer()
+
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = answer  # noqa: N815
+
+
 @pytest.fixture(scope="module")
 def gate(server: str) -> Iterator[str]:
     """Address of a proxy before the server that asks for a user and a password."""
-    handler = type("GateBeforeServer", (Gate,), {"behind": server.removeprefix("http://")})
+    yield from serve(Gate, server)
+
+
+@pytest.fixture(scope="module")
+def read_only_gate(server: str) -> Iterator[str]:
+    """Such a proxy that lets the user read only."""
+    yield from serve(ReadOnlyGate, server)
+
+
+def serve(gate: type[Gate], server: str) -> Iterator[str]:
+    handler = type("GateBeforeServer", (gate,), {"behind": server.removeprefix("http://")})
     proxy = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=proxy.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{proxy.server_address[1]}"
@@ -149,6 +171,18 @@ def test_user_and_password_come_from_the_environment(
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
     run_id = track_a_run(gate, tmp_path, "closed")
     assert_tracked(gate, run_id, "closed", tmp_path, monkeypatch)
+
+
+def test_doctor_tries_to_write(server: str, read_only_gate: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow import MlflowClient
+
+    assert doctor._tracking(server).verdict == doctor._tracking(server).verdict == "ok"
+    probe = MlflowClient(server).get_experiment_by_name(WRITE_PROBE)
+    assert probe is not None and f"wavetrain.host.{platform.node()}" in probe.tags
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", USER)
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
+    found = doctor._tracking(read_only_gate)
+    assert found.verdict == "failed" and "cannot be written" in found.found and "403" in found.found
 
 
 @pytest.mark.parametrize("user", [None, USER])
