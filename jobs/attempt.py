@@ -13,7 +13,11 @@ LOCK_PATIENCE_S = 120.0
 
 
 def main(run: str, address: str) -> int:
-    """Train and evaluate on the Ray that answers at an address; the exit code."""
+    """Train and evaluate on the Ray that answers at an address; the exit code.
+
+    A run that is finished is a success: Slurm starts a job anew whose first node it lost sight of, while that node may
+    go on to the end.
+    """
     launch = LaunchFolder(RunDirectory(Path(run)))
     profile = launch.read_profile().model_copy(update={"ray_address": address})
     from orchestrator.controller import run_job
@@ -23,6 +27,9 @@ def main(run: str, address: str) -> int:
         job = launch.read_job()
         return report(run_job(job, profile, LiveView(every_s=job.tracking.print_every_s), LOCK_PATIENCE_S))
     except UserError as error:
+        if launch.run.read_state().get("status") == "FINISHED":
+            sys.stderr.write("wavetrain: an earlier attempt has finished the run\n")
+            return 0
         sys.stderr.write(f"wavetrain: {error}\n")
         return 2
 

@@ -142,6 +142,8 @@ def run_job(job: JobSpec, profile: Profile, view: LiveView, patience_s: float = 
         if not prepared.resumes:
             prepared.directory.path.mkdir(parents=True, exist_ok=True)
         with hold(prepared.directory, patience_s):
+            # An earlier controller may have gone on until now, to the end even.
+            check_resumable(prepared.directory, job, prepared.store.fingerprint)
             return _Controller(prepared, view, stop).run()
 
 

@@ -245,26 +245,27 @@ def test_a_preemption_with_a_warning_repeats_no_step(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="all nodes share one machine's processes")
-@pytest.mark.parametrize("lost", ["head", "other"])
-def test_what_a_dead_slurmd_leaves_running_ends_itself(
-    slurm: SlurmCluster, place: Place, small_store: Path, undisturbed: str, lost: str
+def test_what_goes_on_without_its_slurmd_makes_way_for_the_next_attempt(
+    slurm: SlurmCluster, place: Place, small_store: Path
 ) -> None:
-    name = f"without-slurmd-{lost}"
-    job_id = submit(place, job_for(small_store, name, every_steps=1))
+    name = "without-slurmd"
+    job_id = submit(place, job_for(small_store, name, epochs=40 * EPOCHS))
     seen = wait_for_attempt(slurm, place, name, 1)
     attempt = place.directory(name) / "launch" / "attempts" / f"{job_id}-0"
-    other = other_host(attempt)
-    host = other if lost == "other" else (hosts(attempt) - {other}).pop()
+    head = json.loads((attempt / "head.json").read_text())["host"]
     try:
-        slurm.kill_slurmd(host)
+        slurm.kill_slurmd(head)
         wait_for_attempt(slurm, place, name, 2)
         assert_all_gone(seen)
-        assert host not in hosts(attempt.with_name(f"{job_id}-1"))
-        assert slurm.wait_for_end(job_id) == "COMPLETED", said(place, name)
+        assert head not in hosts(attempt.with_name(f"{job_id}-1"))
+        second = place.events(name, "attempt")[1]
+        steps = [event["step"] for event in place.events(name) if event["time"] > second["time"]]
+        assert steps == list(range(second["step"] + 1, second["step"] + 1 + len(steps))), "two write at once"
+        slurm.run("scancel", job_id)
+        assert slurm.wait_for_end(job_id, 150).startswith("CANCELLED")
     finally:
-        slurm.kill_node(host)
+        slurm.kill_node(head)
         slurm.bring_up()
-    assert place.losses(name) == place.losses(undisturbed)
 
 
 def wait_for_attempt(slurm: SlurmCluster, place: Place, name: str, number: int) -> list[psutil.Process]:
