@@ -9,7 +9,7 @@ from channels.errors import UserError
 from jobs.run_status import run_status
 from jobs.runs_commands import ask, find
 from jobs.train_command import ClusterFileOption, ClusterOption
-from orchestrator.cluster import load_profile
+from orchestrator.cluster import run_folders
 
 
 def report(
@@ -20,8 +20,8 @@ def report(
 ) -> None:
     """Write a report of finished, failed and running runs, side by side."""
     check_page(out)
-    folder = load_profile(cluster_file, cluster).storage.runs
-    directories = {found.path.resolve(): found for found in (find(name, folder) for name in runs)}
+    folders = run_folders(cluster_file, cluster)
+    directories = {found.path.resolve(): found for found in (find(name, folders) for name in runs)}
     check_names([path.name for path in directories])
     from orchestrator.report_data import read_run
     from orchestrator.report_page import write_report

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +16,7 @@ from jobs.run_status import ENDED, Query, RunStatus, list_runs, run_status
 from jobs.slurm_state import JobState
 from jobs.train_command import ClusterFileOption, ClusterOption
 from jobs.watch import watch
-from orchestrator.cluster import load_profile
+from orchestrator.cluster import run_folders
 from orchestrator.live import LiveView
 from orchestrator.progress import clock
 from orchestrator.rundir import RunDirectory
@@ -35,16 +35,16 @@ def status(
     cluster_file: ClusterFileOption = None,
 ) -> None:
     """Show state, attempt, step, loss, speed, time left, nodes and reason of one run or of all."""
-    runs = load_profile(cluster_file, cluster).storage.runs
+    runs = run_folders(cluster_file, cluster)
     if follow:
         raise typer.Exit(follow_run(find(run, runs) if run else newest(runs)))
-    directories = list_runs(runs) if run is None else [find(run, runs)]
+    directories = [find(run, runs)] if run else [known for folder in runs for known in list_runs(folder)]
     question = patient()
     found = [run_status(directory, question) for directory in directories]
     if as_json:
         typer.echo(json.dumps([asdict(entry) for entry in found], indent=2))
     elif not found:
-        typer.echo(f"no run in {runs}")
+        typer.echo(f"no run in {_names(runs)}")
     else:
         _print(found)
 
@@ -58,7 +58,7 @@ def logs(
     cluster_file: ClusterFileOption = None,
 ) -> None:
     """Show what a submitted run printed on its nodes."""
-    directory = find(run, load_profile(cluster_file, cluster).storage.runs)
+    directory = find(run, run_folders(cluster_file, cluster))
     submission = LaunchFolder(directory).read_submission()
     if not submission:
         mend = f"its steps are in {directory.events}"
@@ -83,7 +83,7 @@ def cancel(
     cluster_file: ClusterFileOption = None,
 ) -> None:
     """End a run after a checkpoint: the same command that started it resumes it."""
-    directory = find(run, load_profile(cluster_file, cluster).storage.runs)
+    directory = find(run, run_folders(cluster_file, cluster))
     before = run_status(directory, ask)
     if before.state in ENDED:
         raise UserError(f"run {run!r} has ended ({before.state})", where="cancel", mend="there is nothing to cancel")
@@ -101,16 +101,16 @@ def cancel(
     typer.echo(f"run {run} is cancelled{' after a checkpoint' if stopped else ''}")
 
 
-def newest(runs: Path) -> RunDirectory:
+def newest(runs: Sequence[Path]) -> RunDirectory:
     """The run that was touched last.
 
     Raises:
         UserError: there is none.
     """
-    known = list_runs(runs)
+    known = [directory for folder in runs for directory in list_runs(folder)]
     if not known:
-        raise UserError("no run is there yet", where=str(runs), mend="wavetrain train SPEC")
-    return known[-1]
+        raise UserError("no run is there yet", where=_names(runs), mend="wavetrain train SPEC")
+    return max(known, key=lambda directory: directory.path.stat().st_mtime)
 
 
 def follow_run(directory: RunDirectory) -> int:
@@ -121,25 +121,35 @@ def follow_run(directory: RunDirectory) -> int:
     return 1 if ended and ended.state == "FAILED" else 0
 
 
-def find(name: str, runs: Path) -> RunDirectory:
+def find(name: str, runs: Sequence[Path]) -> RunDirectory:
     """The folder of a run by name, unambiguous beginning of a name, or path.
 
     Raises:
         UserError: none, or several.
     """
-    known = {directory.path.name: directory for directory in list_runs(runs)}
-    if name in known:
-        return known[name]
+    known = [directory for folder in runs for directory in list_runs(folder)]
+    called = [directory for directory in known if directory.path.name == name]
+    if len(called) > 1:
+        raise UserError(
+            f"several runs are called {name!r}", where=_names(runs), mend="choose by --cluster or by folder"
+        )
+    if called:
+        return called[0]
     if (Path(name) / "spec.json").exists() or (Path(name) / "launch" / "spec.json").exists():
         return RunDirectory(Path(name))
-    matching = [known[other] for other in known if other.startswith(name)]
+    matching = [directory for directory in known if directory.path.name.startswith(name)]
     if len(matching) > 1:
         names = ", ".join(directory.path.name for directory in matching[:8])
-        raise UserError(f"{name!r} is the beginning of several runs", where=str(runs), mend=f"give one of {names}")
+        raise UserError(f"{name!r} is the beginning of several runs", where=_names(runs), mend=f"give one of {names}")
     if not matching:
-        mend = f"known runs: {', '.join(list(known)[-8:])}" if known else "no run is there yet"
-        raise UserError(f"no run {name!r}", where=str(runs), mend=mend)
+        names = ", ".join(directory.path.name for directory in known[-8:])
+        mend = f"known runs: {names}" if known else "no run is there yet"
+        raise UserError(f"no run {name!r}", where=_names(runs), mend=mend)
     return matching[0]
+
+
+def _names(runs: Sequence[Path]) -> str:
+    return ", ".join(map(str, runs))
 
 
 def ask(submission: Mapping[str, Any]) -> JobState | None:

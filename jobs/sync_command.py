@@ -7,7 +7,7 @@ import typer
 from channels.errors import UserError
 from jobs.runs_commands import RunArgument, find
 from jobs.train_command import ClusterFileOption, ClusterOption
-from orchestrator.cluster import load_profile
+from orchestrator.cluster import run_folders
 from orchestrator.outbox import Delivery
 from orchestrator.rundir import RunDirectory, hold
 from orchestrator.tracking import check_uri, default_uri
@@ -22,8 +22,10 @@ def sync(
     cluster_file: ClusterFileOption = None,
 ) -> None:
     """Complete the MLflow run of a run that has ended: metrics, parameters, tags, files, status. Again: no change."""
-    runs = load_profile(cluster_file, cluster).storage.runs
-    directory = find(run, runs)
+    folders = run_folders(cluster_file, cluster)
+    directory = find(run, folders)
+    # A folder that was moved away goes to where runs are tracked.
+    runs = next((folder for folder in folders if folder.absolute() == directory.path.absolute().parent), folders[0])
     if not directory.tracking.exists():
         raise UserError(f"run {run!r} has not begun", where=str(directory.path), mend="wavetrain train SPEC")
     spec = directory.read_spec()

@@ -13,6 +13,9 @@ from orchestrator.spec_files import read_mapping, validate
 TIME_PATTERN = re.compile(r"^(\d+-)?\d{1,2}:\d{2}(:\d{2})?$")
 
 
+DEFAULT_FILE = Path("cluster.yaml")
+
+
 class StorageSection(Section):
     """Folders; relative ones start at the working directory."""
 
@@ -132,14 +135,33 @@ def load_profile(path: Path | None, name: str | None) -> Profile:
     Raises:
         UserError: broken file or unknown profile.
     """
-    if path is None and not Path("cluster.yaml").exists():
+    cluster = _load(path)
+    if cluster is None:
         if name not in (None, "laptop"):
             raise UserError(f"profile {name!r} asked for", where="cluster.yaml: no such file", mend="write one")
         return Profile()
-    source = path or Path("cluster.yaml")
-    cluster = validate(ClusterSpec, read_mapping(source), str(source))
     chosen = name or cluster.default
     if chosen not in cluster.profiles:
-        known = ", ".join(cluster.profiles)
+        known, source = ", ".join(cluster.profiles), path or DEFAULT_FILE
         raise UserError(f"no profile {chosen!r}", where=str(source), mend=f"known: {known}")
     return cluster.profiles[chosen]
+
+
+def run_folders(path: Path | None, name: str | None) -> list[Path]:
+    """Where runs lie: of one profile, or, where none is named, of all profiles, the default's first.
+
+    Raises:
+        UserError: broken file or unknown profile.
+    """
+    cluster = _load(path)
+    profiles = [load_profile(path, name)]
+    if cluster is not None and name is None:
+        profiles += cluster.profiles.values()
+    return list({profile.storage.runs.absolute(): profile.storage.runs for profile in profiles}.values())
+
+
+def _load(path: Path | None) -> ClusterSpec | None:
+    if path is None and not DEFAULT_FILE.exists():
+        return None
+    source = path or DEFAULT_FILE
+    return validate(ClusterSpec, read_mapping(source), str(source))

@@ -80,13 +80,15 @@ class TrainingEngine:
             compile_blocks(model)
         optimizer = torch.optim.AdamW(
             [dict(group) for group in optimizer_groups(model, train.weight_decay)],
-            lr=train.lr,
+            # Set at every step; DeepSpeed makes one of its own at the start, which must change nothing.
+            lr=0.0,
             betas=train.betas,
             fused=True,
         )
         self.deepspeed, *_ = deepspeed.initialize(
             model=model, optimizer=optimizer, config=deepspeed_config(train), dist_init_required=False
         )
+        _forget_first_step(self.deepspeed.optimizer)
         self.device = self.deepspeed.device
         self.rank = dist.get_rank()
         self.world = dist.get_world_size()
@@ -94,6 +96,8 @@ class TrainingEngine:
         """Steps that may be begun before the report of one is read; where reading waits for nothing, none."""
         self._clock = StepClock(self.device)
         self._tasks = tasks
+        self._reduces_early = train.zero_stage >= 2
+        """Whether every micro-batch ends with a reduction, in which a rank waits for the slowest."""
 
     def step(self, batch: StepBatch, seed: int, lr: float, signals: Signals = SILENCE) -> StepResult:
         """Train on one global batch and wait for what it gave; see :meth:`begin`."""
@@ -118,14 +122,18 @@ class TrainingEngine:
         sums = torch.zeros(self._tasks, dtype=torch.float32, device=self.device)
         *early, last = zip(batch.micro_batches, batch.draws, strict=True)
         engine.set_gradient_accumulation_boundary(False)
+        own_seconds: float | None = None
         for micro, epoch in early:
             part = self._forward(micro, seed, epoch)
+            if self._reduces_early and own_seconds is None:
+                own_seconds = self._clock.stop()
             sums += part.detach()
             engine.backward((part * scale).sum() * self.world)
             engine.step()
         engine.set_gradient_accumulation_boundary(True)
         part = self._forward(last[0], seed, last[1])
-        report = StepReport((sums + part.detach()) * scale, batch, signals, self._clock.stop())
+        own_seconds = self._clock.stop() if own_seconds is None else own_seconds
+        report = StepReport((sums + part.detach()) * scale, batch, signals, own_seconds)
         if not self.lag:
             report.check_losses()
         engine.backward((part * scale).sum() * self.world)
@@ -160,6 +168,14 @@ class TrainingEngine:
             persistent = module.state_dict().keys()
             weights |= {name: buffer.cpu() for name, buffer in module.named_buffers() if name in persistent}
         return weights
+
+
+def _forget_first_step(optimizer: Any) -> None:
+    """Undo the count of the step that DeepSpeed makes at the start where it wraps AdamW whole (bf16 with stage 0)."""
+    from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
+
+    if isinstance(optimizer, FP16_UnfusedOptimizer):
+        optimizer.optimizer.state.clear()
 
 
 def task_scale(denominators: NDArray[np.float64]) -> NDArray[np.float32]:

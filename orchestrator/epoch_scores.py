@@ -33,8 +33,10 @@ class EpochScores:
             self._under_way = start_scoring(self._prepared, exports[0], beside_training=True)
         try:
             self._take(self._under_way, timeout_s)
-        except RayError as error:
-            self._say(f"warning: {self._under_way.export.name} was not scored: {str(error).splitlines()[0]}")
+        # A task that failed, a full disk, sets of which no task has a score.
+        except (RayError, OSError, ArithmeticError, KeyError) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            self._say(f"warning: {self._under_way.export.name} was not scored: {reason}")
             self._leave(self._under_way.export)
         return True
 

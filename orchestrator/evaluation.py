@@ -49,7 +49,9 @@ class Score:
 
 
 def decibels(ratio: float) -> float:
-    """10 log10; minus infinity for an exact prediction."""
+    """10 log10; minus infinity for an exact prediction, NaN for one that is not finite."""
+    if math.isnan(ratio):
+        return math.nan
     return 10.0 * math.log10(ratio) if ratio > 0 else -math.inf
 
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 from channels.errors import UserError
 from orchestrator.adjustments import read_adjustments, write_adjustments
 from orchestrator.config import FailuresSection
-from orchestrator.events import EventWriter
+from orchestrator.events import EventWriter, repair
 from orchestrator.failure_policy import Kind, classify, decide
 from orchestrator.rundir import RunDirectory
 from orchestrator.watchdog import stack_files
@@ -36,9 +36,11 @@ class FailureBook:
             write_adjustments(self._directory.adjustments, decision.adjustments)
         wait_s = decision.wait_s if decision.retry else None
         # A full disk takes no record, and must not hide what failed: often that very disk.
-        with suppress(OSError, UserError), EventWriter(self._directory.failures) as book:
-            book.write("failure", failure=failure.to_json(), retry=decision.retry, wait_s=wait_s)
-            book.sync()
+        with suppress(OSError, UserError):
+            repair(self._directory.failures)
+            with EventWriter(self._directory.failures) as book:
+                book.write("failure", failure=failure.to_json(), retry=decision.retry, wait_s=wait_s)
+                book.sync()
         if decision.retry:
             self._wait(decision.wait_s)
         return decision.retry

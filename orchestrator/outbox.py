@@ -88,6 +88,9 @@ class Delivery:
         if self._tracker is None:
             experiment, artifacts, name = self._where
             self._tracker = Tracker(self._uri, experiment, artifacts, name, self.delivered.run_id)
+            if self._tracker.run_id != self.delivered.run_id:
+                # Another server, or one whose run was deleted: it gets everything.
+                self.delivered = Delivered()
             self._tracker.last_step = self.delivered.step
             self._keep(self.delivered.entries, self.delivered.events)
         return self._tracker

@@ -19,6 +19,7 @@ DATA_WAIT = "wavetrain: data wait"
 OPTIMIZER = "wavetrain: optimizer"
 PARTS = ("compute", "attention", "optimizer", "communication", "data wait", "idle")
 LISTED_OPERATIONS = 12
+SUMMARY = "summary.json"
 
 
 def waiting_for_data() -> AbstractContextManager[Any]:
@@ -32,10 +33,10 @@ def optimizing() -> AbstractContextManager[Any]:
 
 
 class StepProfile:
-    """Profiles the steps that were asked for, once, on rank 0; without a section it does nothing."""
+    """Profiles the steps that were asked for, once a run, on rank 0; without a section it does nothing."""
 
     def __init__(self, section: ProfileSection | None, folder: Path, rank: int, device: torch.device) -> None:
-        self._section = section if rank == 0 else None
+        self._section = section if rank == 0 and not (folder / SUMMARY).exists() else None
         self._folder, self._device = folder, device
         self._profile: profile | None = None
         self._first = 0
@@ -66,7 +67,7 @@ class StepProfile:
         temporary.replace(self._folder / "trace.json.gz")
         events = list(ended.events())  # type: ignore[no-untyped-call]
         summary = summarise(events, self._first, step - self._first, self._device.type == "cuda")
-        write_json(self._folder / "summary.json", summary)
+        write_json(self._folder / SUMMARY, summary)
         write_atomically(self._folder / "summary.md", page(summary))
 
 

@@ -1,6 +1,7 @@
 """Scoring an exported model on the held-out sets, one Ray task each, and keeping the best one of a run."""
 
 import json
+import math
 import shutil
 import time
 from dataclasses import dataclass, field
@@ -98,7 +99,7 @@ def step_of(export: Path) -> int:
 def keep_if_best(directory: RunDirectory, export: Path, scores: list[Score], step: int) -> bool:
     """Make an export the content of ``model-best/`` if no earlier one scored better, and protect its checkpoint."""
     best, found = best_so_far(directory), overall(scores)
-    if best is not None and best[1] <= found:
+    if not math.isfinite(found) or (best is not None and best[1] <= found):
         return False
     new = directory.best.with_name(f".{directory.best.name}.tmp")
     shutil.rmtree(new, ignore_errors=True)

@@ -144,7 +144,9 @@ class Tracker:
 
         try:
             self._client.get_run(run_id)
-        except MlflowException:
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
             return False
         return True
 

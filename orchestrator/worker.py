@@ -15,7 +15,7 @@ import torch.distributed as dist
 from models.export import save_model
 from models.registry import make_spec
 from orchestrator.accounting import StepWork, device_peak
-from orchestrator.adjustments import read_adjustments, smaller
+from orchestrator.adjustments import Adjustments, read_adjustments, smaller
 from orchestrator.checkpoints import folder_name
 from orchestrator.config import JobSpec
 from orchestrator.coverage import EpochCoverage, imbalance_of_ranks, sum_over_ranks
@@ -101,7 +101,7 @@ class Worker:
         )
         self.profile = StepProfile(self.job.train.profile, directory.profile, self.rank, self.engine.device)
         self.coverage = EpochCoverage(catalogue)
-        self.adjustments = read_adjustments(directory.adjustments)
+        self.adjustments = _adjustments_of_all(directory)
         failures = self.job.failures
         self.spikes = SpikeDetector(failures.spike_factor)
         self.stragglers = StragglerDetector(self.world, failures.slow_factor)
@@ -235,15 +235,25 @@ class Worker:
         return step == self.schedule.total_steps or scored or self.run_state.is_planned(step, ended)
 
     def _timed(self, loader: StepLoader) -> Iterator[StepBatch]:
-        steps = iter(loader)
+        steps, first = iter(loader), True
         while True:
             waited = time.perf_counter()
             with waiting_for_data():
-                batch = next(steps, None)
+                batch = self._first_batch(steps) if first else next(steps, None)
+            first = False
             self.progress.wait_seconds = time.perf_counter() - waited
             if batch is None:
                 return
             yield batch
+
+    def _first_batch(self, steps: Iterator[StepBatch]) -> StepBatch | None:
+        """It may wait for copies of many shards; the ranks of other nodes wait here and not in the first step."""
+        if self.job.data.placement == "shared":
+            return next(steps, None)
+        with self.watchdog.paused():
+            batch = next(steps, None)
+            dist.barrier()
+        return batch
 
     def _begin(self, batch: StepBatch, step: int) -> StepReport:
         self.profile.before(step)
@@ -254,7 +264,7 @@ class Worker:
     def _read(self, batch: StepBatch, report: StepReport) -> StepResult:
         with self._telling_divergence(self.progress.step):
             result = report.read()
-            self._check_loss(batch, float(np.mean(result.losses)))
+            self._check_loss(batch, _mean_of_tasks(batch, result))
         self._look_for_stragglers(result)
         return result
 
@@ -318,10 +328,14 @@ class Worker:
 
     def _metrics(self, batch: StepBatch, result: StepResult, seconds: float) -> dict[str, float]:
         work = StepWork(batch.valid_tokens, result.padded_tokens, batch.valid_flops, result.computed_flops)
-        by_task = {f"train/loss_{task}": loss for task, loss in zip(self.spec.tasks, result.losses, strict=True)}
+        by_task = {
+            f"train/loss_{task}": loss
+            for task, loss, masked in zip(self.spec.tasks, result.losses, batch.denominators, strict=True)
+            if masked > 0
+        }
         return {
-            "train/loss": float(np.mean(result.losses)),
-            **(by_task if len(by_task) > 1 else {}),
+            "train/loss": _mean_of_tasks(batch, result),
+            **(by_task if len(self.spec.tasks) > 1 else {}),
             "train/lr": self._rate(batch),
             "train/grad_norm": result.grad_norm,
             "train/epoch": batch.epoch + (batch.step + 1) / self.schedule.steps(batch.epoch),
@@ -376,6 +390,8 @@ class Worker:
         self._export(unfinished)
         if self.rank == 0 and not final.exists():
             unfinished.replace(final)
+        # Whoever went on would wait in the next step, where its watchdog counts.
+        dist.barrier()
         milliseconds = 1e3 * (time.perf_counter() - started)
         self._emit("export", step=self.progress.step, metrics={"perf/export_stall_ms": milliseconds})
 
@@ -393,3 +409,17 @@ class Worker:
     def _sync_events(self) -> None:
         if self.events:
             self.events.sync()
+
+
+def _mean_of_tasks(batch: StepBatch, result: StepResult) -> float:
+    """Mean loss of the tasks that mask anything of this batch, which is what is minimised."""
+    present = np.asarray(result.losses)[batch.denominators > 0]
+    return float(present.mean()) if present.size else 0.0
+
+
+def _adjustments_of_all(directory: RunDirectory) -> Adjustments:
+    """What rank 0 reads (collective): a file server may still hide a new file from another node."""
+    found = [read_adjustments(directory.adjustments) if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(found)
+    assert found[0] is not None
+    return found[0]

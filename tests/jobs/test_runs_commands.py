@@ -12,7 +12,9 @@ from channels.files import write_json
 from jobs import runs_commands
 from jobs.launch_folder import LaunchFolder
 from jobs.run_status import RunStatus, run_status
+from jobs.runs_commands import find
 from jobs.slurm_state import JobState
+from orchestrator.cluster import run_folders
 from orchestrator.events import EventWriter
 from orchestrator.rundir import RunDirectory, hold
 from tests.jobs.launches import job_of
@@ -44,6 +46,20 @@ def test_a_running_job_tells_step_speed_and_time_left(tmp_path: Path) -> None:
     assert (found.state, found.attempt, found.step, found.total_steps) == ("RUNNING", 2, 10, 60)
     assert (found.loss, found.tokens_per_s, found.seconds_left) == (0.5, 1000.0, pytest.approx(10.0))
     assert (found.launcher, found.job, found.nodes) == ("slurm", "12", "n[1-2]")
+
+
+def test_runs_of_all_profiles_are_known(tmp_path: Path) -> None:
+    profiles = {name: {"storage": {"runs": str(tmp_path / name)}} for name in ("here", "there")}
+    (tmp_path / "cluster.yaml").write_text(json.dumps({"default": "there", "profiles": profiles}))
+    mine, other = a_run(tmp_path / "here", "mine"), a_run(tmp_path / "there", "other")
+    everywhere, here = (run_folders(tmp_path / "cluster.yaml", name) for name in (None, "here"))
+    assert everywhere == [tmp_path / "there", tmp_path / "here"] and here == [tmp_path / "here"]
+    assert find("mine", everywhere).path == mine.path and find("oth", everywhere).path == other.path
+    with pytest.raises(UserError, match="no run 'other'"):
+        find("other", here)
+    a_run(tmp_path / "here", "other")
+    with pytest.raises(UserError, match="several runs are called 'other'"):
+        find("other", everywhere)
 
 
 def test_a_run_that_no_launcher_tells_of_shows_the_machines_of_its_attempt(tmp_path: Path) -> None:

@@ -121,6 +121,6 @@ def test_ctrl_c_leaves_and_the_run_goes_on(run: RunDirectory, tmp_path: Path) ->
 
 
 def test_without_a_name_the_newest_run_is_watched(run: RunDirectory, tmp_path: Path) -> None:
-    assert newest(tmp_path / "runs").path == run.path
+    assert newest([tmp_path / "runs"]).path == run.path
     with pytest.raises(UserError, match="no run is there yet"):
-        newest(tmp_path)
+        newest([tmp_path])

@@ -102,6 +102,15 @@ def test_bf16_trains(ranks: Any, small_store: Path, reference: dict[str, Any]) -
     np.testing.assert_allclose(results[0]["losses"], reference["losses"], rtol=0.05)
 
 
+@pytest.mark.parametrize("stage", [0, 2])
+def test_the_first_update_in_bf16_is_the_learning_rate(ranks: Any, small_store: Path, stage: int) -> None:
+    """AdamW moves every weight by the rate at its first step; a step that nobody asked for would change that."""
+    job = small_job(small_store, train={"zero_stage": stage, "precision": "bf16", "weight_decay": 0.0})
+    before, after = (ranks(1, train_some, job, steps)[0]["weights"] for steps in (0, 1))
+    moved = np.concatenate([np.abs(after[name] - before[name]).ravel() for name in before])
+    assert np.median(moved[moved > 0]) == pytest.approx(1e-3, rel=0.05)  # of weights in bf16
+
+
 @pytest.mark.parametrize("stage", [0, 2, 3])
 def test_recomputed_activations_change_nothing(
     ranks: Any, small_store: Path, reference: dict[str, Any], stage: int

@@ -1,5 +1,6 @@
 """Scores: the formula, the noise floor, averages, and the references against what is known of them."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ from models.export import save_model
 from models.registry import make_spec
 from orchestrator.evaluation import CLEAN, NOISY, Score, averages, decibels, evaluate_set, sample_nmse
 from orchestrator.results import read_results, to_csv, to_metrics, to_tables, write_results
+from orchestrator.rundir import RunDirectory
+from orchestrator.scoring import best_so_far, keep_if_best
 from tests.jobs_for_tests import small_job
 
 
@@ -30,6 +33,15 @@ def test_averages_are_of_linear_values() -> None:
     rows = [-19.26, -15.91, -17.69, -18.04, -16.72, -15.29, -15.55, -15.67, -13.01, -11.14, -10.91, -17.28]
     scores = [Score("reconstruction", f"D{n}", "model", NOISY, 10 ** (row / 10), 1) for n, row in enumerate(rows)]
     assert decibels(averages(scores)["reconstruction", "model", NOISY]) == pytest.approx(-14.74, abs=0.005)
+
+
+def test_a_prediction_that_is_not_finite_is_never_the_best(tmp_path: Path) -> None:
+    directory, export = RunDirectory(tmp_path / "run"), tmp_path / "export"
+    export.mkdir()
+    assert math.isnan(decibels(math.nan)) and decibels(0.0) == -math.inf
+    for step, (nmse, is_best) in enumerate([(math.nan, False), (0.5, True), (math.nan, False), (0.4, True)]):
+        assert keep_if_best(directory, export, [Score("time", "D1", "model", NOISY, nmse, 1)], step) is is_best
+    assert best_so_far(directory) == (3, 0.4)
 
 
 @pytest.fixture(scope="module")

@@ -85,6 +85,8 @@ def test_the_book_keeps_what_happened(tmp_path) -> None:
     book = pickle.loads(pickle.dumps(FailureBook(directory, FailuresSection(worker=1, diverged=1, backoff_s=0))))
     assert book.fail({0: GLOO, 1: ActorDiedError("gone")})
     assert book.fail({0: TrainingDivergedError("NaN", 9)})
+    with directory.failures.open("a") as torn:
+        torn.write('{"kind":"failure","failure":{"ki')
     directory.stacks.mkdir()
     (directory.stacks / "rank-0-process-77.txt").write_text("")
     assert book.fail({0: ActorDiedError("exit 86")})

@@ -81,6 +81,8 @@ def test_an_absent_server_is_reported_and_sync_completes_the_run_once(directory:
     again._tracker = Tracker(uri, "test", tmp_path / "mlartifacts", "run", run_id)
     again.deliver()
     assert everything(uri, run_id) == found
+    other = f"sqlite:///{tmp_path / 'other.db'}"
+    assert everything(other, complete(directory, delivery(directory, other))) == found, "another server gets all of it"
 
 
 def test_a_locked_database_delays_and_the_thread_catches_up(directory: RunDirectory, tmp_path: Path) -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from orchestrator.config import JobSpec
-from orchestrator.profiling import DATA_WAIT, OPTIMIZER, PARTS, summarise
+from orchestrator.profiling import DATA_WAIT, OPTIMIZER, PARTS, StepProfile, summarise
 from tests.jobs_for_tests import small_job
 from tests.orchestrator.test_worker import prepare, work
 
@@ -75,6 +76,9 @@ def test_a_worker_writes_trace_and_summary_of_the_steps_asked_for(
     with gzip.open(directory.profile / "trace.json.gz", "rt") as file:
         names = {event.get("name") for event in json.load(file)["traceEvents"]}
     assert OPTIMIZER in names and any(str(name).startswith("aten::") for name in names)
+    again = StepProfile(job.train.profile, directory.profile, 0, torch.device("cpu"))
+    again.before(7)
+    assert again._profile is None, "a later attempt leaves the profile alone"
 
 
 def test_profiling_is_no_part_of_what_a_run_computes(small_store: Path) -> None:

@@ -16,6 +16,7 @@ from orchestrator.data import open_training_data
 from orchestrator.evaluation import evaluate_set
 from orchestrator.rundir import RunDirectory
 from tests.jobs_for_tests import small_job
+from tests.stores import make_random_store
 
 SNAPSHOT_MODELS = {
     "wimamba": {"name": "wimamba", "size": "tiny", "patches": [2, 4]},
@@ -127,3 +128,16 @@ def test_a_step_that_diverged_is_passed_over_and_its_samples_are_named(
     assert ranks(2, work, str(directory.path)) == ["finished"] * 2
     again = [event["metrics"]["data/coverage"] for event in events_of(directory, "epoch")]
     assert again == [first, second] * 2, "an attempt that goes on does not count the step as done"
+
+
+def test_a_task_that_masks_nothing_is_no_part_of_the_loss(ranks: Any, tmp_path: Path) -> None:
+    """Channels of one slot have no later slots to forecast."""
+    store = make_random_store(tmp_path / "store", np.random.default_rng(3), shapes={"S1": (1, 16, 4), "S2": (1, 24, 4)})
+    job = small_job(store, "snapshots", batching={"buckets": 1}, data={"zeroshot_sets": []}, train={"epochs": 1})
+    directory = prepare(tmp_path / "run", job)
+    assert ranks(2, work, str(directory.path)) == ["finished"] * 2
+    for step in events_of(directory, "step"):
+        losses = {name: value for name, value in step["metrics"].items() if name.startswith("train/loss")}
+        overall = losses.pop("train/loss")
+        assert losses.keys() == {"train/loss_reconstruction", "train/loss_frequency"}
+        assert overall == pytest.approx(np.mean(list(losses.values())))
