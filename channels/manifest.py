@@ -74,7 +74,9 @@ def read_manifest(store: Path) -> dict[str, StoredSet]:
     file = store / MANIFEST_FILE
     if not file.is_file():
         what = "no such store" if not store.exists() else f"this is no store: it has no {MANIFEST_FILE}"
-        raise UserError(what, where=str(store), mend="make one with 'wavetrain channels make --store DIR'")
+        raise UserError(
+            what, where=str(store), mend="make one with 'wavetrain channels make --preset demo --store DIR'"
+        )
     remake = "make or import the store again"
     try:
         document = parse_json(file.read_bytes())

@@ -47,7 +47,7 @@ def make(
     seed: Annotated[int, typer.Option(min=0, help="Seed of all draws.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, or cuda:0.")] = "cpu",
 ) -> None:
-    """Make 3GPP TR 38.901 channels. Run again after an interruption, it goes on with the sets that lack."""
+    """Make 3GPP TR 38.901 channels. Run again after an interruption, it makes only the missing sets."""
     chosen = select_sets(load_preset(preset), sets)
     with _progress() as report:
         make_store(store, chosen, Counts(train, val, test), seed, report, device)
@@ -64,7 +64,7 @@ def import_sets(
     spacing_khz: Annotated[float, typer.Option(min=0.001, help="DeepMIMO: subcarrier spacing in kHz.")] = 30.0,
     role: Annotated[str, typer.Option(help="DeepMIMO: pretrain (train and val) or zeroshot (test).")] = "pretrain",
 ) -> None:
-    """Import published sets; never a whole file in memory. Run again, it goes on with the sets that lack."""
+    """Import published sets; never a whole file in memory. Run again, it reads only the missing sets."""
     with _progress() as report:
         if format_ is Format.HETERCSI:
             import_hetercsi(source, store, report)

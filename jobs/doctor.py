@@ -15,6 +15,7 @@ from typing import Literal
 from channels.errors import UserError
 from jobs.network_check import RankCheckError, describe, measure_here
 from jobs.port_window import claim, interface_address
+from jobs.rank_check import KERNELS
 from orchestrator.cluster import Profile
 from orchestrator.tracking import check_uri, default_uri, try_writing
 
@@ -104,10 +105,9 @@ def _driver() -> str:
 
 
 def _kernels(profile: Profile) -> Finding:
-    names = ("mamba_ssm", "causal_conv1d")
-    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    missing = [name for name in KERNELS if importlib.util.find_spec(name) is None]
     if not missing:
-        return Finding("WiMamba kernels", "ok", " and ".join(names))
+        return Finding("WiMamba kernels", "ok", " and ".join(KERNELS))
     needed = profile.device == "cuda"
     text = f"{' and '.join(missing)} not installed: WiMamba uses its own scan"
     return Finding("WiMamba kernels", "warning" if needed else "ok", text)

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 TIMEOUT_S = 180
 BAD_DEVICE = 3
 """Exit code of a rank whose own device does not work."""
-KERNELS = ("mamba_ssm", "causal_conv1d")
+KERNELS = ("mamba_ssm", "selective_scan_cuda")
+"""The package, and the extension that it has only where it was compiled with CUDA."""
 
 
 def main(result: str) -> int:
@@ -70,12 +71,10 @@ def try_device(device: "torch.device") -> None:
 
 def _try_kernels(device: "torch.device") -> None:
     import torch
-    from causal_conv1d import causal_conv1d_fn
     from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
 
     batch, width, states, length = 1, 8, 4, 16
     values = torch.ones(batch, width, length, device=device)
-    causal_conv1d_fn(values, torch.ones(width, 4, device=device))
     decay, gates = -torch.ones(width, states, device=device), torch.ones(batch, states, length, device=device)
     selective_scan_fn(values, values, decay, gates, gates)
     torch.cuda.synchronize(device)
