@@ -2,7 +2,7 @@
 
 import fcntl
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,10 +35,10 @@ class RunStatus:
     reason: str | None
 
 
-def list_runs(runs: Path) -> list[RunDirectory]:
-    """Every run that was started or submitted, newest last."""
-    found = {path.parent for path in runs.glob("*/spec.json")} | {
-        path.parents[1] for path in runs.glob("*/launch/spec.json")
+def list_runs(folders: Sequence[Path]) -> list[RunDirectory]:
+    """Every run in these folders that was started or submitted, newest last."""
+    found = {path.parent for runs in folders for path in runs.glob("*/spec.json")} | {
+        path.parents[1] for runs in folders for path in runs.glob("*/launch/spec.json")
     }
     return [RunDirectory(path) for path in sorted(found, key=lambda path: path.stat().st_mtime)]
 

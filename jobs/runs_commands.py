@@ -38,7 +38,7 @@ def status(
     runs = run_folders(cluster_file, cluster)
     if follow:
         raise typer.Exit(follow_run(find(run, runs) if run else newest(runs)))
-    directories = [find(run, runs)] if run else [known for folder in runs for known in list_runs(folder)]
+    directories = [find(run, runs)] if run else list_runs(runs)
     question = patient()
     found = [run_status(directory, question) for directory in directories]
     if as_json:
@@ -107,10 +107,10 @@ def newest(runs: Sequence[Path]) -> RunDirectory:
     Raises:
         UserError: there is none.
     """
-    known = [directory for folder in runs for directory in list_runs(folder)]
+    known = list_runs(runs)
     if not known:
         raise UserError("no run is there yet", where=_names(runs), mend="wavetrain train SPEC")
-    return max(known, key=lambda directory: directory.path.stat().st_mtime)
+    return known[-1]
 
 
 def follow_run(directory: RunDirectory) -> int:
@@ -127,7 +127,7 @@ def find(name: str, runs: Sequence[Path]) -> RunDirectory:
     Raises:
         UserError: none, or several.
     """
-    known = [directory for folder in runs for directory in list_runs(folder)]
+    known = list_runs(runs)
     called = [directory for directory in known if directory.path.name == name]
     if len(called) > 1:
         raise UserError(

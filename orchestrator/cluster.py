@@ -11,8 +11,6 @@ from orchestrator.config import Positive, Section
 from orchestrator.spec_files import read_mapping, validate
 
 TIME_PATTERN = re.compile(r"^(\d+-)?\d{1,2}:\d{2}(:\d{2})?$")
-
-
 DEFAULT_FILE = Path("cluster.yaml")
 
 
@@ -153,10 +151,10 @@ def run_folders(path: Path | None, name: str | None) -> list[Path]:
     Raises:
         UserError: broken file or unknown profile.
     """
-    cluster = _load(path)
-    profiles = [load_profile(path, name)]
-    if cluster is not None and name is None:
-        profiles += cluster.profiles.values()
+    cluster = _load(path) if name is None else None
+    if cluster is None:
+        return [load_profile(path, name).storage.runs]
+    profiles = (cluster.profiles[cluster.default], *cluster.profiles.values())
     return list({profile.storage.runs.absolute(): profile.storage.runs for profile in profiles}.values())
 
 
