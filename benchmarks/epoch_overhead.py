@@ -26,8 +26,8 @@ from channels.files import write_json
 from channels.presets import load_preset
 from channels.shards import Samples
 from channels.writer import open_writer
-from orchestrator.config import JobSpec
-from orchestrator.rundir import RunDirectory
+from orchestrator.run.folder import RunDirectory
+from orchestrator.spec.job import JobSpec
 
 
 def main() -> None:
@@ -94,7 +94,7 @@ def work(rank: int, world: int, meeting: str, folder: str, queue: Any) -> None:
     import torch
     import torch.distributed as dist
 
-    from orchestrator.worker import Worker
+    from orchestrator.training.worker import Worker
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world)

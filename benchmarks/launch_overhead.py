@@ -28,9 +28,9 @@ from rich.console import Console
 from rich.table import Table
 
 from channels.files import write_json
-from orchestrator.cluster import load_profile
-from orchestrator.config import JobSpec, load_job
-from orchestrator.rundir import RunDirectory
+from orchestrator.run.folder import RunDirectory
+from orchestrator.spec.cluster import load_profile
+from orchestrator.spec.job import JobSpec, load_job
 from tests.e2e.slurm_cluster import slurm_cluster
 from tests.jobs_for_tests import small_job
 from tests.stores import make_random_store
@@ -117,7 +117,7 @@ def run_rank(folder: Path) -> None:
     import torch
     import torch.distributed as dist
 
-    from orchestrator.worker import Worker
+    from orchestrator.training.worker import Worker
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
@@ -129,7 +129,7 @@ def train(spec: Path, folder: Path) -> dict[str, float]:
     """The local launcher."""
     cluster = {"default": "here", "profiles": {"here": {"storage": {"runs": str(folder / "runs")}}}}
     (folder / "cluster.yaml").write_text(json.dumps(cluster))
-    command = ["-m", "jobs.cli", "train", str(spec), "--set", "train.epochs=1", "--set", "name=launch"]
+    command = ["-m", "jobs.cli.main", "train", str(spec), "--set", "train.epochs=1", "--set", "name=launch"]
     process = subprocess.Popen([sys.executable, *command, "--cluster-file", str(folder / "cluster.yaml")])
     return follow(process, RunDirectory(folder / "runs" / "launch"), "state")
 
@@ -137,7 +137,7 @@ def train(spec: Path, folder: Path) -> dict[str, float]:
 def submitted(spec: Path, file: Path | None, cluster: str, name: str) -> dict[str, float]:
     """A profile's launcher."""
     runs = load_profile(file, cluster).storage.runs
-    command = ["-m", "jobs.cli", "submit", str(spec), "--set", "train.epochs=1", "--set", f"name={name}"]
+    command = ["-m", "jobs.cli.main", "submit", str(spec), "--set", "train.epochs=1", "--set", f"name={name}"]
     command += ["--cluster", cluster] + (["--cluster-file", str(file)] if file else [])
     return follow(subprocess.Popen([sys.executable, *command]), RunDirectory(runs / name), "state")
 

@@ -5,8 +5,8 @@
 
 Samples of the 40 pre-training sets of HeterCSI, drawn with a seed, all decoder tokens of size tiny. Contestants run in
 turn; cpu_ms is the least processor time of the repeats, and speed is relative to the padded batch of the same run.
-``packed``: a fused call for each distinct length (models.packed_attention). ``padded``: one call on the batch padded to
-its longest, padding masked. ``masked``: one call on all tokens end to end under a block-diagonal mask.
+``packed``: a fused call for each distinct length (models.layers.packed_attention). ``padded``: one call on the batch
+padded to its longest, padding masked. ``masked``: one call on all tokens end to end under a block-diagonal mask.
 """
 
 import argparse
@@ -24,9 +24,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from channels.presets import load_preset
-from models.packed_attention import grouped_attention
-from models.packing import Sequences
-from orchestrator.plan_report import catalogue_of_specs
+from models.layers.packed_attention import grouped_attention
+from models.layers.packing import Sequences
+from orchestrator.report.plan import catalogue_of_specs
 
 HEADS, WIDTH = 4, 16
 TOLERANCE = 1e-4

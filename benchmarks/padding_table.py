@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from channels.presets import load_preset
-from orchestrator.pictures import draw_padding_by_buckets
-from orchestrator.plan_report import catalogue_of_specs, padding_by_buckets
+from orchestrator.report.plan import catalogue_of_specs, padding_by_buckets
+from orchestrator.report.plan_figures import draw_padding_by_buckets
 from samplers.catalogue import Catalogue
 from samplers.plan import make_plan
 from samplers.segmentation import Constraints

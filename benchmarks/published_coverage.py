@@ -13,7 +13,7 @@ import numpy as np
 from record import record
 
 from channels.presets import load_preset
-from orchestrator.plan_report import catalogue_of_specs
+from orchestrator.report.plan import catalogue_of_specs
 from samplers.measures import measure_epoch
 from samplers.plan import make_plan
 from samplers.schedule import Schedule

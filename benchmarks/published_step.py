@@ -9,12 +9,12 @@ that both paths compute the same passes over the same tokens.
 import torch
 from torch import Tensor, nn
 
-from models.attention import Attention
-from models.hetercsi import HeterCsi
+from models.hetercsi.model import HeterCsi
 from models.interface import TokenBatch
-from models.losses import token_losses
-from models.masking import TASKS
-from models.parameters import optimizer_groups
+from models.layers.attention import Attention
+from models.layers.losses import token_losses
+from models.layers.masking import TASKS
+from models.layers.parameters import optimizer_groups
 
 
 class NaiveAttention(nn.Module):

@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from channels.presets import load_preset
-from orchestrator.plan_report import catalogue_of_specs
+from orchestrator.report.plan import catalogue_of_specs
 from samplers.catalogue import Catalogue
 from samplers.measures import rank_of_samples
 from samplers.plan import make_plan

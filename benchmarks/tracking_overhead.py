@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.record import record
-from orchestrator.config import TrackingSection
-from orchestrator.events import EventWriter, read_events
-from orchestrator.system_metrics import SystemSampler
-from orchestrator.tracking import Tracker
+from orchestrator.monitoring.system_metrics import SystemSampler
+from orchestrator.run.events import EventWriter, read_events
+from orchestrator.spec.job import TrackingSection
+from orchestrator.tracking.mlflow_run import Tracker
 
 METRICS = {f"group/metric_{number}": number / 7 for number in range(16)}
 

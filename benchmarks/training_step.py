@@ -27,13 +27,13 @@ from timing import device_name, timed, use_one_thread
 
 from channels.presets import load_preset
 from channels.spec import ChannelSpec
-from models.hetercsi import HeterCsi, HeterCsiSpec
+from models.hetercsi.model import HeterCsi, HeterCsiSpec
 from models.interface import MaskDraw, PackedBatch, TokenBatch, Tokens, collate
-from models.masking import TASKS
-from models.packing import pack
-from models.parameters import optimizer_groups
-from orchestrator.accounting import PASSES_OF_TRAINING, device_peak
-from orchestrator.plan_report import catalogue_of_specs
+from models.layers.masking import TASKS
+from models.layers.packing import pack
+from models.layers.parameters import optimizer_groups
+from orchestrator.data.flops import PASSES_OF_TRAINING, device_peak
+from orchestrator.report.plan import catalogue_of_specs
 from samplers.plan import Bucket, make_plan
 
 BATCH = 128

@@ -28,10 +28,10 @@ from timing import timed, use_one_thread
 from training_step import FusedStep, make_batch, random_tokens
 
 from channels.presets import load_preset
-from models.hetercsi import HeterCsiSpec
-from models.parameters import count_parameters
-from orchestrator.accounting import PASSES_OF_TRAINING
-from orchestrator.plan_report import catalogue_of_specs
+from models.hetercsi.model import HeterCsiSpec
+from models.layers.parameters import count_parameters
+from orchestrator.data.flops import PASSES_OF_TRAINING
+from orchestrator.report.plan import catalogue_of_specs
 from samplers.plan import make_plan
 from samplers.schedule import Schedule
 from samplers.segmentation import Constraints

@@ -26,12 +26,12 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from models.lwm import LwmSpec
-from models.mamba_layers import BidirectionalMamba, grouped_linear
 from models.scan import choose_backend, selective_scan, short_convolution
 from models.scan.mamba_kernel import missing_kernel
-from models.snapshot_model import SnapshotModel
-from models.wimamba import WiMambaSpec
+from models.snapshot.lwm import LwmSpec
+from models.snapshot.mamba_layers import BidirectionalMamba, grouped_linear
+from models.snapshot.model import SnapshotModel
+from models.snapshot.wimamba import WiMambaSpec
 
 BATCH, SIDE = 4, 240
 PUBLISHED = {

@@ -22,7 +22,7 @@ from torch import Tensor
 from wimamba_latency import make_model
 
 from models.interface import MaskDraw, TokenBatch, collate
-from models.parameters import optimizer_groups
+from models.layers.parameters import optimizer_groups
 
 PATCH = 4
 SIDES = {33: (32, 16), 129: (64, 32), 513: (128, 64), 1025: (128, 128), 2049: (256, 128), 4097: (256, 256)}

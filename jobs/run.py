@@ -5,7 +5,7 @@ import sys
 import typer
 
 from channels.errors import UserError
-from jobs.train_command import train
+from jobs.cli.train import train
 
 
 def main() -> None:

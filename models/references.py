@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from models.interface import Shape, TokenBatch
-from models.masking import host_grids
-from models.patches import Grid, repatch, unpatch, unpatch_places
+from models.layers.masking import host_grids
+from models.layers.patches import Grid, repatch, unpatch, unpatch_places
 
 Reference = Literal["zero", "repeat_last", "linear"]
 REFERENCES: tuple[Reference, ...] = ("zero", "repeat_last", "linear")

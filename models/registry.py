@@ -16,10 +16,10 @@ from models.options import from_options, nearest
 
 SPECS: Mapping[str, str] = MappingProxyType(
     {
-        "hetercsi": "models.hetercsi:HeterCsiSpec",
-        "wimamba": "models.wimamba:WiMambaSpec",
-        "lwm": "models.lwm:LwmSpec",
-        "raw": "models.raw:RawSpec",
+        "hetercsi": "models.hetercsi.model:HeterCsiSpec",
+        "wimamba": "models.snapshot.wimamba:WiMambaSpec",
+        "lwm": "models.snapshot.lwm:LwmSpec",
+        "raw": "models.snapshot.raw:RawSpec",
     }
 )
 """Name to ``module:class`` of the specification, a frozen dataclass whose fields are the model's options."""

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from channels.errors import UserError
+from samplers.assignment import Dealing
+from samplers.bucket_queues import Lanes
 from samplers.catalogue import Catalogue
-from samplers.dealing import Dealing
-from samplers.lanes import Lanes
 from samplers.order import Order, Phase, Unit
 from samplers.permutation import Integers, root_key
 from samplers.plan import Plan

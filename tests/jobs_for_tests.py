@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from orchestrator.config import JobSpec
+from orchestrator.spec.job import JobSpec
 
 
 def small_job(

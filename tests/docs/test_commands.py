@@ -22,7 +22,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).symlink_to(ROOT / name)
     (folder / "bin").mkdir()
     command = folder / "bin" / "wavetrain"
-    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m jobs.cli "$@"\n')
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m jobs.cli.main "$@"\n')
     command.chmod(0o755)
     return folder
 

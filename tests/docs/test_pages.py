@@ -8,8 +8,8 @@ import pytest
 import typer
 from pydantic import BaseModel
 
-from jobs.cli import app
-from orchestrator.config import JobSpec
+from jobs.cli.main import app
+from orchestrator.spec.job import JobSpec
 from tests.docs.pages import PAGES, ROOT, blocks, commands, links
 
 SHELL_NOTE = re.compile(r"run by (?P<path>[\w./-]+)(?:::(?P<test>\w+))?|shown only: .+")

@@ -26,7 +26,7 @@ def test_the_user_interface_answers(tmp_path: Path) -> None:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     process = subprocess.Popen(
-        [sys.executable, "-m", "jobs.cli", "ui", "--port", str(port), "--cluster-file", str(ROOT / "cluster.yaml")],
+        [sys.executable, "-m", "jobs.cli.main", "ui", "--port", str(port), "--cluster-file", f"{ROOT}/cluster.yaml"],
         cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, start_new_session=True,
     )  # fmt: skip
     try:

@@ -12,8 +12,8 @@ import numpy as np
 
 from channels.errors import UserError
 from channels.store import ChannelStore
-from orchestrator.placement import NodeGroup, make_placement
-from orchestrator.shard_map import ShardMap
+from orchestrator.shard_cache.placement import NodeGroup, make_placement
+from orchestrator.shard_cache.shard_map import ShardMap
 from samplers.catalogue import Catalogue
 from samplers.plan import make_plan
 from samplers.schedule import Schedule
@@ -26,7 +26,7 @@ Read = tuple[int, str, int]
 
 @dataclass(frozen=True)
 class Origin:
-    """The part of orchestrator.data.Origin that placement reads; that module takes seconds to import torch."""
+    """The part of orchestrator.data.reader.Origin that placement reads; that module takes seconds to import torch."""
 
     set_name: str
     units: int = 1

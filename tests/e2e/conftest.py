@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.config import JobSpec
+from orchestrator.spec.job import JobSpec
 from tests.e2e.runs import Place, job_for
 
 

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import psutil
 
-from orchestrator.config import JobSpec
-from orchestrator.sample_log import samples_of_epochs
+from orchestrator.spec.job import JobSpec
+from orchestrator.training.sample_log import samples_of_epochs
 from tests.e2e.leftovers import Machine, left_over, look, processes
 from tests.e2e.runs import Place, family
 from tests.jobs_for_tests import small_job

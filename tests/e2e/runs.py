@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import yaml
 
-from orchestrator.config import JobSpec
+from orchestrator.spec.job import JobSpec
 from tests.jobs_for_tests import small_job
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +38,7 @@ class Place:
         """Start a command of ``wavetrain`` in the folder."""
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **self.environment}
         return subprocess.Popen(
-            [sys.executable, "-m", "jobs.cli", *arguments],
+            [sys.executable, "-m", "jobs.cli.main", *arguments],
             cwd=self.folder, env=environment, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
         )  # fmt: skip

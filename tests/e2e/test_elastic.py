@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.config import JobSpec
-from orchestrator.elastic import largest_world
-from orchestrator.rundir import RunDirectory
+from orchestrator.control.elastic import largest_world
+from orchestrator.run.folder import RunDirectory
+from orchestrator.spec.job import JobSpec
 from tests.e2e.raylets import RayletsProcess, add_node, connection, lose_node
 from tests.e2e.runs import RUN_TIMEOUT_S, Place
 from tests.jobs_for_tests import small_job
@@ -61,7 +61,7 @@ def wait_for_world(place: Place, attempt: int, world: int, process: "subprocess.
 
 
 def train_here(folder: str) -> str:
-    from orchestrator.worker import Worker
+    from orchestrator.training.worker import Worker
 
     return Worker(RunDirectory(Path(folder)), "cpu").run()
 

@@ -10,7 +10,7 @@ import pytest
 from samplers.catalogue import Catalogue
 from tests.e2e.cluster_ranks import Reading, lose_a_cache, lose_a_raylet, read_a_corrupt_shard
 from tests.e2e.raylets import RayletsProcess
-from tests.orchestrator.caches import catalogue_of, make_numbered_store
+from tests.orchestrator.shard_cache.caches import catalogue_of, make_numbered_store
 
 pytestmark = pytest.mark.e2e
 SAMPLES = 32

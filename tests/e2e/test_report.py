@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from channels.files import write_json
-from orchestrator.config import JobSpec
-from orchestrator.rundir import RunDirectory, hold
+from orchestrator.run.folder import RunDirectory, hold
+from orchestrator.spec.job import JobSpec
 from tests.e2e.runs import Place
 from tests.jobs_for_tests import small_job
 

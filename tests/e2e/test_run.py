@@ -8,8 +8,8 @@ import pytest
 
 from channels.store import ChannelStore
 from models.export import load_model
-from orchestrator.config import JobSpec
-from orchestrator.evaluation import evaluate_set
+from orchestrator.evaluation.nmse import evaluate_set
+from orchestrator.spec.job import JobSpec
 from tests.e2e.runs import Place, assert_all_gone, family, job_for, worker_processes
 from tests.jobs_for_tests import small_job
 

@@ -10,7 +10,7 @@ import psutil
 import pytest
 import yaml
 
-from orchestrator.config import JobSpec
+from orchestrator.spec.job import JobSpec
 from tests.e2e.runs import Place, assert_all_gone
 from tests.e2e.slurm_cluster import SlurmCluster, folders_of, missing_programs, processes_of, slurm_cluster
 from tests.jobs_for_tests import small_job

@@ -11,11 +11,11 @@ from channels.catalogue import Counts
 from channels.make import generator_origin
 from channels.shards import Samples
 from channels.writer import open_writer
-from jobs.study_command import is_finished, run_child, runs_table
-from jobs.study_spec import Study, StudyName, known_scales, make_study
-from jobs.sweep import open_parent
-from orchestrator.cluster import Profile
-from orchestrator.config import TrackingSection
+from jobs.cli.study import is_finished, run_child, runs_table
+from jobs.launch.sweep import open_parent
+from jobs.studies.spec import Study, StudyName, known_scales, make_study
+from orchestrator.spec.cluster import Profile
+from orchestrator.spec.job import TrackingSection
 from tests.e2e.runs import Place
 from tests.stores import plane_waves
 

@@ -53,14 +53,14 @@ def open_forged_store(folder: Path) -> None:
 
 def read_checkpoint(folder: Path) -> None:
     """The newest state, as a start looks for it."""
-    from orchestrator.checkpoints import newest_complete
+    from orchestrator.checkpoint.format import newest_complete
 
     newest_complete(folder, lambda text: None)
 
 
 def read_forged_checkpoint(folder: Path) -> None:
     """The newest state, whose forger knew how to make the checksum of its description."""
-    from orchestrator import checkpoints
+    from orchestrator.checkpoint import format as checkpoints
 
     for file in folder.glob(f"*/{checkpoints.INFO}"):
         try:
@@ -74,7 +74,7 @@ def read_forged_checkpoint(folder: Path) -> None:
 
 def read_state_file(folder: Path) -> None:
     """The file of a state whose forger knew how to make the checksum."""
-    from orchestrator.state_files import StateReader
+    from orchestrator.checkpoint.state_files import StateReader
 
     with StateReader([folder / "rank-0.safetensors"]) as reader:
         reader.sizes()
@@ -82,13 +82,13 @@ def read_state_file(folder: Path) -> None:
 
 def read_job(folder: Path) -> None:
     """A job spec."""
-    from orchestrator.config import load_job
+    from orchestrator.spec.job import load_job
 
     load_job(folder / "job.yaml")
 
 
 def read_cluster(folder: Path) -> None:
     """A cluster file."""
-    from orchestrator.cluster import load_profile
+    from orchestrator.spec.cluster import load_profile
 
     load_profile(folder / "cluster.yaml", None)

@@ -10,8 +10,8 @@ from safetensors.numpy import save_file
 from channels.manifest import shard_file
 from channels.shards import Samples
 from channels.writer import open_writer
-from orchestrator.checkpoints import SCHEMA, CheckpointInfo, file_digest, find_damage, write_info
-from orchestrator.fragments import KINDS
+from orchestrator.checkpoint.format import SCHEMA, CheckpointInfo, file_digest, find_damage, write_info
+from orchestrator.checkpoint.fragments import KINDS
 from tests.channels.test_deepmimo import PAIR, write_scenario
 from tests.channels.test_hetercsi_mat import D3, write_config, write_split
 from tests.fuzz import readers

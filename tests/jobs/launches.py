@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from jobs.slurm import Submission, prepare_submission
-from orchestrator.cluster import Profile
-from orchestrator.config import JobSpec
+from jobs.slurm.submission import Submission, prepare_submission
+from orchestrator.spec.cluster import Profile
+from orchestrator.spec.job import JobSpec
 from tests.jobs_for_tests import small_job
 
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from channels.files import write_json
-from jobs.cli import main
+from jobs.cli.main import main
 from tests.jobs_for_tests import small_job
 
 

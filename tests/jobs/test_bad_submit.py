@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from jobs.cli import main
+from jobs.cli.main import main
 from tests.jobs_for_tests import small_job
 
 SLURM: dict[str, Any] = {

@@ -7,7 +7,7 @@ import torch
 from channels.errors import UserError
 from models.channel_model import ChannelModel, token_places
 from models.interface import ModelSpec
-from models.patches import make_patches, unpatch
+from models.layers.patches import make_patches, unpatch
 from models.registry import make_spec
 
 SPECS = {

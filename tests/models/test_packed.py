@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from models.interface import MaskDraw, ModelSpec, PackedBatch, PretrainingModel, TokenBatch, collate
-from models.masking import TASKS
-from models.packed_attention import describe, grouped_attention, missing_kernel, packed_attention
-from models.packing import Sequences, members, pack
+from models.layers.masking import TASKS
+from models.layers.packed_attention import describe, grouped_attention, missing_kernel, packed_attention
+from models.layers.packing import Sequences, members, pack
 from models.registry import make_spec
 from tests.models.batches import SCALES, make_channels
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from models.interface import MaskDraw, collate
-from models.masking import MaskRatios, make_view
+from models.layers.masking import MaskRatios, make_view
 from models.references import REFERENCES, interpolate_along, predict_reference, repeat_along
 from models.registry import make_spec
 from tests.models.batches import SCALES, make_batch, make_channels

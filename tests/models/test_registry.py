@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 
 from channels.errors import UserError
-from models.lwm import LwmSpec
-from models.raw import RawSpec
 from models.registry import make_spec, model_names
+from models.snapshot.lwm import LwmSpec
+from models.snapshot.raw import RawSpec
 
 
 def test_every_name_is_known():
@@ -56,7 +56,7 @@ def offer(folder: Path, lines: str) -> None:
 
 
 def test_packages_offer_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    offer(tmp_path, "plain = models.raw:RawSpec\nlwm = models.raw:RawSpec\n")
+    offer(tmp_path, "plain = models.snapshot.raw:RawSpec\nlwm = models.snapshot.raw:RawSpec\n")
     monkeypatch.syspath_prepend(tmp_path)
     assert isinstance(make_spec("plain", {"patches": [4]}), RawSpec)
     assert isinstance(make_spec("lwm", {}), LwmSpec), "nobody takes the name of one of ours"

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from channels.presets import load_preset
-from orchestrator.plan_report import catalogue_of_specs
+from orchestrator.report.plan import catalogue_of_specs
 from samplers.catalogue import Catalogue, Source, pooled_sources
 from samplers.partition import distinct_lengths
 from samplers.plan import PACKS, STRATEGIES, make_plan

@@ -1,0 +1,1 @@
+"""The commands of ``wavetrain``. May import everything."""

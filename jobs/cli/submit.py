@@ -1,0 +1,179 @@
+"""``wavetrain submit``: plan, check, snapshot the code and hand the job to a cluster."""
+
+import shutil
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from channels.errors import UserError
+from jobs.cli.options import ClusterFileOption, ClusterOption, SetOption, SpecArgument
+from jobs.cli.runs import ask, follow_run
+from jobs.cli.train import check_answers
+from jobs.launch.folder import LaunchFolder
+from jobs.launch.run_status import run_status
+from jobs.launch.sweep import Sweep, make_parent, mark_child, read_sweep
+from jobs.ray_cluster import jobs as ray_jobs
+from jobs.ray_cluster import sweep as ray_sweep
+from jobs.slurm import submission as slurm
+from jobs.slurm.limits import check_limits
+from jobs.slurm.submission import prepare_submission
+from orchestrator.run.folder import RunDirectory
+from orchestrator.spec.cluster import Profile, load_profile
+from orchestrator.spec.job import JobSpec, load_job
+
+if TYPE_CHECKING:
+    from jobs.slurm.submission import Submission
+    from orchestrator.control.controller import Prepared
+
+
+def submit(
+    spec: SpecArgument,
+    override: SetOption = None,
+    cluster: ClusterOption = None,
+    cluster_file: ClusterFileOption = None,
+    sweep: Annotated[
+        list[str] | None, typer.Option(help="Values of a field: a.b=1,2 (repeatable: all combinations).")
+    ] = None,
+    parallel: Annotated[int, typer.Option(min=1, help="Runs of a sweep at a time.")] = 4,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Follow the run until it ends (Ctrl-C leaves).")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print plan, script and Ray bring-up; do nothing.")
+    ] = False,
+) -> None:
+    """Submit a job to the profile's Slurm or Ray cluster: plan, checks, code snapshot. Again: resume."""
+    job = load_job(spec, override or ())
+    profile = load_profile(cluster_file, cluster).with_absolute_folders()
+    if profile.launcher == "local":
+        mend = "name a profile with launcher: slurm or ray, or start it here with wavetrain train"
+        raise UserError("the profile's launcher is local", where="--cluster", mend=mend)
+    if sweep:
+        if watch:
+            mend = "leave one out; wavetrain status shows all runs"
+            raise UserError("--watch follows one run, --sweep submits several", where="submit", mend=mend)
+        _submit_sweep(read_sweep(spec, override or (), sweep), profile, parallel, dry_run)
+        return
+    _submit_one(job, profile, dry_run)
+    if watch and not dry_run:
+        raise typer.Exit(follow_run(RunDirectory(profile.storage.runs / job.name)))
+
+
+def _submit_one(job: JobSpec, profile: Profile, dry_run: bool) -> None:
+    from orchestrator.control.controller import prepare
+
+    submission = prepare_submission(job, profile) if profile.launcher == "slurm" else None
+    prepared = prepare(job, profile)
+    if not submission and not dry_run:
+        _check_ray(profile)
+    if submission and (shutil.which("scontrol") or not dry_run):
+        check_limits(submission)
+    if dry_run:
+        _print_plan(prepared)
+        typer.echo(describe_slurm(submission) if submission else describe_ray(profile))
+        return
+    _check_not_queued(prepared.directory)
+    job_id = slurm.submit(submission) if submission else ray_jobs.submit(job, profile)
+    name, folder = job.name, prepared.directory.path
+    typer.echo(f"job {job_id} {'resumes' if prepared.resumes else 'will train'} run {name} in {folder}")
+    typer.echo(f"next: wavetrain status {name} | wavetrain logs {name} --follow | wavetrain cancel {name}")
+
+
+def _submit_sweep(sweep: Sweep, profile: Profile, parallel: int, dry_run: bool) -> None:
+    """Submit the children that are neither finished nor on their way; the same command again submits the failed."""
+    from orchestrator.control.controller import prepare
+
+    waiting = [child for child in sweep.children if _is_wanted(RunDirectory(profile.storage.runs / child.name))]
+    for child in waiting:
+        prepare(child, profile)
+    submissions = [prepare_submission(child, profile) for child in waiting] if profile.launcher == "slurm" else []
+    typer.echo(f"sweep {sweep.name}: {len(sweep.children)} runs, {len(waiting)} to submit")
+    if submissions and (shutil.which("scontrol") or not dry_run):
+        check_limits(submissions[0])
+    if dry_run or not waiting:
+        typer.echo("\n".join(child.name for child in waiting))
+        if submissions:
+            typer.echo(describe_slurm(submissions[0]))
+        return
+    if not submissions:
+        _check_ray(profile)
+    parent = make_parent(sweep, profile)
+    for child in waiting:
+        mark_child(RunDirectory(profile.storage.runs / child.name), parent)
+    shared = LaunchFolder(RunDirectory(profile.storage.runs / f"{sweep.name}.sweep"))
+    if submissions:
+        jobs = slurm.submit_array(submissions, shared, parallel)
+        typer.echo("\n".join(f"job {job_id}: run {child.name}" for job_id, child in zip(jobs, waiting, strict=True)))
+    else:
+        job_id = ray_sweep.submit(waiting, profile, shared, parallel)
+        typer.echo(f"job {job_id} starts them, {parallel} at a time:")
+        typer.echo("\n".join(child.name for child in waiting))
+    typer.echo(f"next: wavetrain status | wavetrain logs {waiting[0].name} | wavetrain cancel {waiting[0].name}")
+
+
+def _check_ray(profile: Profile) -> None:
+    ray_jobs.connect(profile.ray_dashboard)
+    check_answers(str(profile.ray_address))
+
+
+def _check_not_queued(directory: RunDirectory) -> None:
+    if (directory.launch / "submission.json").exists():
+        found = run_status(directory, ask)
+        if found.state in ("PENDING", "RUNNING"):
+            mend = f"wait for it, or wavetrain cancel {found.name}"
+            raise UserError(f"job {found.job} is {found.state}", where=str(directory.path), mend=mend)
+
+
+def _is_wanted(directory: RunDirectory) -> bool:
+    if not (directory.launch / "submission.json").exists():
+        return directory.read_state().get("status") != "FINISHED"
+    return run_status(directory, ask).state in ("FAILED", "KILLED")
+
+
+def _print_plan(prepared: "Prepared") -> None:
+    from rich.console import Console
+
+    from orchestrator.report.plan import describe_plan, plan_table
+
+    ranks = prepared.job.scale.most
+    description = describe_plan(prepared.catalogue, prepared.schedule.plan, prepared.schedule, ranks)
+    Console(width=200).print(plan_table(description))
+
+
+def describe_ray(profile: Profile) -> str:
+    """What a Ray job will do."""
+    return f"\nRay job on {profile.ray_dashboard}: python -m jobs.launch.attempt RUN {profile.ray_address}"
+
+
+def describe_slurm(submission: "Submission") -> str:
+    """Batch script and bring-up."""
+    script = f"\n--- batch script, in {submission.launch.submitted}\n{slurm.render(submission)}"
+    return f"{script}\n--- Ray on the nodes of the job\n{describe_bring_up(submission)}"
+
+
+def describe_bring_up(submission: "Submission") -> str:
+    """What the tasks of the job will do, in order."""
+    from jobs.node.port_window import FIRST, WIDTH, WINDOWS
+    from jobs.node.ray_node import share_of
+
+    wanted, workers = submission.slurm, submission.job.scale.most
+    share = share_of(submission.profile, workers, wanted.nodes)
+    meeting = submission.launch.path / "attempts" / "JOB-RESTART"
+    interface, last = submission.profile.network.interface, FIRST + WIDTH * WINDOWS - 1
+    size = f"--num-cpus={share.cpus} --num-gpus={share.gpus}"
+    lines = [
+        f"ports: {WIDTH} consecutive ones of {FIRST}-{last}, chosen by job id, probed on the address of {interface}",
+        f"node 0: writes {meeting}/token (mode 0600), then",
+        f"  ray start --head --block --node-ip-address=ADDRESS --port=PORT {size} --include-dashboard=false",
+    ]
+    if wanted.nodes > 1:
+        lines += [
+            f"the other {wanted.nodes - 1}: wait for {meeting}/head.json, then",
+            f"  ray start --block --address=ADDRESS:PORT {size}",
+        ]
+    if submission.profile.network.check:
+        lines.append("every node: its ranks try their devices and exchange data, in processes that end before training")
+    lines += [
+        f"node 0, when all {wanted.nodes} are ready (in at most {wanted.bootstrap_timeout_s} s): {workers} ranks",
+        f"signal {wanted.signal_lead_s} s before the time limit: checkpoint, stop, scontrol requeue "
+        f"(at most {wanted.max_requeues} times)",
+    ]
+    return "\n".join(lines)

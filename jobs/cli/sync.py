@@ -1,0 +1,50 @@
+"""``wavetrain sync``: bring to MLflow what it missed of a run."""
+
+from typing import Annotated
+
+import typer
+
+from channels.errors import UserError
+from jobs.cli.options import ClusterFileOption, ClusterOption
+from jobs.cli.runs import RunArgument, find
+from orchestrator.run.folder import RunDirectory, hold
+from orchestrator.spec.cluster import run_folders
+from orchestrator.tracking.mlflow_run import check_uri, default_uri
+from orchestrator.tracking.outbox import Delivery
+
+
+def sync(
+    run: RunArgument,
+    uri: Annotated[
+        str | None, typer.Option(help="Tracking address; that of the run otherwise.", envvar="MLFLOW_TRACKING_URI")
+    ] = None,
+    cluster: ClusterOption = None,
+    cluster_file: ClusterFileOption = None,
+) -> None:
+    """Complete the MLflow run of a run that has ended: metrics, parameters, tags, files, status. Again: no change."""
+    folders = run_folders(cluster_file, cluster)
+    directory = find(run, folders)
+    # A folder that was moved away goes to where runs are tracked.
+    runs = next((folder for folder in folders if folder.absolute() == directory.path.absolute().parent), folders[0])
+    if not directory.tracking.exists():
+        raise UserError(f"run {run!r} has not begun", where=str(directory.path), mend="wavetrain train SPEC")
+    spec = directory.read_spec()
+    address = uri or spec.tracking.uri or default_uri(runs)
+    check_uri(address)
+    with hold(directory):
+        artifacts = runs / "mlartifacts" / spec.tracking.experiment
+        run_id = complete(directory, Delivery(directory, address, spec.tracking.experiment, artifacts, spec.name))
+    typer.echo(f"run {run}: MLflow run {run_id} is complete")
+
+
+def complete(directory: RunDirectory, delivery: Delivery) -> str:
+    """Deliver everything and set the final status; the id of the MLflow run."""
+    tracker = delivery.connect()
+    delivery.deliver()
+    status = directory.read_state().get("status")
+    # A controller that was killed left no end; the run can be resumed.
+    tracker.end(status if status in ("FINISHED", "FAILED", "KILLED") else "KILLED")
+    directory.update_state(
+        mlflow_run_id=tracker.run_id, mlflow_experiment_id=tracker.experiment_id, tracking_problem=None
+    )
+    return tracker.run_id

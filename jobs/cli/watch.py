@@ -1,0 +1,49 @@
+"""Following a run from another process, by what it writes in its folder: on this machine, on Ray or under Slurm."""
+
+import time
+
+from jobs.launch.run_status import ENDED, Query, RunStatus, run_status
+from orchestrator.run.events import read_events, read_tail
+from orchestrator.run.folder import RunDirectory
+from orchestrator.view.live import LiveView
+
+POLL_S = 0.5
+ASK_S = 5.0
+"""Seconds between two questions to the launcher, which may be slow to answer."""
+
+
+def watch(directory: RunDirectory, query: Query, view: LiveView) -> RunStatus | None:
+    """Show a run until it ends; its last status, or None where the person left with Ctrl-C (the run goes on)."""
+    try:
+        return _follow(directory, query, view)
+    except KeyboardInterrupt:
+        return None
+    finally:
+        view.close()
+
+
+def _follow(directory: RunDirectory, query: Query, view: LiveView) -> RunStatus:
+    record = directory.read_state()
+    events, offset = read_tail(directory.events)
+    view.update(events, quiet=True)
+    view.progress.attempts = max(view.progress.attempts, int(record.get("attempts", 0)))
+    asked, status, own = float("-inf"), None, None
+    while True:
+        record = directory.read_state()
+        if status is None or time.monotonic() - asked >= ASK_S or record.get("status") != own:
+            asked, own = time.monotonic(), record.get("status")
+            status = _tell(run_status(directory, query), view)
+        events, offset = read_events(directory.events, offset)
+        view.update(events)
+        if status.state in ENDED:
+            return status
+        time.sleep(POLL_S)
+
+
+def _tell(status: RunStatus, view: LiveView) -> RunStatus:
+    """Put a status beside the title; a line where it is a new one."""
+    text = f"{status.state} ({status.reason})" if status.reason else status.state
+    if text != view.state:
+        view.say(f"run {status.name}: {text}")
+    view.state = text
+    return status

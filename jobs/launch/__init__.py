@@ -1,0 +1,1 @@
+"""What every launcher leaves in the folder of a run. May import orchestrator."""

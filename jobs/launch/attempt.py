@@ -1,0 +1,38 @@
+"""Controller of a submitted run, on a Ray that somebody else started: ``python -m jobs.launch.attempt RUN ADDRESS``."""
+
+import sys
+from pathlib import Path
+
+from channels.errors import UserError
+from jobs.launch.folder import LaunchFolder
+from jobs.launch.outcome import print_outcome
+from orchestrator.run.folder import RunDirectory
+
+LOCK_PATIENCE_S = 120.0
+"""A file server may keep the lock of a node that was lost for a minute or two."""
+
+
+def main(run: str, address: str) -> int:
+    """Train and evaluate on the Ray that answers at an address; the exit code.
+
+    A run that is finished is a success: Slurm starts a job anew whose first node it lost sight of, while that node may
+    go on to the end.
+    """
+    launch = LaunchFolder(RunDirectory(Path(run)))
+    profile = launch.read_profile().model_copy(update={"ray_address": address})
+    from orchestrator.control.controller import run_job
+    from orchestrator.view.live import LiveView
+
+    try:
+        job = launch.read_job()
+        return print_outcome(run_job(job, profile, LiveView(every_s=job.tracking.print_every_s), LOCK_PATIENCE_S))
+    except UserError as error:
+        if launch.run.read_state().get("status") == "FINISHED":
+            sys.stderr.write("wavetrain: an earlier attempt has finished the run\n")
+            return 0
+        sys.stderr.write(f"wavetrain: {error}\n")
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

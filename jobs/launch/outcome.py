@@ -1,0 +1,26 @@
+"""What is printed when a run has ended, and its exit code."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from orchestrator.control.controller import RunOutcome
+
+
+def print_outcome(outcome: "RunOutcome") -> int:
+    """Print how a run ended and what to do next; its exit code."""
+    from rich.console import Console
+
+    from orchestrator.evaluation.table import to_tables
+
+    console = Console()
+    name = outcome.directory.path.name
+    if outcome.scores:
+        console.print(*to_tables(outcome.scores, f"zero-shot results of {name}"), sep="\n")
+    if outcome.cause:
+        console.print(f"{outcome.status}: {outcome.cause}", markup=False, highlight=False, soft_wrap=True)
+    if outcome.status == "FINISHED":
+        console.print(f"tables, weights and events: {outcome.directory.path}", highlight=False, soft_wrap=True)
+        console.print("look at it in MLflow:        wavetrain ui", highlight=False)
+    if outcome.status == "KILLED":
+        return 128 + (outcome.signal or 2)
+    return 0 if outcome.status == "FINISHED" else 1

@@ -1,0 +1,133 @@
+"""One view of a run, wherever it runs: its own files, and what the launcher says of its job."""
+
+import fcntl
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jobs.launch.folder import LaunchFolder
+from jobs.slurm.state import JobState, State
+from orchestrator.run.folder import RunDirectory
+
+TAIL_BYTES = 1 << 18
+ENDED = ("FINISHED", "FAILED", "KILLED")
+Query = Callable[[Mapping[str, Any]], JobState | None]
+
+
+@dataclass(frozen=True, slots=True)
+class RunStatus:
+    """A line of ``wavetrain status``."""
+
+    name: str
+    launcher: str
+    job: str | None
+    state: State
+    attempt: int
+    step: int
+    total_steps: int | None
+    loss: float | None
+    tokens_per_s: float | None
+    seconds_left: float | None
+    nodes: str | None
+    """As the launcher names them, or those of the newest attempt."""
+    reason: str | None
+
+
+def list_runs(folders: Sequence[Path]) -> list[RunDirectory]:
+    """Every run in these folders that was started or submitted, newest last."""
+    found = {path.parent for runs in folders for path in runs.glob("*/spec.json")} | {
+        path.parents[1] for runs in folders for path in runs.glob("*/launch/spec.json")
+    }
+    return [RunDirectory(path) for path in sorted(found, key=lambda path: path.stat().st_mtime)]
+
+
+def run_status(directory: RunDirectory, query: Query) -> RunStatus:
+    """Read the run's files, ask the launcher where the files do not say that it ended."""
+    submission = LaunchFolder(directory).read_submission()
+    record = directory.read_state()
+    state, reason, nodes = _state(directory, submission, record, query)
+    attempt, step = _last_events(directory.events)
+    metrics = step.get("metrics", {})
+    total, done = attempt.get("total_steps"), int(step.get("step", 0))
+    milliseconds = metrics.get("perf/step_ms")
+    left = (total - done) * milliseconds / 1e3 if state == "RUNNING" and total and milliseconds else None
+    return RunStatus(
+        name=directory.path.name,
+        launcher=str(submission.get("launcher", "local")),
+        job=submission.get("job_id"),
+        state=state,
+        attempt=int(record.get("attempts", 0)),
+        step=done,
+        total_steps=total,
+        loss=metrics.get("train/loss"),
+        tokens_per_s=metrics.get("perf/tokens_per_s"),
+        seconds_left=left,
+        nodes=nodes or ",".join(attempt.get("machines", ())) or None,
+        reason=reason,
+    )
+
+
+def _state(
+    directory: RunDirectory, submission: Mapping[str, Any], record: Mapping[str, Any], query: Query
+) -> tuple[State, str | None, str | None]:
+    own: State = record.get("status", "UNKNOWN")
+    cause = record.get("cause")
+    if own == "FINISHED":
+        return own, None, None
+    job = query(submission) if submission else None
+    if job is None:
+        if own == "RUNNING" and not is_held(directory):
+            return "KILLED", "its controller is gone; the same command resumes the run", None
+        return own, cause, None
+    if job.state in ENDED:
+        # The launcher knows that the job is over; why, the run itself knows better.
+        if own in ("FAILED", "KILLED"):
+            return own, cause or job.reason, job.nodes
+        return (
+            ("FAILED" if job.state == "FINISHED" else job.state),
+            _attempt_cause(directory, submission) or job.reason,
+            job.nodes,
+        )
+    return job.state, job.reason, job.nodes
+
+
+def _attempt_cause(directory: RunDirectory, submission: Mapping[str, Any]) -> str | None:
+    """What the newest attempt of the job said when it ended, if it came to that; no earlier one."""
+    if submission.get("launcher") != "slurm":
+        return None
+    # The tasks of an array have ids of their own, no lower than that of the array.
+    first = int(str(submission["job_id"]).partition("_")[0])
+    lives = [tuple(map(int, path.name.split("-"))) for path in directory.launch.glob("attempts/*-*")]
+    job_id, restart = max(lives, default=(-1, 0))
+    end = directory.launch / "attempts" / f"{job_id}-{restart}" / "end.json"
+    return json.loads(end.read_text())["cause"] if job_id >= first and end.exists() else None
+
+
+def is_held(directory: RunDirectory) -> bool:
+    """Whether a controller on this machine works on the run."""
+    path = directory.path / "controller.lock"
+    if not path.exists():
+        return False
+    with path.open("r+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _last_events(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The last ``attempt`` and the last ``step``; a long file is read from its ends only."""
+    found: dict[str, dict[str, Any]] = {}
+    if path.exists():
+        with path.open("rb") as file:
+            head = file.readline()
+            file.seek(max(len(head), path.stat().st_size - TAIL_BYTES))
+            lines = [head, *file.read().splitlines(keepends=True)]
+        for line in lines:
+            if line.endswith(b"\n") and line.startswith(b"{"):
+                event = json.loads(line)
+                found[event["kind"]] = event
+    return found.get("attempt", {}), found.get("step", {})

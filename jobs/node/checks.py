@@ -1,0 +1,85 @@
+"""What is checked on every node of a Slurm job before training, and which node is at fault."""
+
+import os
+
+from jobs.node.doctor import examine_storage
+from jobs.node.network_check import Group, RankCheckError, describe, read, run_ranks
+from jobs.node.ray_node import RayNode, Share
+from jobs.node.rendezvous import BadNodeError, BootstrapError, Meeting
+from orchestrator.spec.cluster import Profile
+
+RESULT = "network.json"
+
+
+def check_share(share: Share) -> None:
+    """Compare with what Slurm granted and with what is usable.
+
+    Raises:
+        BootstrapError: fewer CPUs than the workers of this node need.
+        BadNodeError: fewer GPUs.
+    """
+    granted = int(os.environ.get("SLURM_CPUS_PER_TASK") or os.environ.get("SLURM_CPUS_ON_NODE") or share.cpus)
+    if granted < share.cpus:
+        raise BootstrapError(f"Slurm granted {granted} CPUs, the workers of this node need {share.cpus}")
+    granted_gpus = int(os.environ.get("SLURM_GPUS_ON_NODE") or share.gpus)
+    if granted_gpus < share.gpus:
+        raise BootstrapError(f"Slurm granted {granted_gpus} GPUs, the workers of this node need {share.gpus}")
+    if share.gpus:
+        import torch
+
+        usable = torch.cuda.device_count()
+        if usable < share.gpus:
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES", "not set")
+            raise BadNodeError(f"{usable} GPUs are usable (CUDA_VISIBLE_DEVICES {visible}), {share.gpus} are needed")
+
+
+def check_machine(profile: Profile) -> None:
+    """The quick checks of ``wavetrain doctor``, before Ray starts.
+
+    Raises:
+        BadNodeError: what failed.
+    """
+    findings = [finding for finding in examine_storage(profile) if finding.verdict == "failed"]
+    if findings:
+        raise BadNodeError("; ".join(f"{finding.check}: {finding.found}" for finding in findings))
+
+
+def check_ranks(meeting: Meeting, node: RayNode, profile: Profile, workers: int) -> None:
+    """Every rank tries its device and all of them exchange data, in processes that end before training begins.
+
+    Raises:
+        BadNodeError: a device of this node does not work.
+        BootstrapError: the ranks do not reach each other, or another node has failed.
+    """
+    if not profile.network.check:
+        return
+    place, here = meeting.place, workers // len(meeting.place.hosts)
+    host, first_port = meeting.read(meeting.head)["lifeline"]
+    port = first_port + node.window.rank_check - node.window.first
+    group = Group(host, port, workers, place.node * here, here, place.host, profile.device)
+
+    def watch() -> None:
+        if failures := meeting.failures():
+            raise BootstrapError("; ".join(failures))
+
+    try:
+        run_ranks(group, meeting.folder / RESULT, lambda local: meeting.log(f"ranks-{local}"), node.environment, watch)
+    except RankCheckError as error:
+        raise (BadNodeError if error.bad_device else BootstrapError)(str(error)) from None
+
+
+def bad_nodes(meeting: Meeting, profile: Profile) -> dict[str, str]:
+    """Nodes slower than the profile allows, with a word why; what was measured goes to this node's output."""
+    path = meeting.folder / RESULT
+    if not path.exists():
+        return {}
+    found, least = read(path), profile.network.least_gb_s
+    warning = " (far below the others)" if found.is_suspicious else ""
+    print(f"network: {describe(found)}{warning}", flush=True)  # noqa: T201 - the job's output is its log
+    if least is None:
+        return {}
+    return {
+        host: f"{host} exchanges {rate:.2f} GB/s with the best of the others, network.least_gb_s is {least:g}"
+        for host, rate in found.nodes.items()
+        if rate < least
+    }

@@ -1,0 +1,84 @@
+"""What every rank does before training, in a process of its own: try its device, then exchange data with the others.
+
+``python -m jobs.node.rank_check RESULT``; torch's MASTER_ADDR, MASTER_PORT, RANK, LOCAL_RANK and WORLD_SIZE in the
+environment, and the node's name and device in WAVETRAIN_HOST and WAVETRAIN_DEVICE. Rank 0 writes RESULT.
+"""
+
+import importlib.util
+import os
+import sys
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from channels.files import write_json
+from jobs.node.bandwidth import measure
+
+if TYPE_CHECKING:
+    import torch
+
+TIMEOUT_S = 180
+BAD_DEVICE = 3
+"""Exit code of a rank whose own device does not work."""
+KERNELS = ("mamba_ssm", "selective_scan_cuda")
+"""The package, and the extension that it has only where it was compiled with CUDA."""
+
+
+def main(result: str) -> int:
+    """The exit code."""
+    import torch
+    import torch.distributed as dist
+
+    torch.set_num_threads(1)
+    cuda = os.environ["WAVETRAIN_DEVICE"] == "cuda"
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
+    try:
+        try_device(device)
+    except (RuntimeError, ImportError) as error:
+        sys.stderr.write(f"{device} does not work: {' '.join(str(error).split())[:500]}\n")
+        return BAD_DEVICE
+    dist.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(seconds=TIMEOUT_S))
+    found = measure(device, os.environ["WAVETRAIN_HOST"])
+    if dist.get_rank() == 0:
+        write_json(Path(result), asdict(found))
+    dist.barrier()
+    dist.destroy_process_group()
+    return 0
+
+
+def try_device(device: "torch.device") -> None:
+    """A product of small integers, exact in any precision, and on a GPU the kernels of WiMamba.
+
+    Raises:
+        RuntimeError: the device is missing, has no memory, computes wrongly, or a kernel does not run.
+        ImportError: a kernel is installed and does not load.
+    """
+    import torch
+
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise RuntimeError(f"torch {torch.__version__} sees no GPU")
+        torch.cuda.set_device(device)
+    numbers = torch.arange(64 * 64, device=device).reshape(64, 64) % 3
+    product = numbers.float() @ numbers.float()
+    expected = numbers.cpu() @ numbers.cpu()
+    if not torch.equal(product.cpu().long(), expected):
+        raise RuntimeError("a product of matrices comes out wrong")
+    if device.type == "cuda" and all(importlib.util.find_spec(name) for name in KERNELS):
+        _try_kernels(device)
+
+
+def _try_kernels(device: "torch.device") -> None:
+    import torch
+    from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
+
+    batch, width, states, length = 1, 8, 4, 16
+    values = torch.ones(batch, width, length, device=device)
+    decay, gates = -torch.ones(width, states, device=device), torch.ones(batch, states, length, device=device)
+    selective_scan_fn(values, values, decay, gates, gates)
+    torch.cuda.synchronize(device)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

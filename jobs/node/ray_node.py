@@ -1,0 +1,117 @@
+"""This node's part of a Ray cluster inside a Slurm allocation: ``ray start`` as a child of ours."""
+
+import os
+import secrets
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from jobs.node import own_processes
+from jobs.node.port_window import PortWindow, answers, claim, interface_address
+from jobs.node.rendezvous import BadNodeError, BootstrapError, Meeting
+from jobs.node.session_folder import SessionFolder, remove_abandoned
+from orchestrator.control.ray_session import OBJECT_STORE_BYTES, ray_environment
+from orchestrator.spec.cluster import Profile
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one node gives to Ray."""
+
+    cpus: int
+    gpus: int
+
+
+def share_of(profile: Profile, workers: int, nodes: int) -> Share:
+    """The same for every node: exactly what its part of the workers needs."""
+    here = workers // nodes
+    return Share(here * profile.cpus_per_worker, here if profile.device == "cuda" else 0)
+
+
+class RayNode:
+    """Head or member; use it as a context manager, at whose end nothing of it is left."""
+
+    def __init__(self, meeting: Meeting, profile: Profile, share: Share) -> None:
+        assert profile.slurm is not None
+        self.meeting, self.profile, self.share = meeting, profile, share
+        self.timeout_s = profile.slurm.bootstrap_timeout_s
+        self.address = interface_address(profile.network.interface)
+        self.window: PortWindow = claim(self.address, meeting.place.job_id, meeting.place.node)
+        self.session = SessionFolder()
+        remove_abandoned(self.session.path.parent)
+        self.child: subprocess.Popen[bytes] | None = None
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """For Ray, the controller and the ranks."""
+        interface = str(self.profile.network.interface)
+        return (
+            {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+            | ray_environment()
+            | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.meeting.token)}
+            | {"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface}
+        )
+
+    def start(self) -> str:
+        """Start this node's Ray and wait until it answers; the address of the head.
+
+        Raises:
+            BootstrapError: it did not start, the head is missing, or another node failed.
+        """
+        if self.meeting.place.node == 0:
+            self.meeting.announce_token(secrets.token_hex(32))
+            self._start("--head", "--include-dashboard=false", *self.window.head_options)
+            self._wait_for(self.window.gcs)
+            head = f"{self.address}:{self.window.gcs}"
+            self._wait_for(self.window.node_manager)
+            self.meeting.announce_head(head, (self.address, self.window.first))
+        else:
+            missing = f"node 0 ({self.meeting.place.hosts[0]}) has not started the Ray head"
+            self.meeting.wait(self.meeting.head.exists, [], lambda: missing, self.timeout_s)
+            head = str(self.meeting.read(self.meeting.head)["address"])
+            self._check_reachable(head)
+            self._start(f"--address={head}")
+            self._wait_for(self.window.node_manager)
+        return head
+
+    def check(self) -> None:
+        """Raise BootstrapError when this node's Ray has ended, BadNodeError when it had been ready."""
+        if self.child is not None and self.child.poll() is not None:
+            log = self.meeting.log("ray")
+            kind = BadNodeError if self.meeting.place.node in self.meeting.marked("ready") else BootstrapError
+            raise kind(f"Ray ended with status {self.child.returncode}: {_last_line(log)} (see {log})")
+
+    def _start(self, *options: str) -> None:
+        command = [
+            sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *options,
+            "--log-color=false", "--disable-usage-stats",
+            *self.window.options, f"--node-ip-address={self.address}", f"--temp-dir={self.session.path}",
+            f"--num-cpus={self.share.cpus}", f"--num-gpus={self.share.gpus}",
+            f"--object-store-memory={OBJECT_STORE_BYTES}", "--include-log-monitor=false",
+        ]  # fmt: skip
+        self.child = own_processes.start(command, self.environment, self.meeting.log("ray"))
+
+    def _wait_for(self, port: int) -> None:
+        late = f"Ray does not answer at {self.address}:{port}"
+        self.meeting.wait(lambda: answers(self.address, port), [self.check], lambda: late, self.timeout_s)
+
+    def _check_reachable(self, head: str) -> None:
+        # `ray start` waits for ever for a head that does not answer.
+        host, _, port = head.rpartition(":")
+        if not answers(host, int(port)):
+            raise BootstrapError(f"the Ray head at {head} is not reachable from {self.address}")
+
+    def __enter__(self) -> "RayNode":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        own_processes.end_descendants(grace_s=5.0)
+        self.window.release()
+        self.session.remove()
+
+
+def _last_line(log: Path) -> str:
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    errors = [line for line in lines if "Error" in line]
+    return (errors or lines or ["no output"])[-1]

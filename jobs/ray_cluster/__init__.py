@@ -1,0 +1,1 @@
+"""Jobs on a Ray cluster that somebody else started. May import launch."""

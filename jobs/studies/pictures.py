@@ -1,0 +1,84 @@
+"""Figures of the studies: ours in colour, the published ones in black."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from jobs.studies.tables import Cell, StudyTable
+from orchestrator.report.figures import COLOURS, STYLE, new_figure
+
+PUBLISHED = {"color": "black", "marker": "x", "ls": ":", "label": "published"}
+
+
+def draw_study(kind: str, table: StudyTable) -> Any:
+    """The figure of a study's table."""
+    import matplotlib
+
+    draw = {"table3": _draw_table3, "fig4": _draw_fig4, "fig1c": _draw_fig1c}[kind]
+    with matplotlib.rc_context(STYLE):
+        return draw(table)
+
+
+def _draw_table3(table: StudyTable) -> Any:
+    """Padding and relative time against the number of sets, a colour a strategy; crosses are published."""
+    figure, (padding, time) = new_figure(1, 2, (10, 3.8))
+    methods = list(dict.fromkeys(str(method) for method in table.column("batching")))
+    for colour, method in zip(COLOURS, methods, strict=False):
+        chosen = [row for row in table.rows if row[1] == method]
+        for axis, ours, theirs in ((padding, 2, 3), (time, 5, 6)):
+            _line(
+                axis, [row[0] for row in chosen], [row[ours] for row in chosen], color=colour, marker="o", label=method
+            )
+            _line(axis, [row[0] for row in chosen], [row[theirs] for row in chosen], color=colour, marker="x", ls=":")
+    padding.set(title="Padding, planned (circles) and published (crosses)", xlabel="pre-training sets", ylabel="%")
+    time.set(title="Time an epoch, relative to alternating", xlabel="pre-training sets", ylabel="circles: runs")
+    padding.legend()
+    return figure
+
+
+def _draw_fig4(table: StudyTable) -> Any:
+    """Error and relative time against the number of buckets, a colour a method."""
+    figure, (error, time) = new_figure(1, 2, (10, 3.8))
+    methods = list(dict.fromkeys(str(method) for method in table.column("method")))
+    for axis, ours, theirs in (
+        (error, "NMSE dB", "published NMSE dB"),
+        (time, "relative time", "published relative time"),
+    ):
+        for colour, method in zip(COLOURS, methods, strict=False):
+            chosen = [place for place, name in enumerate(table.column("method")) if name == method]
+            _line(axis, _at(table, "buckets", chosen), _at(table, ours, chosen), color=colour, marker="o", label=method)
+        everything = range(len(table.rows))
+        _line(axis, _at(table, "buckets", everything), _at(table, theirs, everything), **PUBLISHED)
+        axis.set_xscale("log", base=2)
+        axis.xaxis.set_major_formatter("{x:.0f}")
+        axis.set(xlabel="buckets")
+    error.set(title="Zero-shot error", ylabel="NMSE, dB")
+    time.set(title="Time an epoch, relative to one bucket")
+    error.legend()
+    return figure
+
+
+def _draw_fig1c(table: StudyTable) -> Any:
+    figure, axis = new_figure(1, 1, (7, 2.8))
+    places = range(len(table.rows))
+    for offset, name, colour in ((-0.2, "negative cosine %", COLOURS[0]), (0.2, "published %", "black")):
+        shown = [0.0 if value is None else value for value in table.column(name)]
+        bars = axis.barh([place + offset for place in places], shown, 0.36, color=colour, label=name)
+        axis.bar_label(bars, fmt="%.1f", padding=3, fontsize=8)
+    axis.set_yticks(places, table.column("pairs of sets"))
+    axis.invert_yaxis()
+    axis.margins(x=0.12)
+    axis.set(xlabel="% of pairs", title=table.title)
+    axis.legend(loc="lower right")
+    return figure
+
+
+def _at(table: StudyTable, column: str, places: Sequence[int] | range) -> list[Cell]:
+    values = table.column(column)
+    return [values[place] for place in places]
+
+
+def _line(axis: Any, along: Sequence[Cell], values: Sequence[Cell], **style: Any) -> None:
+    """A line over the points that have a value."""
+    known = [(x, value) for x, value in zip(along, values, strict=True) if value is not None]
+    if known:
+        axis.plot(*zip(*known, strict=True), **style)

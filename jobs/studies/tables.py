@@ -1,0 +1,197 @@
+"""Tables of the studies, ours beside the published figures."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from channels.presets import load_preset
+from jobs.studies.gradient_conflict import RELATIONS
+from jobs.studies.spec import PRESET, Study
+from orchestrator.report.plan import catalogue_of_specs
+from orchestrator.report.published import published
+from orchestrator.report.record import RunRecord
+from orchestrator.spec.job import BatchingSection
+from samplers.plan import make_plan
+from samplers.segmentation import Constraints
+
+Cell = str | int | float | None
+PUBLISHED_SAMPLES, PUBLISHED_BATCH = 9000, 128
+TASKS = ("reconstruction", "time", "frequency")
+
+
+@dataclass(frozen=True, slots=True)
+class StudyTable:
+    """A table with its notes; floats are rounded to the digits of their column (2 by default)."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    notes: tuple[str, ...]
+    digits: Mapping[str, int]
+
+    def cells(self) -> list[list[str]]:
+        """All rows as text; what there is no figure for is empty."""
+        return [
+            [_told(cell, self.digits.get(column, 2)) for column, cell in zip(self.columns, row, strict=True)]
+            for row in self.rows
+        ]
+
+    def column(self, name: str) -> list[Cell]:
+        """One column."""
+        place = self.columns.index(name)
+        return [row[place] for row in self.rows]
+
+
+def _told(cell: Cell, digits: int) -> str:
+    if cell is None:
+        return ""
+    return f"{cell:.{digits}f}" if isinstance(cell, float) else str(cell)
+
+
+def table3(study: Study, records: Mapping[str, RunRecord]) -> StudyTable:
+    """Strategies by number of sets: padding at the published counts, and what the runs of the study measured.
+
+    records: finished runs by name. Times are relative to alternating batches of the same sets, ours and theirs.
+    """
+    figures = published(PRESET)["table3"]
+    methods = dict.fromkeys(child.method for child in study.children)
+    rows = []
+    for place, sets in enumerate(figures["sets"]):
+        runs = {child.method: records.get(child.job.name) for child in study.children if child.sets == sets}
+        for method in methods:
+            theirs, run = figures.get(method), runs.get(method)
+            rows.append((
+                sets, method, planned_padding(study, method, sets),
+                None if theirs is None else float(theirs["padding"][place]),
+                None if run is None or run.padding is None else 100 * run.padding,
+                _relative(_minutes(run), _minutes(runs.get("alternating"))),
+                None if theirs is None else theirs["minutes"][place] / figures["alternating"]["minutes"][place],
+                _minutes(run), None if run is None else run.zeroshot,
+            ))  # fmt: skip
+    columns = ("sets", "batching", "planned padding %", "published padding %", "run: padding %", "run: relative time",
+               "published relative time", "run: min/epoch", "run: NMSE dB")  # fmt: skip
+    return StudyTable(
+        title="Table III: padding and time an epoch",
+        columns=columns,
+        rows=tuple(rows),
+        notes=(
+            f"Planned padding: {PUBLISHED_SAMPLES:,} samples a set, batches of {PUBLISHED_BATCH}, as published; "
+            "bucket_B has B buckets of equal size, optimal_4 four exact ones with at least two sets in each.",
+            "Relative time: minutes an epoch over those of alternating batches of the same sets.",
+            scale_note(study),
+        ),
+        digits={"run: min/epoch": 3},
+    )
+
+
+def planned_padding(study: Study, method: str, sets: int) -> float:
+    """Padding in % at the published counts, of the first ``sets`` sets; needs no data."""
+    batching = next(child.job.batching for child in study.children if child.method == method)
+    plan = make_plan(
+        catalogue_of_specs(load_preset(PRESET).pretrain[:sets], PUBLISHED_SAMPLES),
+        strategy=batching.strategy,
+        method=batching.method,
+        buckets=batching.buckets,
+        batch=PUBLISHED_BATCH,
+        constraints=Constraints(min_sources=batching.min_sources),
+    )
+    return 100 * plan.padding
+
+
+def fig4(study: Study, records: Mapping[str, RunRecord]) -> StudyTable:
+    """Buckets by method: zero-shot error, padding, and time relative to one bucket."""
+    figures = published(PRESET)["fig4"]
+    theirs = figures["high_heterogeneity"]
+    base = next((records.get(child.job.name) for child in study.children if child.method == "equal_1"), None)
+    rows = []
+    for child in study.children:
+        run, batching = records.get(child.job.name), child.job.batching
+        known = not batching.packed and batching.method == "equal" and batching.buckets in figures["buckets"]
+        place = figures["buckets"].index(batching.buckets) if known else None
+        averages = run.task_averages if run else {}
+        rows.append((
+            _fig4_method(batching), _fig4_buckets(batching), run.zeroshot if run else None,
+            None if place is None else theirs["nmse_db"][place], *(averages.get(task) for task in TASKS),
+            None if run is None or run.padding is None else 100 * run.padding,
+            _relative(_minutes(run), _minutes(base)),
+            None if place is None else theirs["minutes"][place] / theirs["minutes"][0], _minutes(run),
+        ))  # fmt: skip
+    columns = ("method", "buckets", "NMSE dB", "published NMSE dB", *TASKS, "padding %", "relative time",
+               "published relative time", "min/epoch")  # fmt: skip
+    return StudyTable(
+        title="Fig. 4: number of buckets",
+        columns=columns,
+        rows=tuple(rows),
+        notes=(
+            "NMSE: linear mean over tasks and zero-shot sets. Relative time: over that of one bucket.",
+            "Published: sets of high heterogeneity, which the paper does not name; buckets of equal size.",
+            "packed: samples laid end to end, inside four optimal buckets or across all sets (one bucket).",
+            scale_note(study),
+        ),
+        digits={"min/epoch": 3},
+    )
+
+
+def _fig4_method(batching: BatchingSection) -> str:
+    return "packed" if batching.packed else batching.method
+
+
+def _fig4_buckets(batching: BatchingSection) -> int:
+    return 1 if batching.packed and batching.pack == "global" else batching.buckets
+
+
+def fig1c(study: Study, found: Mapping[str, float]) -> StudyTable:
+    """Shares of pairs with a negative cosine; ``found``: by relation of the scales."""
+    figures = published(PRESET)["fig1c"]
+    rows = tuple(
+        (relation.replace("_", " "), 100 * found[relation] if relation in found else None, float(figures[relation]))
+        for relation in RELATIONS
+    )
+    scale = study.scale
+    return StudyTable(
+        title="Fig. 1c: pairs of gradients with a negative cosine",
+        columns=("pairs of sets", "negative cosine %", "published %"),
+        rows=rows,
+        notes=(
+            f"{scale.gradient_batches} gradients of the temporal task of each set after every one of "
+            f"{scale.gradient_epochs} epochs, weights held still, batches of 16; all pairs of different sets.",
+            "Same: equal (T, K, A). Similar: lengths within a factor of 1.5. Different: a factor of at least 2. The "
+            "paper does not name its sets.",
+            scale_note(study),
+        ),
+        digits={},
+    )
+
+
+def scale_note(study: Study) -> str:
+    """At which scale the study was made, in a sentence."""
+    scale = study.scale
+    shorter = f", subcarriers divided by {scale.divide_subcarriers}" if scale.divide_subcarriers > 1 else ""
+    runs = "" if study.kind == "fig1c" else f", {scale.epochs} epochs, batches of {scale.global_batch}"
+    return (
+        f"Scale: HeterCSI {scale.model}, {scale.samples} samples a set{shorter}, 3GPP TR 38.901 channels with the "
+        f"parameters of the published sets{runs}."
+    )
+
+
+def _minutes(record: RunRecord | None) -> float | None:
+    return None if record is None else record.minutes_per_epoch
+
+
+def _relative(value: float | None, base: float | None) -> float | None:
+    return None if value is None or not base else value / base
+
+
+def to_markdown(table: StudyTable) -> str:
+    """A Markdown table under its title, notes below."""
+    lines = [f"# {table.title}", "", _line(table.columns), _line(["---:"] * len(table.columns))]
+    lines += [_line(row) for row in table.cells()]
+    return "\n".join([*lines, "", *(f"{note}\n" for note in table.notes)])
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def to_rows(table: StudyTable) -> list[dict[str, Cell]]:
+    """A dictionary a row, for CSV."""
+    return [dict(zip(table.columns, row, strict=True)) for row in table.rows]

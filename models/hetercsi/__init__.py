@@ -1,0 +1,1 @@
+"""HeterCSI: a ViT masked autoencoder on patches of slots, subcarriers and antennas."""

@@ -1,0 +1,273 @@
+"""HeterCSI: a masked auto-encoder over 3-D patches of space-time-frequency channels of any scale.
+
+Architecture, masks and loss as published (sizes ``published`` and ``base``). Unlike the published code, a sample's
+prediction does not depend on the batch it is in: the encoder sees its kept tokens only, whatever the padding.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from channels.errors import UserError
+from models.interface import (
+    EvaluationTask,
+    MaskDraw,
+    PackedBatch,
+    Prediction,
+    PretrainingModel,
+    Shape,
+    TokenBatch,
+    Tokens,
+)
+from models.layers.attention import Stack, block_macs
+from models.layers.losses import mean_squared_errors, token_losses
+from models.layers.masking import TASKS, MaskRatios, View, host_grids, kept_tokens, make_view
+from models.layers.packed_attention import describe
+from models.layers.packed_views import PackedViews, packed_views
+from models.layers.patches import Grid, grid_of, make_patches
+from models.layers.positions import Kind, token_positions
+from models.references import Reference, predict_reference
+
+PATCH: Shape = (4, 4, 4)
+VARIANT = 4
+TOKEN_WIDTH = 2 * PATCH[0] * PATCH[1] * PATCH[2]
+
+
+@dataclass(frozen=True, slots=True)
+class StackSize:
+    """Dimensions of an encoder or decoder."""
+
+    width: int
+    depth: int
+    heads: int
+    expansion: int
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Dimensions of a network."""
+
+    encoder: StackSize
+    decoder: StackSize
+
+
+def network_size(name: str) -> Size:
+    """``published``: 69,874,048 parameters; ``base``: 21,424,768 (as WiFo-Base); ``tiny``: for a CPU core."""
+    sizes = {
+        "published": Size(StackSize(768, 8, 12, 4), StackSize(512, 4, 16, 4)),
+        "base": Size(StackSize(512, 6, 8, 2), StackSize(512, 4, 8, 2)),
+        "tiny": Size(StackSize(96, 4, 4, 4), StackSize(64, 2, 4, 4)),
+    }
+    return sizes[name]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeterCsiSpec:
+    """HeterCSI's options. The ratios are the masked shares of tokens, slot blocks and subcarrier blocks."""
+
+    size: Literal["published", "base", "tiny"] = "published"
+    position: Literal["flat", "grid"] = "flat"
+    random_ratio: float = 0.85
+    time_ratio: float = 0.5
+    frequency_ratio: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Raises UserError for a ratio outside [0, 1)."""
+        _ = self.ratios
+
+    @property
+    def name(self) -> str:
+        """``hetercsi``."""
+        return "hetercsi"
+
+    @property
+    def variants(self) -> tuple[int, ...]:
+        """One granularity: patches of 4 x 4 x 4."""
+        return (VARIANT,)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Reconstruction (random masks), time (later slots), frequency (upper subcarriers)."""
+        return TASKS
+
+    @property
+    def evaluation_tasks(self) -> tuple[EvaluationTask, ...]:
+        """The tasks of training."""
+        return tuple(EvaluationTask(name=task, variant=VARIANT) for task in TASKS)
+
+    @property
+    def ratios(self) -> MaskRatios:
+        """Masked shares."""
+        return MaskRatios(random=self.random_ratio, time=self.time_ratio, frequency=self.frequency_ratio)
+
+    def units(self, shape: Shape) -> int:
+        """One training sample for each stored one."""
+        return 1
+
+    def length(self, shape: Shape, variant: int) -> int:
+        """Tokens of a sample of scale (T, K, A)."""
+        slots, subcarriers, antennas = self._grid(shape, variant)
+        return slots * subcarriers * antennas
+
+    def target_tokens(self, shape: Shape, variant: int) -> tuple[int, ...]:
+        """Masked tokens of a sample for each task."""
+        grid = torch.tensor(self._grid(shape, variant))
+        return tuple((grid.prod() - kept_tokens(grid, self.ratios)).tolist())
+
+    def reference(self, name: Reference, task: EvaluationTask, batch: TokenBatch, masked: Tensor) -> Tensor:
+        """Training-free prediction of masked tokens [B, L, 128]."""
+        return predict_reference(name, task.name, batch, masked, PATCH)
+
+    def tokenise(self, channels: NDArray[np.complex64], variant: int) -> Tokens:
+        """Patches [n, L, 128] of channels [n, T, K, A]."""
+        _check_variant(variant)
+        return make_patches(channels, PATCH)
+
+    def build(self, seed: int) -> "HeterCsi":
+        """The network in float32 on the CPU, drawn from the seed."""
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            return HeterCsi(network_size(self.size), self.position, self.ratios)
+
+    @property
+    def packs(self) -> bool:
+        """Padded and packed batches."""
+        return True
+
+    def notes(self, device: str, packed: bool) -> tuple[str, ...]:
+        """How packed sequences attend."""
+        return (describe(device),) if packed else ()
+
+    def forward_flops(self, shape: Shape, variant: int) -> float:
+        """Operations of the three mask passes over a sample: kept tokens in the encoder, all in the decoder."""
+        length = self.length(shape, variant)
+        size = network_size(self.size)
+        counts = [length - masked for masked in self.target_tokens(shape, variant)]
+        return 2.0 * sum(_pass_macs(size, kept, length) for kept in counts)
+
+    def _grid(self, shape: Shape, variant: int) -> Grid:
+        _check_variant(variant)
+        return grid_of(shape, PATCH)
+
+
+def _check_variant(variant: int) -> None:
+    if variant != VARIANT:
+        raise UserError(f"hetercsi has no granularity {variant!r}", mend=f"it has {VARIANT}")
+
+
+def _pass_macs(size: Size, kept: int, length: int) -> int:
+    encoder, decoder = size.encoder, size.decoder
+    ends = kept * encoder.width * (TOKEN_WIDTH + decoder.width) + length * decoder.width * TOKEN_WIDTH
+    encoding = encoder.depth * block_macs(kept, encoder.width, encoder.expansion)
+    return ends + encoding + decoder.depth * block_macs(length, decoder.width, decoder.expansion)
+
+
+class HeterCsi(PretrainingModel):
+    """The network: an encoder over kept tokens, a decoder over all tokens."""
+
+    def __init__(self, size: Size, position: Kind, ratios: MaskRatios) -> None:
+        super().__init__()
+        self.position = position
+        self.ratios = ratios
+        encoder, decoder = size.encoder, size.decoder
+        self.patch_embedding = nn.Linear(TOKEN_WIDTH, encoder.width)
+        self.encoder = Stack(encoder.width, encoder.depth, encoder.heads, encoder.expansion)
+        self.decoder_embedding = nn.Linear(encoder.width, decoder.width)
+        self.mask_token = nn.Parameter(torch.empty(1, 1, decoder.width))
+        self.decoder = Stack(decoder.width, decoder.depth, decoder.heads, decoder.expansion)
+        self.head = nn.Linear(decoder.width, TOKEN_WIDTH)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        nn.init.normal_(self.mask_token, std=0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, batch: TokenBatch | PackedBatch, draw: MaskDraw) -> Tensor:
+        """Loss sums float32 [3], one a task; see ``PretrainingModel``."""
+        if isinstance(batch, PackedBatch):
+            return self._packed_losses(batch, packed_views(TASKS, batch, draw, self.ratios))
+        views = self._views(batch, TASKS, draw)
+        losses = token_losses(self._predict_views(batch, views), batch)
+        masked = torch.stack([view.masked for view in views])
+        return (losses.where(masked, 0).sum(dim=2) * batch.weight).sum(dim=1)
+
+    def predict(self, batch: TokenBatch | PackedBatch, task: str, seed: int) -> Prediction:
+        """Predictions of one task, masks as of epoch 0. Raises UserError for a task it lacks."""
+        if task not in TASKS:
+            raise UserError(f"hetercsi has no task {task!r}", mend=f"it has {', '.join(TASKS)}")
+        draw = MaskDraw(seed=seed, epoch=0)
+        if isinstance(batch, PackedBatch):
+            return self._packed_prediction(batch, packed_views((task,), batch, draw, self.ratios))
+        views = self._views(batch, (task,), draw)
+        return Prediction(values=self._predict_views(batch, views)[0], masked=views[0].masked)
+
+    def _views(self, batch: TokenBatch, tasks: Sequence[str], draw: MaskDraw) -> list[View]:
+        return [make_view(task, batch, draw, self.ratios) for task in tasks]
+
+    def _predict_views(self, batch: TokenBatch, views: Sequence[View]) -> Tensor:
+        """Predicted tokens float32 [views, B, L, D]; the decoder runs once over the samples of all views."""
+        tokens = batch.tokens.to(self.patch_embedding.weight.dtype)
+        states = torch.stack([self._encode(tokens, batch.grid, view) for view in views])
+        return self._decode(states, batch).float()
+
+    def _encode(self, tokens: Tensor, grid: Tensor, view: View) -> Tensor:
+        """Decoder inputs [B, L, decoder width] without positions: encoded tokens at kept places, else mask tokens."""
+        longest = tokens.shape[1]
+        embedded = self.patch_embedding(tokens.gather(1, view.slots[..., None].expand(-1, -1, tokens.shape[2])))
+        positions = token_positions(self.position, view.slots, grid, longest, embedded.shape[2])
+        encoded = self.decoder_embedding(self.encoder(embedded + positions.to(embedded.dtype), view.present))
+        mask_token = self.mask_token.to(encoded.dtype)
+        if view.present is not None:
+            encoded = torch.where(view.present[..., None], encoded, mask_token)
+        places = view.slots[..., None].expand_as(encoded)
+        return mask_token.expand(len(tokens), longest, -1).scatter(1, places, encoded)
+
+    def _decode(self, states: Tensor, batch: TokenBatch) -> Tensor:
+        """Predicted tokens [views, B, L, D] of decoder inputs [views, B, L, width]."""
+        views, _, longest, width = states.shape
+        index = torch.arange(longest, device=states.device)[None]
+        positions = token_positions(self.position, index, batch.grid, longest, width)
+        padded = any(math.prod(grid) != longest for grid in host_grids(batch))
+        key_mask = (index < batch.lengths[:, None]).repeat(views, 1) if padded else None
+        decoded = self.decoder((states + positions.to(states.dtype)).flatten(0, 1), key_mask)
+        return cast(Tensor, self.head(decoded).unflatten(0, states.shape[:2]))
+
+    def _packed_losses(self, batch: PackedBatch, views: PackedViews) -> Tensor:
+        elements = None if batch.elements is None else batch.elements[views.asked]
+        losses = mean_squared_errors(self._predict_packed(batch, views), batch.tokens[views.asked], elements)
+        weighted = losses * batch.weight[views.places.sample[views.asked]]
+        return torch.stack([part.sum() for part in torch.split(weighted, list(views.asked_counts))])
+
+    def _packed_prediction(self, batch: PackedBatch, views: PackedViews) -> Prediction:
+        values = self._predict_packed(batch, views)
+        masked = torch.zeros(len(batch.tokens), dtype=torch.bool, device=values.device)
+        return Prediction(
+            values=torch.zeros_like(batch.tokens).index_copy(0, views.asked, values),
+            masked=masked.index_fill(0, views.asked, True),
+        )
+
+    def _predict_packed(self, batch: PackedBatch, views: PackedViews) -> Tensor:
+        """Predicted values float32 [Q, D] of the tokens that are asked for, all views in one pass."""
+        dtype = self.patch_embedding.weight.dtype
+        embedded = self.patch_embedding(batch.tokens[views.kept].to(dtype))
+        encoded = self.encoder(embedded + self._packed_positions(batch, views, views.kept, embedded), views.encoder)
+        encoded = self.decoder_embedding(encoded)
+        masked = self.mask_token.to(encoded.dtype).view(1, -1).expand(len(views.laid), -1)
+        states = masked.index_copy(0, views.filled, encoded)
+        decoded = self.decoder(states + self._packed_positions(batch, views, views.laid, states), views.decoder)
+        return cast(Tensor, self.head(decoded[views.asked_rows]).float())
+
+    def _packed_positions(self, batch: PackedBatch, views: PackedViews, tokens: Tensor, like: Tensor) -> Tensor:
+        """Positions of some tokens (int64 [n]) of a packed batch, in the shape and type of ``like`` [n, width]."""
+        places = views.places
+        index, grid = places.index[tokens][:, None], batch.grid[places.sample[tokens]]
+        return token_positions(self.position, index, grid, places.longest, like.shape[1]).flatten(0, 1).to(like.dtype)

@@ -1,0 +1,1 @@
+"""Layers, masks and packed batches that several models share."""

@@ -1,0 +1,1 @@
+"""Models of single snapshots: WiMamba, LWM and the raw channel."""

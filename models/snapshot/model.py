@@ -1,0 +1,201 @@
+"""The frame around a backbone for single snapshots: patch embedding, class token, reconstruction head, masked loss."""
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from channels.errors import UserError
+from models.interface import EvaluationTask, MaskDraw, PackedBatch, Prediction, PretrainingModel, TokenBatch
+from models.layers.losses import token_losses
+from models.layers.masking import host_grids
+from models.layers.packing import Places, Sequences
+from models.snapshot.masking import Masked, hide_tokens, mask_tokens
+from models.snapshot.patches import corner, patch_matrices
+from models.snapshot.spec import ClassToken, Embedding, SnapshotSpec
+
+CLASS_VALUE = 0.2
+"""Every value of the published, constant class token."""
+
+
+class PatchEmbedding(nn.Module):
+    """Tokens of any granularity to vectors of one width, behind a class token, normalised.
+
+    ``per_granularity``: one affine map for each patch side (published). ``shared``: one map over the widest patch, of
+    which a smaller patch uses its upper left corner (paper: one shared map). Class token ``constant``: values of 0.2
+    through the same map (published); ``learnable``: a vector of its own (paper). positions: longest sequence with a
+    learned position, None for no positions.
+    """
+
+    def __init__(
+        self,
+        patches: tuple[int, ...],
+        width: int,
+        embedding: Embedding,
+        class_token: ClassToken,
+        norm: Callable[[int], nn.Module] = nn.LayerNorm,
+        positions: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.widest = max(patches)
+        self.shared = embedding == "shared"
+        sides = (self.widest,) if self.shared else patches
+        self.maps = nn.ModuleDict({str(side): nn.Linear(2 * side * side, width) for side in sides})
+        self.class_token = nn.Parameter(torch.randn(width)) if class_token == "learnable" else None
+        self.positions = None if positions is None else nn.Parameter(torch.randn(positions, width))
+        self.norm = norm(width)
+
+    def forward(self, tokens: Tensor, side: int, place: Tensor | None = None) -> Tensor:
+        """[B, 1 + L, width] of tokens [B, L, 2 p^2].
+
+        Or [rows, width] of packed rows [rows, 2 p^2] with places int64 [rows] in their sequences, 0 for a class token.
+        """
+        if place is not None:
+            return self._embed_rows(tokens, side, place)
+        if self.class_token is None:
+            tokens = functional.pad(tokens, (0, 0, 1, 0), value=CLASS_VALUE)
+        vectors = self._embed(tokens, side)
+        if self.class_token is not None:
+            vectors = torch.cat([self.class_token.expand(len(vectors), 1, -1), vectors], dim=1)
+        if self.positions is not None:
+            vectors = vectors + self.positions[: vectors.shape[1]]
+        return cast(Tensor, self.norm(vectors))
+
+    def _embed_rows(self, rows: Tensor, side: int, place: Tensor) -> Tensor:
+        is_class = (place == 0)[:, None]
+        vectors = self._embed(rows.masked_fill(is_class, CLASS_VALUE), side)
+        if self.class_token is not None:
+            vectors = torch.where(is_class, self.class_token, vectors)
+        if self.positions is not None:
+            vectors = vectors + self.positions[place]
+        return cast(Tensor, self.norm(vectors))
+
+    def _embed(self, tokens: Tensor, side: int) -> Tensor:
+        if not self.shared:
+            return cast(Tensor, self.maps[str(side)](tokens))
+        linear = cast(nn.Linear, self.maps[str(self.widest)])
+        # Inputs of the map are rows of its transpose, which must lie in one piece to be cut.
+        return functional.linear(tokens, corner(linear.weight.T.contiguous(), self.widest, side).T, linear.bias)
+
+
+class PatchHead(nn.Module):
+    """Vectors to tokens: a hidden layer, then an affine map as in ``PatchEmbedding``."""
+
+    def __init__(
+        self,
+        patches: tuple[int, ...],
+        width: int,
+        embedding: Embedding,
+        norm: Callable[[int], nn.Module] = nn.LayerNorm,
+    ) -> None:
+        super().__init__()
+        self.widest = max(patches)
+        self.shared = embedding == "shared"
+        sides = (self.widest,) if self.shared else patches
+        self.hidden = nn.Linear(width, width)
+        self.norm = norm(width)
+        self.maps = nn.ModuleDict({str(side): nn.Linear(width, 2 * side * side) for side in sides})
+
+    def forward(self, vectors: Tensor, side: int) -> Tensor:
+        """[B, L, 2 p^2] of vectors [B, L, width]."""
+        hidden = self.norm(functional.gelu(self.hidden(vectors)))
+        if not self.shared:
+            return cast(Tensor, self.maps[str(side)](hidden))
+        linear = cast(nn.Linear, self.maps[str(self.widest)])
+        weight, bias = (corner(part, self.widest, side) for part in (linear.weight, linear.bias))
+        return functional.linear(hidden, weight, bias)
+
+
+class SnapshotModel(PretrainingModel):
+    """Masked reconstruction of snapshots around any backbone.
+
+    The backbone maps vectors [B, 1 + L, width] and the number of valid ones (int64 [B], None where all are) to vectors
+    of the same shape; what lies in padding must not reach valid vectors. Where the specification packs, it also maps
+    vectors [rows, width] and their ``Sequences``. Embedding and head hold their affine maps in ``maps``, by patch side.
+    """
+
+    def __init__(self, spec: SnapshotSpec, embedding: nn.Module, backbone: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.spec = spec
+        self.embedding = embedding
+        self.backbone = backbone
+        self.head = head
+
+    def forward(self, batch: TokenBatch | PackedBatch, draw: MaskDraw) -> Tensor:
+        """Loss sum float32 [1]; see ``PretrainingModel``."""
+        masked = mask_tokens(batch, draw, self.spec.masking)
+        errors = token_losses(self._reconstruct(batch, masked), batch).where(masked.masked, 0)
+        if isinstance(batch, PackedBatch):
+            loss = (errors * batch.weight[Places.of(batch).sample]).sum()
+        else:
+            loss = (errors.sum(dim=1) * batch.weight).sum()
+        return (loss + self._idle(batch.variant, loss)).reshape(1)
+
+    def predict(self, batch: TokenBatch | PackedBatch, task: str, seed: int) -> Prediction:
+        """Reconstruction of masked tokens, none of which shows itself. Raises UserError for a task it lacks."""
+        if EvaluationTask(name=task, variant=batch.variant) not in self.spec.evaluation_tasks:
+            known = ", ".join(known.name for known in self.spec.evaluation_tasks)
+            raise UserError(f"no task {task!r} with patches of side {batch.variant}", mend=f"known: {known}")
+        masked = hide_tokens(batch, seed, self.spec.masking)
+        return Prediction(values=self._reconstruct(batch, masked), masked=masked.masked)
+
+    def encode_tokens(self, tokens: Tensor, variant: int, lengths: Tensor | None = None) -> Tensor:
+        """Vectors [B, 1 + L, width], the class token's first, of tokens [B, L, 2 p^2].
+
+        lengths: int64 [B], valid tokens of a padded batch, class token not counted; None where all are valid.
+        """
+        embedded = self.embedding(tokens.to(self._dtype()), variant)
+        return cast(Tensor, self.backbone(embedded, None if lengths is None else lengths + 1))
+
+    def encode(self, channels: Tensor, variant: int) -> Tensor:
+        """Vectors [B, 1 + L, width], the class token's first, of complex64 channels [B, K, A] on the model's device.
+
+        Channels are expected as in training, of unit power and finite: their values are not looked at. Shapes depend on
+        shapes only and nothing waits for the device, so a CUDA graph can capture it.
+
+        Raises:
+            UserError: a granularity it lacks, an empty axis.
+        """
+        self.spec.check_variant(variant)
+        return self.encode_tokens(patch_matrices(channels, variant), variant)
+
+    def _reconstruct(self, batch: TokenBatch | PackedBatch, masked: Masked) -> Tensor:
+        """Float32 [B, L, D], or [N, D] of a packed batch."""
+        if isinstance(batch, PackedBatch):
+            return self._reconstruct_packed(batch, masked.tokens)
+        encoded = self.encode_tokens(masked.tokens, batch.variant, batch.lengths if _is_padded(batch) else None)
+        return cast(Tensor, self.head(encoded[:, 1:], batch.variant)).float()
+
+    def _reconstruct_packed(self, batch: PackedBatch, tokens: Tensor) -> Tensor:
+        assert self.spec.packs, "the data refuse packed batches of other models"
+        places = Places.of(batch)
+        counts: Counter[int] = Counter()
+        for grid, samples in batch.grids:
+            counts[1 + math.prod(grid)] += samples
+        sequences = Sequences.of(places.lengths + 1, counts)
+        sample, place = sequences.members()
+        rows = tokens[places.starts[sample] + (place - 1).clamp(min=0)].to(self._dtype())
+        encoded = self.backbone(self.embedding(rows, batch.variant, place), sequences)
+        back = sequences.first_rows()[places.sample] + 1 + places.index
+        return cast(Tensor, self.head(encoded[back], batch.variant)).float()
+
+    def _dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
+    def _idle(self, side: int, loss: Tensor) -> Tensor | float:
+        """Zero, as a function of the maps of other granularities: engines that reduce gradients expect one from each.
+
+        The maps are called, not read, since an engine may gather their weights only for a call.
+        """
+        parts = (cast(nn.ModuleDict, part.maps) for part in (self.embedding, self.head))
+        others = [cast(nn.Linear, linear) for maps in parts for name, linear in maps.items() if name != str(side)]
+        nothing = (loss.new_zeros(1, linear.in_features, dtype=self._dtype()) for linear in others)
+        return sum((linear(zeros).sum() * 0.0 for linear, zeros in zip(others, nothing, strict=True)), 0.0)
+
+
+def _is_padded(batch: TokenBatch) -> bool:
+    return any(math.prod(grid) != batch.tokens.shape[1] for grid in host_grids(batch))

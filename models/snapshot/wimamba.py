@@ -1,0 +1,91 @@
+"""WiMamba: a bidirectional Mamba over patches of single snapshots at several granularities (Raviv, Shlezinger 2026).
+
+``published`` is the model of the public code, to the parameter. ``paper`` is the model of the text: no projections and
+no network around the two directions, one embedding for all granularities, a learned class token, masks of ones.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+from channels.errors import UserError
+from models.interface import Shape
+from models.scan.backends import Wanted, choose_backend
+from models.snapshot.mamba_layers import MambaBackbone, MambaSize, PaperLayer, PublishedLayer
+from models.snapshot.model import PatchEmbedding, PatchHead, SnapshotModel
+from models.snapshot.spec import ClassToken, Embedding, SnapshotSpec, check_dropout, set_default
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WiMambaSpec(SnapshotSpec):
+    """WiMamba's options; those left None follow ``construction``.
+
+    state: numbers each channel of the scan remembers. conv: taps of the short convolution. scan: backend of the
+    selective scan, ``auto`` for the fastest one the device has.
+    """
+
+    construction: Literal["published", "paper"] = "published"
+    size: Literal["published", "tiny"] = "published"
+    state: int = 8
+    conv: int = 4
+    dropout: float = 0.1
+    class_token: ClassToken | None = None
+    embedding: Embedding | None = None
+    scan: Wanted = "auto"
+
+    def __post_init__(self) -> None:
+        """Raises UserError for an option out of range."""
+        published = self.construction == "published"
+        set_default(self, "class_token", "constant" if published else "learnable")
+        set_default(self, "embedding", "per_granularity" if published else "shared")
+        set_default(self, "mask_values", self.construction)
+        SnapshotSpec.__post_init__(self)
+        check_dropout(self.dropout)
+        for name, most in (("state", 256), ("conv", 16)):
+            value = getattr(self, name)
+            if not 1 <= value <= most:
+                raise UserError(f"{value!r} is not within 1..{most}", where=name, mend="published: state 8, conv 4")
+
+    @property
+    def name(self) -> str:
+        """``wimamba``."""
+        return "wimamba"
+
+    def build(self, seed: int) -> SnapshotModel:
+        """The network in float32 on the CPU, drawn from the seed."""
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            assert self.embedding is not None
+            assert self.class_token is not None
+            embedding = PatchEmbedding(self.patches, self._mamba.width, self.embedding, self.class_token)
+            head = PatchHead(self.patches, self._mamba.width, self.embedding)
+            return SnapshotModel(self, embedding, MambaBackbone([self._layer() for _ in range(self._layers)]), head)
+
+    def notes(self, device: str, packed: bool) -> tuple[str, ...]:
+        """The backend of the selective scan."""
+        return (f"selective scan: {choose_backend(device, self.scan).note}",)
+
+    def forward_flops(self, shape: Shape, variant: int) -> float:
+        """Operations of one snapshot: embedding, layers and head; the head leaves the class token out."""
+        width, token = self._mamba.width, 2 * variant * variant
+        around = 10 * width * width if self.construction == "published" else 0
+        layers = self._layers * (around + self._mamba.macs_per_token)
+        length = self.length(shape, variant)
+        embedded = length if self.class_token == "constant" else length - 1
+        return 2.0 * (length * layers + embedded * token * width + (length - 1) * width * (width + token))
+
+    @property
+    def _layers(self) -> int:
+        return 12 if self.size == "published" else 4
+
+    @property
+    def _mamba(self) -> MambaSize:
+        width = 128 if self.size == "published" else 64
+        reads = width // 2 if self.construction == "published" else width
+        return MambaSize(width=width, reads=reads, state=self.state, conv=self.conv, scan=self.scan)
+
+    def _layer(self) -> nn.Module:
+        layer = PublishedLayer if self.construction == "published" else PaperLayer
+        return layer(self._mamba, self.dropout)

@@ -1,0 +1,136 @@
+"""The files of a training state: every rank writes one safetensors file of fragments, any rank reads any range.
+
+A tensor of such a file is called ``<parameter>/<first element>/<kind>``. safetensors files hold plain numbers (no
+pickle) and are mapped into memory, so a rank reads only what it needs of the others' files.
+"""
+
+import hashlib
+import json
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from channels.errors import UserError
+from orchestrator.checkpoint.fragments import KINDS, Fragment
+
+SUFFIX = ".safetensors"
+PIECE_BYTES = 2**24
+"""Bytes written at a time; the hash and the write let other threads run meanwhile."""
+
+
+class HostCopy:
+    """Copies of fragments in one block of host memory, laid out as the file will be; the block is used again."""
+
+    def __init__(self, pinned: bool) -> None:
+        self._pinned = pinned
+        self._block = torch.empty(0)
+        self._header = b""
+
+    def take(self, fragments: Sequence[Fragment]) -> None:
+        """Copy fragments; when this returns, training may change them."""
+        length = sum(fragment.length for fragment in fragments) * len(KINDS)
+        if len(self._block) != length:
+            self._block = torch.empty(length, pin_memory=self._pinned)
+        entries: dict[str, Any] = {}
+        offset = 0
+        for fragment in fragments:
+            for kind in KINDS:
+                end = offset + fragment.length
+                self._block[offset:end].copy_(fragment.tensors[kind], non_blocking=self._pinned)
+                entries[f"{fragment.name}/{fragment.start}/{kind}"] = {
+                    "dtype": "F32", "shape": [fragment.length], "data_offsets": [4 * offset, 4 * end],
+                }  # fmt: skip
+                offset = end
+        if self._pinned:
+            torch.cuda.synchronize()
+        header = json.dumps(entries, separators=(",", ":")).encode()
+        header += b" " * (-len(header) % 8)
+        self._header = len(header).to_bytes(8, "little") + header
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return len(self._header) + self._block.nbytes
+
+    def write(self, path: Path) -> tuple[int, str]:
+        """Write the file and force it to the disk; its bytes and sha256."""
+        digest = hashlib.sha256()
+        content = self._block.numpy().view(np.uint8).data
+        pieces: list[bytes | memoryview] = [self._header]
+        pieces += [content[at : at + PIECE_BYTES] for at in range(0, len(content), PIECE_BYTES)]
+        with path.open("wb") as file:
+            for piece in pieces:
+                digest.update(piece)
+                file.write(piece)
+            file.flush()
+            os.fsync(file.fileno())
+            size = file.tell()
+        return size, digest.hexdigest()
+
+
+class StateReader:
+    """All files of a training state, opened for reading ranges of parameters."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._paths = paths
+        self._pieces: dict[tuple[str, str], list[tuple[int, int, Any, str]]] = defaultdict(list)
+        self._stack = ExitStack()
+
+    def __enter__(self) -> "StateReader":
+        from safetensors import SafetensorError
+
+        for path in self._paths:
+            try:
+                self._open(path)
+            except (SafetensorError, ValueError, OSError) as error:
+                self._stack.close()
+                mend = "remove the checkpoint's folder: the one before it is used then"
+                raise UserError(f"no file of a training state ({error})", where=str(path), mend=mend) from error
+        return self
+
+    def _open(self, path: Path) -> None:
+        from safetensors import safe_open
+
+        file = self._stack.enter_context(safe_open(path, framework="pt"))
+        for key in file.keys():  # noqa: SIM118
+            name, start, kind = key.rsplit("/", 2)
+            (length,) = file.get_slice(key).get_shape()
+            self._pieces[name, kind].append((int(start), int(start) + length, file, key))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def sizes(self) -> dict[str, int]:
+        """Elements of every parameter."""
+        return {
+            name: max(piece[1] for piece in found) for (name, kind), found in self._pieces.items() if kind == KINDS[0]
+        }
+
+    def fill(self, fragment: Fragment) -> None:
+        """Read a fragment's range into its tensors.
+
+        Raises:
+            ValueError: the files do not hold all of it.
+        """
+        for kind, tensor in fragment.tensors.items():
+            if self._fill(fragment.name, kind, fragment.start, tensor) != len(tensor):
+                raise ValueError(f"{kind} of {fragment.name} from element {fragment.start} on is incomplete")
+
+    def _fill(self, name: str, kind: str, first: int, tensor: Tensor) -> int:
+        read = 0
+        for start, stop, file, key in self._pieces.get((name, kind), ()):
+            low, high = max(start, first), min(stop, first + len(tensor))
+            if low < high:
+                tensor[low - first : high - first].copy_(file.get_slice(key)[low - start : high - start])
+                read += high - low
+        return read

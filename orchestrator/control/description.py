@@ -1,0 +1,61 @@
+"""A run in three lines of Markdown: result, plan, what on which data. MLflow shows them on top of the run's page."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from orchestrator.evaluation.nmse import MODEL, NOISY, Score, averages, decibels
+from orchestrator.run.progress import RunProgress, clock
+
+if TYPE_CHECKING:
+    from orchestrator.control.controller import Prepared
+
+
+def describe_run(prepared: "Prepared", result: str) -> str:
+    """The content of ``mlflow.note.content``. result: one line, of :func:`describe_result`."""
+    # MLflow folds a description after some three lines, so what one looks for stands first.
+    lines = [f"**Result.** {result}", _plan(prepared), f"{_what(prepared)} {_data(prepared)}"]
+    return "\n\n".join([*lines, prepared.job.description] if prepared.job.description else lines)
+
+
+def _what(prepared: "Prepared") -> str:
+    job = prepared.job
+    size = job.model.options.get("size")
+    return (
+        f"**What.** {job.model.name}{f' ({size})' if size else ''}, {job.train.epochs} epochs on {job.scale.text} "
+        f"ranks ({prepared.profile.device}, ZeRO {job.train.zero_stage}, {job.train.precision}), seed {job.seed}."
+    )
+
+
+def _data(prepared: "Prepared") -> str:
+    catalogue, snr_db = prepared.catalogue, prepared.job.data.snr_db
+    noise = "no noise" if snr_db is None else f"{snr_db:g} dB"
+    return (
+        f"**Data.** `{prepared.store.path.name}`: {len(catalogue.set_names)} sets, {catalogue.total_samples:,} samples "
+        f"and {catalogue.total_tokens:,} tokens an epoch, {noise}; {len(prepared.zeroshot)} sets held out."
+    )
+
+
+def _plan(prepared: "Prepared") -> str:
+    plan = prepared.schedule.plan
+    method = f" ({plan.method})" if plan.method else ""
+    return (
+        f"**Plan.** {plan.strategy}{method}, {len(plan.buckets)} buckets, expected padding {100 * plan.padding:.2f} %, "
+        f"{prepared.schedule.total_steps:,} steps of {prepared.job.batching.global_batch} samples."
+    )
+
+
+def describe_result(status: str, progress: RunProgress, scores: Sequence[Score], cause: str | None) -> str:
+    """How a run ended, on one line."""
+    parts = [f"{status}{f' ({cause})' if cause else ''} after step {progress.step:,}"]
+    if progress.last:
+        parts += [f"loss {progress.last['train/loss']:.4f}", f"training {clock(progress.last['time/train_s'])}"]
+    if "data/epoch_padding_ratio" in progress.epoch:
+        parts.append(f"padding {100 * progress.epoch['data/epoch_padding_ratio']:.2f} % of the last epoch")
+    means = [
+        f"{task} {decibels(value):.2f} dB"
+        for (task, predictor, target), value in averages(scores).items()
+        if (predictor, target) == (MODEL, NOISY)
+    ]
+    if means:
+        parts.append(f"zero-shot NMSE: {', '.join(means)}")
+    return "; ".join(parts) + "."

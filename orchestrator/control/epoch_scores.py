@@ -1,0 +1,73 @@
+"""The zero-shot table while training goes on: exports that rank 0 leaves at the ends of epochs are scored in order."""
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.control.scoring import Scoring, keep_if_best, start_scoring, step_of
+from orchestrator.evaluation.table import to_metrics
+from orchestrator.tracking.outbox import Outbox
+
+if TYPE_CHECKING:
+    from orchestrator.control.controller import Prepared
+
+
+class EpochScores:
+    """Polled by the controller; a scoring that fails costs its scores, not the run."""
+
+    def __init__(self, prepared: "Prepared", outbox: Outbox, say: Callable[[str], None]) -> None:
+        self._prepared, self._outbox, self._say = prepared, outbox, say
+        self._directory = prepared.directory
+        self._under_way: Scoring | None = None
+
+    def poll(self, timeout_s: float = 0.0) -> bool:
+        """Start the next scoring or see how the current one is doing; whether there is anything to do."""
+        from ray.exceptions import RayError
+
+        if self._under_way is None:
+            exports = self._unscored()
+            if not exports:
+                return False
+            self._under_way = start_scoring(self._prepared, exports[0], beside_training=True)
+        try:
+            self._take(self._under_way, timeout_s)
+        # A task that failed, a full disk, sets of which no task has a score.
+        except (RayError, OSError, ArithmeticError, KeyError) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            self._say(f"warning: {self._under_way.export.name} was not scored: {reason}")
+            self._leave(self._under_way.export)
+        return True
+
+    def cancel(self) -> None:
+        """Give up; what is not scored is scored when the run goes on."""
+        if self._under_way is not None:
+            self._under_way.cancel()
+
+    def _unscored(self) -> list[Path]:
+        """Complete exports in order; those of epochs that a resumed attempt repeated are dropped."""
+        exports = sorted(self._directory.exports.glob("step-*"))
+        scored = int(self._directory.read_state().get("scored_step", -1)) if exports else -1
+        for export in exports:
+            if step_of(export) <= scored:
+                shutil.rmtree(export)
+        return [export for export in exports if step_of(export) > scored]
+
+    def _take(self, scoring: Scoring, timeout_s: float) -> None:
+        scores = scoring.poll(timeout_s)
+        if scores is None:
+            return
+        step = step_of(scoring.export)
+        metrics = to_metrics(scores) | {"time/evaluation_s": scoring.seconds}
+        self._outbox.metrics(metrics, step=step, time_s=time.time())
+        best = keep_if_best(self._directory, scoring.export, scores, step)
+        # After it: a controller that ends in between scores the export again.
+        self._directory.update_state(scored_step=step)
+        found = metrics["eval/nmse_db/avg"]
+        self._say(f"step {step}: zero-shot NMSE {found:.2f} dB{', the best so far' if best else ''}")
+        self._leave(scoring.export)
+
+    def _leave(self, export: Path) -> None:
+        shutil.rmtree(export)
+        self._under_way = None

@@ -1,0 +1,111 @@
+"""What a run is made of: commit, versions, machine, data; as MLflow tags, inputs and artifacts."""
+
+import getpass
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from channels.files import write_atomically
+from channels.store import ChannelStore
+from orchestrator.run.folder import RunDirectory
+from orchestrator.spec.cluster import Profile
+from orchestrator.spec.job import JobSpec
+from orchestrator.tracking.outbox import Outbox
+
+if TYPE_CHECKING:
+    from orchestrator.control.controller import Prepared
+
+
+def tags(job: JobSpec, profile: Profile, plan_hash: str) -> dict[str, str]:
+    """Tags of DESIGN's list that are known when a run starts."""
+    found = {
+        "launcher": profile.launcher,
+        "device": profile.device,
+        "world_size": job.scale.text,
+        "nodes": os.environ.get("SLURM_JOB_NODELIST", platform.node()),
+        "plan.hash": plan_hash,
+        "spec.hash": job.fingerprint,
+        "mlflow.user": getpass.getuser(),
+        "mlflow.source.name": f"wavetrain train ({job.name})",
+        "mlflow.source.type": "LOCAL",
+        "model": job.model.name,
+        "strategy": job.batching.strategy,
+    }
+    if "SLURM_JOB_ID" in os.environ:
+        found["slurm.job_id"] = os.environ["SLURM_JOB_ID"]
+    return found
+
+
+def code_version() -> dict[str, str]:
+    """Commit of this code and whether it was changed since."""
+    commit = git("rev-parse", "HEAD")
+    dirty = "unknown" if commit is None else str(bool(git("status", "--porcelain"))).lower()
+    return {"git.commit": commit or "none", "git.dirty": dirty}
+
+
+def launch_tags(directory: RunDirectory) -> dict[str, str]:
+    """What the launcher left: its job id, the version of the code it was submitted from, tags of its own."""
+    path = directory.launch / "submission.json"
+    submission = json.loads(path.read_text()) if path.exists() else {}
+    found = submission.get("code_version") or code_version()
+    if submission.get("launcher") == "ray":
+        found["ray.submission_id"] = submission["job_id"]
+    elif submission:
+        found["slurm.job_id"] = submission["job_id"]
+    own = json.loads(directory.launch_tags.read_text()) if directory.launch_tags.exists() else {}
+    return {**found, **own}
+
+
+def attempt_tags(event: Mapping[str, Any], number: int) -> dict[str, str]:
+    """Tags of an attempt that has begun."""
+    return {"attempt": str(number), "world_size": str(event["world"]), "nodes": ",".join(sorted(event["machines"]))}
+
+
+def launch_script(directory: RunDirectory) -> Path | None:
+    """The batch script that the run was submitted with, copied under a steady name; None for another launcher."""
+    path = directory.launch / "submission.json"
+    submission = json.loads(path.read_text()) if path.exists() else {}
+    if submission.get("launcher") != "slurm":
+        return None
+    written = Path(submission["logs"]) / f"{submission['job_id'].partition('_')[0]}_submission.sh"
+    if not written.exists():
+        return None
+    copy = directory.launch / "sbatch.sh"
+    write_atomically(copy, written.read_text())
+    return copy
+
+
+def git(*arguments: str) -> str | None:
+    """Output of a git command about this code; None outside a checkout or without git."""
+    folder = Path(__file__).resolve().parent
+    try:
+        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def log_inputs(outbox: Outbox, job: JobSpec, store: ChannelStore) -> None:
+    """The store as an MLflow dataset, for training and for evaluation."""
+    for role, context in (("pretrain", "training"), ("zeroshot", "evaluation")):
+        names = [name for name, entry in store.sets.items() if entry.role == role]
+        if names:
+            profile = f'{{"sets": {len(names)}, "names": "{" ".join(names)}"}}'
+            outbox.dataset(f"{job.data.store.name}-{role}", store.fingerprint, str(job.data.store), profile, context)
+
+
+def write_artifacts(prepared: "Prepared", directory: RunDirectory) -> list[Path]:
+    """The environment freeze and the picture of the plan, in the run's folder."""
+    from orchestrator.report.plan_figures import draw_plan
+
+    freeze = directory.path / "environment.txt"
+    versions = sorted({f"{item.metadata['Name']}=={item.version}" for item in metadata.distributions()}, key=str.lower)
+    write_atomically(freeze, "\n".join([f"python=={platform.python_version()}", *versions]) + "\n")
+    picture = directory.path / "plan.png"
+    draw_plan(prepared.schedule.plan, prepared.catalogue, picture)
+    return [freeze, picture]

@@ -1,0 +1,129 @@
+"""An embedded Ray for one command: own temporary folder, token authentication, loopback, nothing left behind."""
+
+import logging
+import os
+import secrets
+import signal
+import socket
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from channels.errors import UserError
+from channels.files import write_atomically
+from orchestrator.control import reaper as guardian
+from orchestrator.spec.cluster import Profile
+
+OBJECT_STORE_BYTES = 128 * 2**20
+
+
+@contextmanager
+def ray_session(profile: Profile, *, cpus: int, gpus: int = 0) -> Iterator[None]:
+    """Ray for the time of a ``with``: started here, or the one that answers at the profile's address.
+
+    Raises:
+        UserError: the profile's cluster does not answer.
+    """
+    if profile.ray_address is not None:
+        with _standing(profile.ray_address):
+            yield
+        return
+    with _embedded(cpus, gpus):
+        yield
+
+
+@contextmanager
+def _embedded(cpus: int, gpus: int) -> Iterator[None]:
+    # Socket names inside must stay under 108 bytes, so the folder is as short as it can be.
+    folder = Path(tempfile.mkdtemp(prefix="wt-", dir="/tmp" if Path("/tmp").is_dir() else None))
+    write_atomically(folder / "token", secrets.token_hex(32), mode=0o600)
+    guard = guardian.start(folder)
+    ours = {"RAY_AUTH_MODE": "token", guardian.MARK: str(folder / "token")}
+    with _environment(ray_environment() | _gloo_on_loopback() | ours):
+        import ray
+
+        try:
+            with _sigterm_kept():
+                ray.init(
+                    address="local",
+                    num_cpus=cpus,
+                    num_gpus=gpus,
+                    include_dashboard=False,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    _temp_dir=str(folder),
+                    _node_ip_address="127.0.0.1",
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
+            yield
+        finally:
+            ray.shutdown()
+            guard.communicate()
+
+
+@contextmanager
+def _standing(address: str) -> Iterator[None]:
+    with _environment(ray_environment()):
+        import ray
+
+        try:
+            with _sigterm_kept():
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise UserError(
+                f"Ray at {address} does not answer ({str(error).splitlines()[0]})",
+                where="cluster.yaml: ray_address",
+                mend="check the address and RAY_AUTH_TOKEN_PATH",
+            ) from None
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """Ray's start replaces the handler of SIGTERM by one that ends the process at once; put ours back."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
+
+
+def _gloo_on_loopback() -> dict[str, str]:
+    """The interface that ranks of one machine talk over, unless the user has chosen one."""
+    if "GLOO_SOCKET_IFNAME" in os.environ:
+        return {}
+    loopback = [name for _, name in socket.if_nameindex() if name in ("lo", "lo0")]
+    return {"GLOO_SOCKET_IFNAME": loopback[0]} if loopback else {}
+
+
+def ray_environment() -> dict[str, str]:
+    """Settings that Ray reads from the environment of the driver and of its nodes."""
+    return {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+        "RAY_TRAIN_METRICS_ENABLED": "0",
+        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+        # Workers are what this machine is here for: no lower priority than the controller's.
+        "RAY_worker_niceness": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "PYTHONWARNINGS": "ignore::FutureWarning",
+    }
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    """Environment variables for the time of a ``with``."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -1,0 +1,113 @@
+"""Scoring an exported model on the held-out sets, one Ray task each, and keeping the best one of a run."""
+
+import json
+import math
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from channels.files import write_json
+from orchestrator.evaluation.nmse import Score, decibels, evaluate_set, overall
+from orchestrator.run.folder import RunDirectory
+from orchestrator.spec.cluster import Profile
+from orchestrator.spec.job import JobSpec
+
+if TYPE_CHECKING:
+    from orchestrator.control.controller import Prepared
+
+SCORE = "score.json"
+
+
+@dataclass(slots=True)
+class Scoring:
+    """Tasks under way that score one export."""
+
+    export: Path
+    waiting: list[Any]
+    started: float = field(default_factory=time.monotonic)
+    seconds: float = 0.0
+    _order: dict[Any, int] = field(default_factory=dict)
+    _done: dict[int, list[Score]] = field(default_factory=dict)
+
+    def poll(self, timeout_s: float) -> list[Score] | None:
+        """The scores, in the order of the sets, once all are there."""
+        import ray
+
+        if not self._order:
+            self._order = {reference: number for number, reference in enumerate(self.waiting)}
+        ready, self.waiting = ray.wait(self.waiting, num_returns=len(self.waiting), timeout=timeout_s)
+        self._done |= {self._order[reference]: ray.get(reference) for reference in ready}
+        self.seconds = time.monotonic() - self.started
+        return None if self.waiting else [score for _, part in sorted(self._done.items()) for score in part]
+
+    def cancel(self) -> None:
+        """Give up what is not done."""
+        import ray
+
+        for reference in self.waiting:
+            ray.cancel(reference, force=True)
+
+
+def start_scoring(prepared: "Prepared", export: Path, *, beside_training: bool) -> Scoring:
+    """Submit a task for every held-out set.
+
+    beside_training: on the CPU and without a claim on resources, all of which the ranks hold.
+    """
+    import ray
+
+    profile = prepared.profile
+    gpu = profile.device == "cuda" and not beside_training
+    cpus = 0 if beside_training else profile.cpus_per_worker
+    remote = ray.remote(num_cpus=cpus, num_gpus=int(gpu))(_score_remotely)
+    paths = (export.resolve(), prepared.store.path.resolve())
+    device = "cuda" if gpu else "cpu"
+    return Scoring(
+        export, [remote.remote(*paths, name, prepared.job, profile, device) for name in prepared.zeroshot]
+    )  # fmt: skip
+
+
+def _score_remotely(export: Path, store: Path, name: str, job: JobSpec, profile: Profile, device: str) -> list[Score]:
+    import torch
+
+    torch.set_num_threads(profile.cpus_per_worker)
+    return evaluate_set(export, store, name, job, device)
+
+
+def best_so_far(directory: RunDirectory) -> tuple[int, float] | None:
+    """(step, NMSE) of ``model-best/``, if there is one."""
+    for folder in (directory.best, _previous(directory)):
+        try:
+            score = json.loads((folder / SCORE).read_text())
+        except FileNotFoundError:
+            continue
+        return int(score["step"]), float(score["nmse"])
+    return None
+
+
+def _previous(directory: RunDirectory) -> Path:
+    """Where the best model lies while a better one takes its place."""
+    return directory.best.with_name(f".{directory.best.name}.old")
+
+
+def step_of(export: Path) -> int:
+    """Step after which an export was made."""
+    return int(export.name.removeprefix("step-"))
+
+
+def keep_if_best(directory: RunDirectory, export: Path, scores: list[Score], step: int) -> bool:
+    """Make an export the content of ``model-best/`` if no earlier one scored better, and protect its checkpoint."""
+    best, found = best_so_far(directory), overall(scores)
+    if not math.isfinite(found) or (best is not None and best[1] <= found):
+        return False
+    new = directory.best.with_name(f".{directory.best.name}.tmp")
+    shutil.rmtree(new, ignore_errors=True)
+    shutil.copytree(export, new)
+    write_json(new / SCORE, {"step": step, "nmse": found, "nmse_db": decibels(found)})
+    if directory.best.exists():
+        shutil.rmtree(_previous(directory), ignore_errors=True)
+        directory.best.replace(_previous(directory))
+    new.replace(directory.best)
+    shutil.rmtree(_previous(directory), ignore_errors=True)
+    return True

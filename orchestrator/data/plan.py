@@ -1,0 +1,67 @@
+"""From a job to its plan and schedule: the only place that turns spec fields into sampler arguments."""
+
+from collections.abc import Iterable
+
+from channels.errors import UserError
+from orchestrator.spec.job import JobSpec
+from samplers.catalogue import Catalogue
+from samplers.partition import Cost
+from samplers.plan import Plan, make_plan
+from samplers.schedule import Schedule
+from samplers.segmentation import Constraints
+
+
+def make_job_plan(job: JobSpec, catalogue: Catalogue, flops: Iterable[float]) -> Plan:
+    """Buckets and batch sizes of a job; ``flops``: of one sample of each source.
+
+    Raises:
+        UserError: the constraints cannot be met, or a bucket is smaller than a batch.
+    """
+    batching = job.batching
+    fixed = batching.batch_tokens is None and batching.batch_flops is None
+    by_flops = batching.cost == "flops" or batching.batch_flops is not None
+    return make_plan(
+        catalogue,
+        strategy=batching.strategy,
+        method=batching.method,
+        pack=batching.pack,
+        buckets=batching.buckets,
+        batch=batching.global_batch // batching.slices if fixed else None,
+        batch_tokens=batching.batch_tokens,
+        batch_cost=batching.batch_flops,
+        partitions=batching.partitions,
+        cost=_flops_cost(catalogue, flops) if by_flops else Cost(),
+        constraints=Constraints(min_sources=batching.min_sources, min_entropy=batching.min_entropy or 0.0),
+    )
+
+
+def _flops_cost(catalogue: Catalogue, flops: Iterable[float]) -> Cost:
+    """Arithmetic of a forward pass by length: the dearest source of each length, never falling with the length."""
+    table: dict[int, float] = {}
+    dearest = 0.0
+    for source, operations in sorted(zip(catalogue, flops, strict=True), key=lambda pair: pair[0].length):
+        dearest = max(dearest, float(operations))
+        table[source.length] = dearest
+    return Cost.from_table(table)
+
+
+def make_schedule(job: JobSpec, catalogue: Catalogue, flops: Iterable[float], plan: Plan | None = None) -> Schedule:
+    """The schedule of a whole run; ``plan`` replaces the job's own, e.g. after a memory probe."""
+    plan = plan or make_job_plan(job, catalogue, flops)
+    sizes = job.batching.micro_batch
+    if isinstance(sizes, tuple) and len(sizes) != len(plan.buckets):
+        raise UserError(
+            f"{len(sizes)} micro-batches for {len(plan.buckets)} buckets",
+            where="batching.micro_batch",
+            mend="give one number, or one a bucket",
+        )
+    return Schedule(
+        catalogue=catalogue,
+        plan=plan,
+        seed=job.seed,
+        partitions=job.batching.partitions,
+        epochs=job.train.epochs,
+        slices=job.batching.slices,
+        mix=job.batching.mix,
+        tails=job.batching.tails,
+    )

@@ -1,0 +1,195 @@
+"""From a channel store and a model's specification to a catalogue, and from a slice of it to a token batch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from channels.errors import UserError
+from channels.signal import add_noise, sample_keys, unit_power
+from channels.store import ChannelStore
+from models.interface import ModelSpec, PackedBatch, Shape, TokenBatch, Tokens, collate
+from models.layers.packing import pack
+from orchestrator.data.flops import packed_flops, padded_flops
+from orchestrator.spec.job import DataSection
+from samplers.catalogue import Catalogue, Source, pooled_sources
+from samplers.schedule import Slice
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where the samples of a catalogue source lie: a set of the store, read at one granularity."""
+
+    set_name: str
+    shape: Shape
+    variant: int
+    units: int
+    """Training samples a stored sample yields (its slots, for models of single snapshots)."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingData:
+    """Reads slices of the training split; picklable and safe to share between threads."""
+
+    store: ChannelStore
+    spec: ModelSpec
+    origins: tuple[Origin, ...]
+    targets: NDArray[np.float64]
+    """Masked tokens [sources, tasks] that one sample contributes to each task."""
+    lengths: NDArray[np.int64]
+    """Tokens [sources] of one sample."""
+    flops: NDArray[np.float64]
+    """Arithmetic [sources] of one forward pass of one sample."""
+    snr_db: float | None
+    seed: int
+    packed: bool = False
+    """Batches are laid end to end, and fillers left out, instead of padded."""
+    split: str = "train"
+
+    def batch(self, piece: Slice) -> TokenBatch | PackedBatch:
+        """The slice's samples, normalised, noisy and patched; grouped by source inside the batch."""
+        piece = self._laid(piece)
+        parts: list[Tokens] = []
+        keys: list[NDArray[np.int64]] = []
+        weights: list[NDArray[np.float32]] = []
+        for source in np.unique(piece.source):
+            chosen = piece.source == source
+            origin = self.origins[int(source)]
+            index = piece.index[chosen]
+            key = sample_keys(origin.set_name, self.split, index)
+            channels = read_units(self.store, origin, self.split, index)
+            if self.snr_db is not None:
+                channels = add_noise(channels, self.snr_db, self.seed, key, piece.epoch)
+            parts.append(self.spec.tokenise(channels, origin.variant))
+            keys.append(key)
+            weights.append(piece.weight[chosen])
+        join = pack if self.packed else collate
+        return join(parts, np.concatenate(keys), np.concatenate(weights), piece.variant)
+
+    def denominators(self, pieces: Sequence[Slice]) -> NDArray[np.float64]:
+        """Masked tokens [tasks] of all true samples in the pieces: what loss sums are divided by."""
+        sums: NDArray[np.float64] = sum((piece.weight @ self.targets[piece.source] for piece in pieces), np.zeros(()))
+        return sums
+
+    def padded_tokens(self, piece: Slice) -> int:
+        """Tokens that the batch of a slice computes, padding included; class tokens count as in the plan."""
+        if self.packed:
+            return int(self.lengths[self._laid(piece).source].sum())
+        return len(piece.source) * int(self.lengths[piece.source].max())
+
+    def computed_flops(self, piece: Slice) -> float:
+        """Operations to train on the batch of a slice, padding included."""
+        if self.packed:
+            return packed_flops(self.flops, self._laid(piece))
+        return padded_flops(self.flops, piece)
+
+    def _laid(self, piece: Slice) -> Slice:
+        """What a batch holds of a slice: all of it, or packed its true samples (its shortest where it has none)."""
+        if not self.packed or piece.weight.all():
+            return piece
+        held = piece.weight > 0
+        if not held.any():
+            held[self.lengths[piece.source].argmin()] = True
+        return replace(piece, source=piece.source[held], index=piece.index[held], weight=piece.weight[held])
+
+    def valid_tokens(self, pieces: Sequence[Slice]) -> int:
+        """Tokens of the true samples in the pieces."""
+        return int(sum(piece.weight @ self.lengths[piece.source] for piece in pieces))
+
+
+def read_units(store: ChannelStore, origin: Origin, split: str, index: NDArray[np.int64]) -> NDArray[np.complex64]:
+    """Unit-power channels [n, T, K, A] of training samples (T = 1 where a slot is a sample)."""
+    if origin.units == 1:
+        return unit_power(store.read(origin.set_name, split, index))
+    stored, slot = np.divmod(index, origin.units)
+    unique, position = np.unique(stored, return_inverse=True)
+    samples = store.read(origin.set_name, split, unique)
+    return unit_power(samples[position, slot][:, None])
+
+
+def open_training_data(
+    section: DataSection, spec: ModelSpec, seed: int, *, packed: bool = False
+) -> tuple[Catalogue, TrainingData]:
+    """The catalogue of the training split and its reader.
+
+    Raises:
+        UserError: no store, unknown set, a set without training samples, or packed batches for a model without them.
+    """
+    if packed and not spec.packs:
+        mend = "take strategy bucket, or a model that packs"
+        raise UserError(f"model {spec.name} takes padded batches only", where="batching.strategy packed", mend=mend)
+    store = ChannelStore.open(section.store)
+    sources: list[Source] = []
+    origins: list[Origin] = []
+    for name in chosen_sets(store, section):
+        entry = store.sets[name]
+        split = entry.splits.get("train")
+        if split is None or split.count == 0:
+            raise UserError(
+                f"set {name} has no training samples", where=str(section.store), mend="drop it from data.sets"
+            )
+        shape = entry.spec.shape
+        units = spec.units(shape)
+        count = min(split.count, section.samples or split.count) * units
+        lengths = {variant: spec.length(shape, variant) for variant in spec.variants}
+        sources.extend(_sources(name, lengths, count, split.shard_samples * units))
+        origins.extend(Origin(name, shape, variant, units) for variant in lengths)
+    catalogue = Catalogue(tuple(sources))
+    unit_shapes = [_unit_shape(origin) for origin in origins]
+    targets = [spec.target_tokens(shape, origin.variant) for shape, origin in zip(unit_shapes, origins, strict=True)]
+    flops = [spec.forward_flops(shape, origin.variant) for shape, origin in zip(unit_shapes, origins, strict=True)]
+    data = TrainingData(
+        store=store,
+        spec=spec,
+        origins=tuple(origins),
+        targets=np.asarray(targets, np.float64),
+        lengths=np.asarray([source.length for source in sources], np.int64),
+        flops=np.asarray(flops, np.float64),
+        snr_db=section.snr_db,
+        seed=seed,
+        packed=packed,
+    )
+    return catalogue, data
+
+
+def _sources(name: str, lengths: dict[int, int], count: int, shard_samples: int) -> tuple[Source, ...]:
+    if len(lengths) > 1:
+        return pooled_sources(name, lengths, count, shard_samples)
+    [(variant, length)] = lengths.items()
+    return (Source(name=name, length=length, count=count, variant=variant, shard_samples=shard_samples),)
+
+
+def _unit_shape(origin: Origin) -> Shape:
+    slots, subcarriers, antennas = origin.shape
+    return (slots, subcarriers, antennas) if origin.units == 1 else (1, subcarriers, antennas)
+
+
+def chosen_sets(store: ChannelStore, section: DataSection) -> tuple[str, ...]:
+    """Names of the pre-training sets that a job asks for."""
+    known = tuple(name for name, entry in store.sets.items() if entry.role == "pretrain")
+    chosen = _choose(known, section.sets, "data.sets", str(section.store))
+    if not chosen:
+        raise UserError("data.sets is empty", where=str(section.store), mend="name some, or drop the field for all")
+    return chosen
+
+
+def chosen_zeroshot_sets(store: ChannelStore, section: DataSection) -> tuple[str, ...]:
+    """Names of the held-out sets that a job asks for."""
+    known = tuple(name for name, entry in store.sets.items() if entry.role == "zeroshot")
+    return _choose(known, section.zeroshot_sets, "data.zeroshot_sets", str(section.store))
+
+
+def _choose(known: tuple[str, ...], asked: tuple[str, ...] | int | None, field: str, where: str) -> tuple[str, ...]:
+    if asked is None:
+        if not known:
+            raise UserError("the store has no such sets", where=f"{where} ({field})", mend="make or import some")
+        return known
+    if isinstance(asked, int):
+        if asked > len(known):
+            raise UserError(f"{field} = {asked}, the store has {len(known)}", where=where, mend="ask for fewer")
+        return known[:asked]
+    missing = [name for name in asked if name not in known]
+    if missing:
+        raise UserError(f"{field}: no set {missing[0]!r}", where=where, mend=f"known: {', '.join(known) or 'none'}")
+    return asked

@@ -1,0 +1,1 @@
+"""Zero-shot scores of exported weights and their tables. May import data."""

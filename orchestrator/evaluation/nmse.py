@@ -1,0 +1,164 @@
+"""Zero-shot evaluation: per-sample NMSE on held-out sets, beside predictions that need no training.
+
+NMSE of a sample is sum |y - prediction|^2 / sum |y|^2 over the masked valid tokens (HeterCSI section V; PAPERS 2.8). It
+is taken twice: against the noisy channel that was also the input (``noisy``, as published; with 20 dB it cannot fall
+under -20.04 dB) and against the clean one (``clean``). Samples are averaged linearly, sets too.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from channels.errors import UserError
+from channels.signal import add_noise, sample_keys
+from channels.store import ChannelStore
+from models.export import load_model
+from models.interface import EvaluationTask, ModelSpec, PretrainingModel, TokenBatch, collate
+from models.references import REFERENCES
+from orchestrator.data.reader import Origin, chosen_zeroshot_sets, read_units
+from orchestrator.spec.job import EvaluationSection, JobSpec
+
+MODEL = "model"
+NOISY, CLEAN = "noisy", "clean"
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Mean linear NMSE of one predictor on one set."""
+
+    task: str
+    set_name: str
+    predictor: str
+    """``model``, or a reference: zero, repeat_last, linear."""
+    target: str
+    """``noisy`` or ``clean``."""
+    nmse: float
+    samples: int
+
+    @property
+    def decibels(self) -> float:
+        """10 log10 of the mean."""
+        return decibels(self.nmse)
+
+
+def decibels(ratio: float) -> float:
+    """10 log10; minus infinity for an exact prediction, NaN for one that is not finite."""
+    if math.isnan(ratio):
+        return math.nan
+    return 10.0 * math.log10(ratio) if ratio > 0 else -math.inf
+
+
+def check_zeroshot_sets(store: ChannelStore, job: JobSpec) -> tuple[str, ...]:
+    """Names of the sets to be evaluated.
+
+    Raises:
+        UserError: a set lacks the split, or there is none for scores that are asked for during the training.
+    """
+    names = chosen_zeroshot_sets(store, job.data)
+    if not names and job.evaluation.every_epochs is not None:
+        raise UserError(
+            "there is no held-out set to score", where="evaluation.every_epochs", mend="drop it, or add one"
+        )
+    for name in names:
+        split = store.sets[name].splits.get(job.evaluation.split)
+        if split is None or split.count == 0:
+            raise UserError(
+                f"set {name} has no {job.evaluation.split} samples", where=str(store.path), mend="set evaluation.split"
+            )
+    return names
+
+
+def evaluate_set(export: Path, store_path: Path, set_name: str, job: JobSpec, device: str = "cpu") -> list[Score]:
+    """All scores of an exported model on one set; a task that masks nothing of its samples has none."""
+    spec, model = load_model(export)
+    model = model.to(device).eval()
+    store = ChannelStore.open(store_path)
+    scores: list[Score] = []
+    for task in spec.evaluation_tasks:
+        scores.extend(_evaluate_task(spec, model, store, set_name, task, job, device))
+    return scores
+
+
+def _evaluate_task(
+    spec: ModelSpec,
+    model: PretrainingModel,
+    store: ChannelStore,
+    set_name: str,
+    task: EvaluationTask,
+    job: JobSpec,
+    device: str,
+) -> list[Score]:
+    errors: dict[tuple[str, str], list[NDArray[np.float64]]] = defaultdict(list)
+    with torch.inference_mode():
+        for noisy, clean in _batches(spec, store, set_name, task.variant, job, device):
+            prediction = model.predict(noisy, task.name, job.evaluation.seed)
+            guesses: dict[str, Tensor] = {MODEL: prediction.values}
+            if job.evaluation.references:
+                guesses |= _reference_guesses(spec, task, noisy, prediction.masked)
+            for predictor, values in guesses.items():
+                for target, truth in ((NOISY, noisy.tokens), (CLEAN, clean)):
+                    errors[predictor, target].append(sample_nmse(values, truth, prediction.masked, noisy.elements))
+    return [
+        Score(task.name, set_name, predictor, target, float(np.mean(values)), len(values))
+        for (predictor, target), parts in errors.items()
+        for values in [np.concatenate(parts)]
+        if len(values)
+    ]
+
+
+def _batches(
+    spec: ModelSpec, store: ChannelStore, set_name: str, variant: int, job: JobSpec, device: str
+) -> Iterator[tuple[TokenBatch, Tensor]]:
+    """Noisy batches and the clean tokens beside them; the noise is the same in every evaluation."""
+    section: EvaluationSection = job.evaluation
+    entry = store.sets[set_name]
+    origin = Origin(set_name, entry.spec.shape, variant, spec.units(entry.spec.shape))
+    stored = min(entry.splits[section.split].count, section.samples or entry.splits[section.split].count)
+    for first in range(0, stored * origin.units, section.batch):
+        index = np.arange(first, min(first + section.batch, stored * origin.units), dtype=np.int64)
+        keys = sample_keys(set_name, section.split, index)
+        clean = read_units(store, origin, section.split, index)
+        noisy = clean if job.data.snr_db is None else add_noise(clean, job.data.snr_db, section.seed, keys, epoch=0)
+        weight = np.ones(len(index), np.float32)
+        batch = collate([spec.tokenise(noisy, variant)], keys, weight, variant).to(device)
+        yield batch, torch.from_numpy(spec.tokenise(clean, variant).values).to(device)
+
+
+def _reference_guesses(spec: ModelSpec, task: EvaluationTask, batch: TokenBatch, masked: Tensor) -> dict[str, Tensor]:
+    return {name: spec.reference(name, task, batch, masked) for name in REFERENCES}
+
+
+def sample_nmse(values: Tensor, truth: Tensor, masked: Tensor, elements: Tensor | None) -> NDArray[np.float64]:
+    """NMSE of each sample that has anything masked, float64 [<= B].
+
+    values, truth: [B, L, D]. masked: bool [B, L]. elements: bool [B, L, D] or None, False for places to leave out.
+    """
+    counted = masked[..., None] if elements is None else masked[..., None] & elements
+    error = ((values - truth).double().square() * counted).sum(dim=(1, 2))
+    power = (truth.double().square() * counted).sum(dim=(1, 2))
+    scored = power > 0
+    result: NDArray[np.float64] = (error[scored] / power[scored]).cpu().numpy()
+    return result
+
+
+def averages(scores: Sequence[Score]) -> Mapping[tuple[str, str, str], float]:
+    """Mean over sets of the linear NMSE, by (task, predictor, target)."""
+    groups: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+    for score in scores:
+        groups[score.task, score.predictor, score.target].append(score.nmse)
+    return {key: float(np.mean(values)) for key, values in groups.items()}
+
+
+def overall(scores: Sequence[Score]) -> float:
+    """One number for a model: mean over tasks of the mean linear NMSE over sets, against the noisy target."""
+    values = [
+        value for (_, predictor, target), value in averages(scores).items() if (predictor, target) == (MODEL, NOISY)
+    ]
+    return sum(values) / len(values)

@@ -1,0 +1,212 @@
+"""The folder of a run: what lies where, who holds it, and whether a start may go on with it."""
+
+import fcntl
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from channels.errors import UserError
+from channels.files import write_json
+from orchestrator.run.events import told_when_full
+from orchestrator.spec.job import JobSpec
+from orchestrator.spec.yaml_files import differences, validate
+
+LOCK_POLL_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class RunDirectory:
+    """Names inside a run's folder."""
+
+    path: Path
+
+    @property
+    def spec(self) -> Path:
+        """The resolved job spec."""
+        return self.path / "spec.json"
+
+    @property
+    def state(self) -> Path:
+        """Status, attempts and MLflow run id."""
+        return self.path / "state.json"
+
+    @property
+    def plan(self) -> Path:
+        """Buckets and what follows from them."""
+        return self.path / "plan.json"
+
+    @property
+    def events(self) -> Path:
+        """One JSON line a step, written by rank 0."""
+        return self.path / "events.jsonl"
+
+    @property
+    def system(self) -> Path:
+        """The newest system metrics of every machine."""
+        return self.path / "system"
+
+    @property
+    def tracking(self) -> Path:
+        """What MLflow is to be told, a JSON line an entry."""
+        return self.path / "tracking.jsonl"
+
+    @property
+    def delivered(self) -> Path:
+        """How much of it and of the events MLflow has."""
+        return self.path / "delivered.json"
+
+    @property
+    def failures(self) -> Path:
+        """One JSON line a failed attempt."""
+        return self.path / "failures.jsonl"
+
+    @property
+    def adjustments(self) -> Path:
+        """What later attempts do differently because of them."""
+        return self.path / "adjustments.json"
+
+    @property
+    def samples(self) -> Path:
+        """Which samples every rank trained on, where the job asks for it."""
+        return self.path / "samples"
+
+    @property
+    def stacks(self) -> Path:
+        """Stacks of ranks that hung."""
+        return self.path / "stacks"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Training states."""
+        return self.path / "checkpoints"
+
+    @property
+    def export(self) -> Path:
+        """Final weights and model configuration."""
+        return self.path / "model"
+
+    @property
+    def exports(self) -> Path:
+        """Weights after epochs that wait to be scored."""
+        return self.path / "exports"
+
+    @property
+    def best(self) -> Path:
+        """The export with the best zero-shot NMSE so far, and its score."""
+        return self.path / "model-best"
+
+    @property
+    def results(self) -> Path:
+        """Tables and pictures."""
+        return self.path / "results"
+
+    @property
+    def profile(self) -> Path:
+        """Trace and summary of profiled steps."""
+        return self.path / "profile"
+
+    @property
+    def launch(self) -> Path:
+        """What a launcher left before the run began: code, job ids, meetings of nodes."""
+        return self.path / "launch"
+
+    @property
+    def launch_tags(self) -> Path:
+        """MLflow tags that the launcher gives to the run, as JSON."""
+        return self.launch / "tags.json"
+
+    @property
+    def stop_request(self) -> Path:
+        """Exists when the run was asked to checkpoint and stop."""
+        return self.path / "stop.request"
+
+    @property
+    def pause_request(self) -> Path:
+        """Exists when the group was asked to save and wait, because it will be resized."""
+        return self.path / "pause.request"
+
+    @property
+    def paused(self) -> Path:
+        """Exists while a group that saved waits for that."""
+        return self.path / "paused"
+
+    def read_state(self) -> dict[str, Any]:
+        """The content of ``state.json``; empty for a new run."""
+        return json.loads(self.state.read_text()) if self.state.exists() else {}
+
+    def update_state(self, **fields: Any) -> dict[str, Any]:
+        """Change fields of ``state.json`` atomically."""
+        state = {**self.read_state(), **fields}
+        with told_when_full(self.state):
+            write_json(self.state, state)
+        return state
+
+    def read_spec(self) -> JobSpec:
+        """The spec the run was started with."""
+        return validate(JobSpec, json.loads(self.spec.read_text()), str(self.spec))
+
+
+def find_run(name: str, runs: Path) -> RunDirectory:
+    """The folder of an existing run, by name or by path."""
+    for candidate in (runs / name, Path(name)):
+        if (candidate / "spec.json").exists():
+            return RunDirectory(candidate)
+    known = sorted(path.parent.name for path in runs.glob("*/spec.json")) if runs.exists() else []
+    mend = f"known runs: {', '.join(known[-8:])}" if known else "no run is there yet: wavetrain train SPEC"
+    raise UserError(f"no run {name!r}", where=str(runs), mend=mend)
+
+
+def check_resumable(directory: RunDirectory, spec: JobSpec, store_fingerprint: str) -> bool:
+    """Whether the folder holds an unfinished run of this very job.
+
+    Raises:
+        UserError: a finished run, or one of another job, has the name.
+    """
+    if not directory.spec.exists():
+        launchers = {directory.launch, directory.path / "controller.lock"}
+        if directory.path.exists() and set(directory.path.iterdir()) - launchers:
+            raise UserError(
+                "the folder is not empty and holds no run", where=str(directory.path), mend="choose another name"
+            )
+        return False
+    found = differences(directory.read_spec().training_identity, spec.training_identity)
+    if found:
+        mend = f"it was started with another spec ({found[0]}); choose another name or the same spec"
+        raise UserError(f"run name {spec.name!r} exists", where=str(directory.path), mend=mend)
+    state = directory.read_state()
+    if state.get("store_fingerprint", store_fingerprint) != store_fingerprint:
+        mend = "it was started on other channels; choose another name or restore the store"
+        raise UserError(f"run name {spec.name!r} exists", where=str(directory.path), mend=mend)
+    if state.get("status") == "FINISHED":
+        mend = f"choose another name (--set name=...) or look at it: wavetrain evaluate {spec.name}"
+        raise UserError(f"run name {spec.name!r} exists and is finished", where=str(directory.path), mend=mend)
+    return True
+
+
+@contextmanager
+def hold(directory: RunDirectory, patience_s: float = 0.0) -> Iterator[None]:
+    """Keep every other controller out of the run while this one works; one that is ending is waited for.
+
+    Raises:
+        UserError: another controller still works on the run after ``patience_s``.
+    """
+    deadline = time.monotonic() + patience_s
+    with (directory.path / "controller.lock").open("a") as file:
+        while not _lock(file):
+            if time.monotonic() >= deadline:
+                mend = "wait for it or stop it"
+                raise UserError("another controller is working on this run", where=str(directory.path), mend=mend)
+            time.sleep(LOCK_POLL_S)
+        yield
+
+
+def _lock(file: TextIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,160 @@
+"""Where a rank reads its training shards: from the store, or from copies in node-local storage."""
+
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from channels.errors import UserError
+from channels.store import ChannelStore
+from orchestrator.shard_cache.leased import NodePlacement
+from orchestrator.shard_cache.server import CacheSettings
+from orchestrator.shard_cache.shard_map import ShardMap
+from orchestrator.shard_cache.store import size_text
+from samplers.schedule import Schedule, Slice
+
+if TYPE_CHECKING:
+    from orchestrator.data.reader import Origin
+
+PlacementKind = Literal["shared", "replicate", "partition"]
+
+
+class Placement(Protocol):
+    """What the loader of a rank asks for. ``step`` may be called from several threads, in any order."""
+
+    @property
+    def store(self) -> ChannelStore:
+        """The store to read the training split from, inside :meth:`step`."""
+
+    def begin_epoch(self, epoch: int, first_step: int = 0) -> None:
+        """The steps from ``first_step`` to the end of the epoch are read next; call it before the first of them."""
+
+    def step(self, epoch: int, step: int, pieces: Sequence[Slice]) -> AbstractContextManager[None]:
+        """Inside it the shards of the rank's slices are there; every step of a begun epoch is entered once."""
+
+    def counters(self) -> dict[str, float]:
+        """Totals of this attempt, to be summed over all ranks: each node's are told by one of its ranks."""
+
+    def close(self, *, finished: bool) -> None:
+        """Call it when all ranks have read all they will; ``finished``: the run needs the copies no more."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeGroup:
+    """Who shares this node. attempt: token of the worker group. node: Ray's id. ranks: those of the node, ascending."""
+
+    attempt: str
+    node: str
+    ranks: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SharedPlacement:
+    """Every rank maps the store itself."""
+
+    store: ChannelStore
+
+    def begin_epoch(self, epoch: int, first_step: int = 0) -> None:
+        """Nothing to do."""
+
+    def step(self, epoch: int, step: int, pieces: Sequence[Slice]) -> AbstractContextManager[None]:
+        """Nothing to do."""
+        return nullcontext()
+
+    def counters(self) -> dict[str, float]:
+        """Nothing is moved, so nothing is measured."""
+        return {}
+
+    def close(self, *, finished: bool) -> None:
+        """Nothing to do."""
+
+
+def gather_node_group(node: str) -> NodeGroup:
+    """Who shares the node with this rank (collective over torch.distributed). node: Ray's id of the rank's node."""
+    import torch.distributed as dist
+
+    told: list[tuple[str, str]] = [("", "")] * dist.get_world_size()
+    dist.all_gather_object(told, (node, uuid.uuid4().hex))
+    ranks = tuple(rank for rank, (other, _) in enumerate(told) if other == node)
+    return NodeGroup(attempt=told[0][1], node=node, ranks=ranks)
+
+
+def check_placement(
+    kind: PlacementKind,
+    store: ChannelStore,
+    schedule: Schedule,
+    origins: Sequence["Origin"],
+    cache: Path | None,
+    capacity: int | None,
+) -> None:
+    """Refuse what cannot work on any node. cache: folder in node-local storage. capacity: bytes a node.
+
+    Raises:
+        UserError: no folder or capacity for copies, or less capacity than the shards that every node shall hold.
+    """
+    if kind == "shared":
+        return
+    where = f"data.placement {kind}"
+    if cache is None:
+        mend = "name a node-local folder in cluster.yaml, or use placement shared"
+        raise UserError("the profile has no storage.cache", where=where, mend=mend)
+    if not capacity:
+        raise UserError("data.cache_gb is missing", where=where, mend="say how much a node may hold, in GB")
+    if kind == "replicate":
+        shard_map = ShardMap.of(store, schedule.catalogue, origins)
+        needed = shard_map.size(shard_map.all_files())
+        if needed > capacity:
+            what = f"every node holds {size_text(needed)} of shards, data.cache_gb allows {size_text(capacity)}"
+            raise UserError(what, where=where, mend="raise data.cache_gb, or use placement partition")
+
+
+def make_placement(
+    kind: PlacementKind,
+    store: ChannelStore,
+    schedule: Schedule,
+    origins: Sequence["Origin"],
+    *,
+    rank: int,
+    world: int,
+    group: NodeGroup | None,
+    cache: Path | None,
+    capacity: int | None,
+    run: str,
+) -> Placement:
+    """The placement of one rank. group: who shares its node (None for ``shared``). run: name of the run.
+
+    Raises:
+        UserError: see :func:`check_placement`; a cache folder that cannot be written.
+    """
+    check_placement(kind, store, schedule, origins, cache, capacity)
+    if kind == "shared":
+        return SharedPlacement(store)
+    from orchestrator.shard_cache.client import NodeCacheClient
+
+    assert group is not None and cache is not None and capacity is not None
+    shard_map = ShardMap.of(store, schedule.catalogue, origins)
+    settings = CacheSettings(
+        attempt=group.attempt,
+        folder=cache.absolute() / run,
+        capacity=capacity,
+        store=store.path,
+        shards=shard_map.shards(),
+        ranks=group.ranks,
+    )
+    client = NodeCacheClient(settings, run, group.node, rank)
+    needs = node_needs(kind, shard_map, schedule, group.ranks, world)
+    leader = rank == group.ranks[0]
+    return NodePlacement(client, store, schedule, shard_map, needs, leader=leader, whole_first=kind == "replicate")
+
+
+def node_needs(
+    kind: PlacementKind, shard_map: ShardMap, schedule: Schedule, ranks: Sequence[int], world: int
+) -> Callable[[int], tuple[str, ...]]:
+    """Epoch -> the shards that the ranks of a node need: all, or those of their partitions."""
+    if kind == "replicate":
+        everything = shard_map.all_files()
+        return lambda epoch: everything
+    partitions = [partition for partition in range(schedule.partitions) if partition % world in ranks]
+    return lambda epoch: shard_map.epoch_files(schedule, epoch, partitions)

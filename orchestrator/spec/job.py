@@ -1,0 +1,328 @@
+"""The job spec: one YAML file says what is trained on which channels and how; unknown keys are refused."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from models.options import portable_options
+from orchestrator.spec.yaml_files import apply_override, read_mapping, validate
+
+Positive = Annotated[int, Field(gt=0)]
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+
+
+class Section(BaseModel):
+    """A part of a spec: immutable, every key known."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataSection(Section):
+    """Which channels are used, and their noise."""
+
+    store: Path
+    """Folder of a channel store; relative paths start at the working directory."""
+    sets: tuple[str, ...] | Positive | None = None
+    """Names of the pre-training sets, the first N of them, or all."""
+    zeroshot_sets: tuple[str, ...] | None = None
+    """Names of the held-out sets, or all."""
+    samples: Positive | None = None
+    """At most so many training samples of every set (the first ones), for ablations."""
+    snr_db: float | None = 20.0
+    """Noise added to unit-power channels, input and target alike (PAPERS: 20 dB); null for none."""
+    placement: Literal["shared", "replicate", "partition"] = "shared"
+    """Where ranks read shards: the store itself, copies of all on every node, or of what a node's ranks need."""
+    cache_gb: Annotated[float, Field(gt=0)] | None = None
+    """Most gigabytes of copies a node may hold (placements replicate and partition)."""
+
+    @property
+    def cache_bytes(self) -> int | None:
+        """``cache_gb`` in bytes."""
+        return None if self.cache_gb is None else int(self.cache_gb * 1e9)
+
+
+class ModelSection(BaseModel):
+    """A model of the registry; every further key is an option of that model."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str = "hetercsi"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options for ``models.registry.make_spec``."""
+        return dict(self.model_extra or {})
+
+
+class BatchingSection(Section):
+    """How samples become batches (samplers)."""
+
+    strategy: Literal["bucket", "packed", "global", "alternating", "alternating_sets", "sequential"] = "bucket"
+    pack: Literal["bucket", "global"] = "bucket"
+    """Strategy packed: what is laid end to end, samples of one bucket or of all sets."""
+    method: Literal["optimal", "equal", "equal_tokens", "quantile"] = "optimal"
+    buckets: Positive = 4
+    min_sources: Positive = 1
+    min_entropy: Annotated[float, Field(ge=0)] | None = None
+    cost: Literal["tokens", "flops"] = "tokens"
+    """What optimal boundaries minimise: padded tokens, or the model's arithmetic on them."""
+    global_batch: Positive = 128
+    """Samples of one optimizer step over all ranks."""
+    batch_tokens: Positive | None = None
+    """Token budget of a slice, met on average where nothing is padded; replaces the fixed number of samples."""
+    batch_flops: Annotated[float, Field(gt=0)] | None = None
+    """Budget of a slice in operations of a forward pass; replaces the fixed number of samples."""
+    partitions: Positive = 8
+    """Canonical slices of the shards; every world size that divides it gives the same batches."""
+    micro_batch: Positive | tuple[Positive, ...] = 64
+    """Most samples of one forward pass on one rank; or one number a bucket, as `wavetrain plan --probe` finds them."""
+    mix: Literal["none", "step"] = "none"
+    """``step``: the slices of one optimizer step may come from different buckets."""
+    slices: Positive = 1
+    """Slices of one optimizer step."""
+    tails: Literal["fill", "mixed"] = "fill"
+
+    @property
+    def packed(self) -> bool:
+        """Samples are laid end to end instead of padded."""
+        return self.strategy == "packed"
+
+    @model_validator(mode="after")
+    def _divisible(self) -> "BatchingSection":
+        if self.global_batch % (self.partitions * self.slices):
+            raise ValueError(
+                f"global_batch {self.global_batch} is not a multiple of partitions {self.partitions} x slices "
+                f"{self.slices}; change one of them"
+            )
+        if self.batch_tokens is not None and self.batch_flops is not None:
+            raise ValueError("batch_tokens and batch_flops are both given; drop one of them")
+        if self.pack != "bucket" and not self.packed:
+            raise ValueError(f"pack {self.pack} is for strategy packed, not for {self.strategy}; change one of them")
+        return self
+
+
+class ProfileSection(Section):
+    """Steps of the run of which rank 0 keeps a trace; written ``{from: 100, steps: 5}``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    first: Annotated[int, Field(ge=0, alias="from")]
+    """Number of the first one, counted from 0."""
+    steps: Positive = 5
+
+
+class TrainSection(Section):
+    """Optimisation: AdamW, warm-up and half cosine (HeterCSI section IV)."""
+
+    epochs: Positive = 1
+    lr: Annotated[float, Field(gt=0)] = 8e-4
+    min_lr: Annotated[float, Field(ge=0)] = 0.0
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    betas: tuple[float, float] = (0.9, 0.95)
+    clip_norm: Annotated[float, Field(ge=0)] = 1.0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    activation_checkpointing: bool = False
+    """Compute the insides of every block again in the backward pass instead of keeping them."""
+    compile: bool = False
+    """torch.compile of every block, one graph a shape; not with ZeRO stage 3, which takes weights apart."""
+    zero_stage: Annotated[int, Field(ge=0, le=3)] = 2
+    loader_threads: Positive = 1
+    prefetch: Positive = 4
+    """Steps that are prepared ahead of the one being trained."""
+    profile: ProfileSection | None = None
+    """Steps to profile: a trace and a summary in the run's folder and among its artifacts."""
+
+    @model_validator(mode="after")
+    def _whole_weights(self) -> "TrainSection":
+        if self.compile and self.zero_stage == 3:
+            raise ValueError("compile does not work with zero_stage 3; drop one of them")
+        return self
+
+
+class ScaleSection(Section):
+    """How many ranks."""
+
+    workers: Positive | tuple[Positive, Positive] = 1
+    """A number, or [least, most]: the run shrinks and grows with the nodes that are there."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "ScaleSection":
+        if self.least > self.most:
+            raise ValueError(f"workers [{self.least}, {self.most}] is empty; write [least, most]")
+        return self
+
+    @property
+    def least(self) -> int:
+        """Fewest ranks the run goes on with."""
+        return self.workers if isinstance(self.workers, int) else self.workers[0]
+
+    @property
+    def most(self) -> int:
+        """Ranks the run has if nothing is missing."""
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
+
+    @property
+    def text(self) -> str:
+        """For people: ``4``, or ``1-4``."""
+        return str(self.most) if isinstance(self.workers, int) else f"{self.least}-{self.most}"
+
+
+class CheckpointSection(Section):
+    """When training state is saved."""
+
+    every_steps: Positive | None = 100
+    every_minutes: Annotated[float, Field(gt=0)] | None = None
+    """Also when so much time has passed since the last one."""
+    keep: Positive = 2
+    """Newest states that are kept."""
+    keep_best: bool = False
+    """Also save after every epoch that is evaluated, and keep the state of the best zero-shot NMSE."""
+
+
+Budget = Annotated[int, Field(ge=0)]
+Factor = Annotated[float, Field(gt=1)]
+
+
+class FailuresSection(Section):
+    """How often a run may fail in which way before it gives up, and what counts as a failure."""
+
+    worker: Budget = 3
+    """A rank or its node died."""
+    hang: Budget = 3
+    """No step was made for too long."""
+    preemption: Budget = 100
+    """The cluster took the node back."""
+    out_of_memory: Budget = 6
+    """A micro-batch did not fit; the next attempt halves it."""
+    diverged: Budget = 0
+    """A loss was NaN, infinite or a spike: 0 stops the run; more go back to the last checkpoint and skip the step."""
+    bad_data: Budget = 0
+    """A file is missing or broken; tries help only where it comes back."""
+    backoff_s: Annotated[float, Field(ge=0)] = 1.0
+    """Wait before the next attempt; doubled with every failure of the same kind."""
+    backoff_cap_s: Annotated[float, Field(ge=0)] = 300.0
+    hang_factor: Factor = 20.0
+    """So many median step times without a step are a hang,"""
+    hang_floor_s: Annotated[float, Field(gt=0)] = 300.0
+    """but never less than so many seconds: ranks also wait for one that writes its share of a checkpoint."""
+    spike_factor: Factor | None = None
+    """A loss so many times the median of the last 50 is a spike; null: none is."""
+    slow_factor: Factor | None = 1.5
+    """A rank that computes so many times as long as the median rank is named; null: none is."""
+
+    def budget(self, kind: str) -> int:
+        """Failures of a kind that are followed by another attempt."""
+        budget: int = getattr(self, kind)
+        return budget
+
+
+class EvaluationSection(Section):
+    """The zero-shot table."""
+
+    split: Literal["train", "val", "test"] = "test"
+    samples: Positive | None = None
+    """At most so many samples of every set; null: all."""
+    batch: Positive = 64
+    seed: int = 0
+    every_epochs: Positive | None = None
+    """Also score the model after every so many epochs, beside the training."""
+    references: bool = True
+    """Also score zero, repeat-last and linear interpolation."""
+
+
+class TrackingSection(Section):
+    """Where MLflow keeps the run."""
+
+    uri: str | None = None
+    """null: a sqlite file in the folder of the runs."""
+    experiment: str = "wavetrain"
+    every_steps: Positive = 1
+    """Steps between two lines of metrics."""
+    log_samples: bool = False
+    """Write down which samples every rank trained on at every step (folder ``samples`` of the run)."""
+    system_every_s: Annotated[float, Field(ge=0)] = 5.0
+    """Seconds between two samples of every machine's CPU, memory, network and GPUs, at first; 0: none."""
+    print_every_s: Annotated[float, Field(gt=0)] = 5.0
+    """Seconds between two lines about the steps where the output is no terminal."""
+    register_model: bool = True
+    """Put the final model into MLflow's registry, as a version of ``<experiment>-<model>``."""
+
+
+class JobSpec(Section):
+    """Everything that decides a run's numbers; where it runs is the cluster's profile."""
+
+    name: Annotated[str, Field(pattern=NAME_PATTERN)]
+    description: str = ""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 42
+    data: DataSection
+    model: ModelSection = ModelSection()
+    batching: BatchingSection = BatchingSection()
+    train: TrainSection = TrainSection()
+    scale: ScaleSection = ScaleSection()
+    checkpoint: CheckpointSection = CheckpointSection()
+    failures: FailuresSection = FailuresSection()
+    evaluation: EvaluationSection = EvaluationSection()
+    tracking: TrackingSection = TrackingSection()
+
+    @model_validator(mode="after")
+    def _best_is_known(self) -> "JobSpec":
+        if self.checkpoint.keep_best and self.evaluation.every_epochs is None:
+            raise ValueError("checkpoint.keep_best needs scores; set evaluation.every_epochs")
+        return self
+
+    @field_validator("data")
+    @classmethod
+    def _plain_store(cls, data: DataSection) -> DataSection:
+        if not str(data.store).strip():
+            raise ValueError("store is empty")
+        return data
+
+    @property
+    def training_identity(self) -> dict[str, Any]:
+        """The fields that decide which numbers training computes: what a resumed run must share.
+
+        The store counts by its content, which the run's state holds, not by its path. World size, ZeRO stage,
+        micro-batch and the backend of a scan may change: batches do not depend on them, sums only in their rounding.
+        """
+        resolved = self.model_dump(mode="json")
+        kept = ("name", "seed", "data", "model", "batching", "train")
+        identity = {key: resolved[key] for key in kept}
+        for harmless in ("loader_threads", "prefetch", "profile", "zero_stage"):
+            identity["train"].pop(harmless)
+        identity["batching"].pop("micro_batch")
+        identity["model"] = portable_options(self.model.name, identity["model"])
+        for harmless in ("store", "zeroshot_sets", "placement", "cache_gb"):
+            identity["data"].pop(harmless)
+        return identity
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of the training identity."""
+        return hashlib.sha256(json.dumps(self.training_identity, sort_keys=True).encode()).hexdigest()
+
+
+def load_job(path: Path, overrides: Sequence[str] = ()) -> JobSpec:
+    """Read a job spec and apply ``a.b=c`` overrides.
+
+    Raises:
+        UserError: missing or broken file, unknown key (the nearest known one is named), wrong type or value.
+    """
+    mapping = read_mapping(path)
+    for override in overrides:
+        apply_override(mapping, override)
+    job = validate(JobSpec, mapping, str(path))
+    # Controller and workers may run in folders of their own, so a relative path would mean something else there.
+    data = job.data.model_copy(update={"store": job.data.store.absolute()})
+    tracking = job.tracking.model_copy(update={"uri": _absolute(job.tracking.uri)})
+    return job.model_copy(update={"data": data, "tracking": tracking})
+
+
+def _absolute(uri: str | None) -> str | None:
+    """The same with the whole path of a database file."""
+    scheme, separator, path = (uri or "").partition("sqlite:///")
+    if scheme or not separator or not path or path.startswith(("/", ":")):
+        return uri
+    return f"sqlite:///{Path(path).absolute()}"

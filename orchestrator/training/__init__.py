@@ -1,0 +1,1 @@
+"""What every rank runs: DeepSpeed engine, loader, steps, saved state. May import checkpoint and monitoring."""

@@ -1,0 +1,185 @@
+"""One optimizer step under DeepSpeed ZeRO: exact normalisation over ranks, micro-batches and fillers."""
+
+import importlib
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.interface import MaskDraw, PackedBatch, PretrainingModel, TokenBatch
+from models.layers.blocks import checkpoint_activations, compile_blocks
+from models.layers.parameters import optimizer_groups
+from orchestrator.monitoring.profiling import optimizing
+from orchestrator.monitoring.step_clock import StepClock
+from orchestrator.run.signals import SILENCE, Signals
+from orchestrator.spec.job import TrainSection
+from orchestrator.training.loader import StepBatch
+from orchestrator.training.step_report import StepReport, StepResult
+
+
+def set_up_deepspeed(device: str) -> None:
+    """Import DeepSpeed for this device, without what a worker has no use for.
+
+    Its autotuner imports MLflow where there is one, which takes as long as DeepSpeed itself; on a CPU it compiles a
+    shared-memory operation for two minutes.
+    """
+    if device == "cpu":
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    with _hidden("mlflow"):
+        torch_backend = importlib.import_module("deepspeed.comm.torch")
+    if device == "cpu":
+        setattr(torch_backend, "build_shm_op", lambda: None)  # noqa: B010
+
+
+@contextmanager
+def _hidden(package: str) -> Iterator[None]:
+    """Let imports of a package fail for the time of a ``with``, unless it has been imported already."""
+    if package in sys.modules:
+        yield
+        return
+    sys.modules[package] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[package]
+
+
+def deepspeed_config(train: TrainSection) -> dict[str, Any]:
+    """DeepSpeed's configuration; batch sizes are ours, so it counts one micro-batch a step."""
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": train.clip_norm,
+        "zero_optimization": {"stage": train.zero_stage},
+        # The host would wait for the check of every gradient; a loss that is not finite ends the run anyway.
+        "bf16": {"enabled": train.precision == "bf16", "check_grad_overflow": False},
+        "steps_per_print": 2**62,
+        "wall_clock_breakdown": False,
+        "zero_allow_untested_optimizer": True,
+    }
+
+
+class TrainingEngine:
+    """A model under DeepSpeed, on one rank."""
+
+    def __init__(self, model: PretrainingModel, train: TrainSection, *, device: str, tasks: int) -> None:
+        set_up_deepspeed(device)
+        import deepspeed
+
+        deepspeed.init_distributed(dist_backend="nccl" if device == "cuda" else "gloo", verbose=False)
+        if train.activation_checkpointing:
+            checkpoint_activations(model)
+        if train.compile:
+            compile_blocks(model)
+        optimizer = torch.optim.AdamW(
+            [dict(group) for group in optimizer_groups(model, train.weight_decay)],
+            # Set at every step; DeepSpeed makes one of its own at the start, which must change nothing.
+            lr=0.0,
+            betas=train.betas,
+            fused=True,
+        )
+        self.deepspeed, *_ = deepspeed.initialize(
+            model=model, optimizer=optimizer, config=deepspeed_config(train), dist_init_required=False
+        )
+        _forget_first_step(self.deepspeed.optimizer)
+        self.device = self.deepspeed.device
+        self.rank = dist.get_rank()
+        self.world = dist.get_world_size()
+        self.lag = 1 if self.device.type == "cuda" else 0
+        """Steps that may be begun before the report of one is read; where reading waits for nothing, none."""
+        self._clock = StepClock(self.device)
+        self._tasks = tasks
+        self._reduces_early = train.zero_stage >= 2
+        """Whether every micro-batch ends with a reduction, in which a rank waits for the slowest."""
+
+    def step(self, batch: StepBatch, seed: int, lr: float, signals: Signals = SILENCE) -> StepResult:
+        """Train on one global batch and wait for what it gave; see :meth:`begin`."""
+        return self.begin(batch, seed, lr, signals).read()
+
+    def begin(self, batch: StepBatch, seed: int, lr: float, signals: Signals = SILENCE) -> StepReport:
+        """Train on one global batch; with a ``lag`` the host does not wait for it.
+
+        The gradient is that of the mean over tasks of (sum of errors / masked tokens of the global batch), whatever
+        the world size, the micro-batches and the fillers: DeepSpeed divides by the world size, so it is put back here.
+
+        Raises:
+            TrainingDivergedError: on all ranks, if any rank saw a loss that is not finite; no weight has changed then.
+                With a ``lag`` it is raised by the report instead, when the weights are spoilt: do not save them before
+                every report has been read.
+        """
+        self._clock.start()
+        engine = self.deepspeed
+        for group in engine.optimizer.param_groups:
+            group["lr"] = lr
+        scale = torch.from_numpy(task_scale(batch.denominators)).to(self.device, non_blocking=True)
+        sums = torch.zeros(self._tasks, dtype=torch.float32, device=self.device)
+        *early, last = zip(batch.micro_batches, batch.draws, strict=True)
+        engine.set_gradient_accumulation_boundary(False)
+        own_seconds: float | None = None
+        for micro, epoch in early:
+            part = self._forward(micro, seed, epoch)
+            if self._reduces_early and own_seconds is None:
+                own_seconds = self._clock.stop()
+            sums += part.detach()
+            engine.backward((part * scale).sum() * self.world)
+            engine.step()
+        engine.set_gradient_accumulation_boundary(True)
+        part = self._forward(last[0], seed, last[1])
+        own_seconds = self._clock.stop() if own_seconds is None else own_seconds
+        report = StepReport((sums + part.detach()) * scale, batch, signals, own_seconds)
+        if not self.lag:
+            report.check_losses()
+        engine.backward((part * scale).sum() * self.world)
+        plain = self._plain_norm()
+        with optimizing():
+            engine.step()
+        report.add_norm(engine.get_global_grad_norm() if plain is None else plain)
+        return report
+
+    def _forward(self, micro: TokenBatch | PackedBatch, seed: int, epoch: int) -> Tensor:
+        part: Tensor = self.deepspeed(micro.to(self.device, non_blocking=True), MaskDraw(seed=seed, epoch=epoch))
+        return part
+
+    def _plain_norm(self) -> Tensor | None:
+        """Norm before clipping where DeepSpeed leaves clipping to torch and forgets the norm (stage 0 in fp32)."""
+        if not isinstance(self.deepspeed.optimizer, torch.optim.AdamW):
+            return None
+        gradients = [parameter.grad for parameter in self.deepspeed.module.parameters() if parameter.grad is not None]
+        return torch.nn.utils.get_total_norm(gradients)
+
+    def full_weights(self) -> dict[str, Tensor]:
+        """All parameters and buffers in fp32 on the CPU (collective: every rank calls it, rank 0 gets the result)."""
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        module = self.deepspeed.module
+        weights: dict[str, Tensor] = {}
+        for name, parameter in module.named_parameters():
+            full = safe_get_full_fp32_param(parameter) if parameter.requires_grad else None
+            if self.rank == 0:
+                weights[name] = (parameter.data if full is None else full).detach().float().cpu().contiguous()
+        if self.rank == 0:
+            persistent = module.state_dict().keys()
+            weights |= {name: buffer.cpu() for name, buffer in module.named_buffers() if name in persistent}
+        return weights
+
+
+def _forget_first_step(optimizer: Any) -> None:
+    """Undo the count of the step that DeepSpeed makes at the start where it wraps AdamW whole (bf16 with stage 0)."""
+    from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
+
+    if isinstance(optimizer, FP16_UnfusedOptimizer):
+        optimizer.optimizer.state.clear()
+
+
+def task_scale(denominators: NDArray[np.float64]) -> NDArray[np.float32]:
+    """What the sum of each task is multiplied by: 1 / (masked tokens x tasks that have any), float32 [tasks]."""
+    present = denominators > 0
+    count = max(int(present.sum()), 1)
+    return np.where(present, 1.0 / np.maximum(denominators, 1.0) / count, 0.0).astype(np.float32)

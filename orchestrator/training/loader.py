@@ -1,0 +1,139 @@
+"""Prepares the batches of the next steps in background threads while the current one trains."""
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from types import TracebackType
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models.interface import PackedBatch, TokenBatch
+from orchestrator.data.flops import valid_flops
+from orchestrator.data.reader import TrainingData
+from orchestrator.shard_cache.placement import Placement
+from samplers.batches import ScheduledBatches
+from samplers.load import step_imbalance
+from samplers.measures import source_entropy
+from samplers.schedule import Slice
+
+
+@dataclass(frozen=True, slots=True)
+class StepBatch:
+    """What one rank trains on in one optimizer step."""
+
+    epoch: int
+    step: int
+    """Step within the epoch."""
+    micro_batches: tuple[TokenBatch | PackedBatch, ...]
+    draws: tuple[int, ...]
+    """Epoch from which the masks of each micro-batch are drawn."""
+    denominators: NDArray[np.float64]
+    """Masked tokens [tasks] of the whole global batch."""
+    valid_tokens: int
+    """Tokens of the true samples of the whole global batch."""
+    padded_tokens: int
+    """Tokens this rank computes, padding and fillers included."""
+    valid_flops: float
+    """Operations that the true samples of the whole global batch need, forward and backward."""
+    computed_flops: float
+    """Operations of this rank, padding and fillers included."""
+    source_entropy: float
+    """Bits; of the sets that the global batch draws from."""
+    imbalance: float
+    """By how much the rank with the most tokens exceeds the mean, as a share."""
+    bucket: int
+    pieces: tuple[Slice, ...]
+    """This rank's slices, as scheduled."""
+
+
+class StepLoader:
+    """Iterates over :class:`StepBatch` in schedule order, ``prefetch`` steps ahead.
+
+    The cursor of ``batches`` moves only when the consumer acknowledges a step, so a checkpoint counts what was
+    trained, not what was prepared.
+    """
+
+    def __init__(
+        self,
+        data: TrainingData,
+        batches: ScheduledBatches,
+        placement: Placement,
+        *,
+        micro_batch: int | tuple[int, ...],
+        threads: int,
+        prefetch: int,
+        pin_memory: bool = False,
+    ) -> None:
+        self._data = replace(data, store=placement.store)
+        self._batches = batches
+        self._placement = placement
+        self._micro_batch = micro_batch
+        self._prefetch = prefetch
+        self._pin_memory = pin_memory
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="loader")
+
+    def __enter__(self) -> "StepLoader":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def __iter__(self) -> Iterator[StepBatch]:
+        waiting: deque[Future[StepBatch]] = deque()
+        begun: int | None = None
+        for epoch, step, pieces in self._batches:
+            if epoch != begun:
+                self._placement.begin_epoch(epoch, step)
+                begun = epoch
+            waiting.append(self._pool.submit(self._prepare, epoch, step, pieces))
+            if len(waiting) > self._prefetch:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+    def _prepare(self, epoch: int, step: int, pieces: tuple[Slice, ...]) -> StepBatch:
+        everything = self._batches.schedule.global_step(epoch, step)
+        micro_slices = [micro for piece in pieces for micro in split_slice(piece, self._most(piece))]
+        with self._placement.step(epoch, step, pieces):
+            micro_batches = tuple(self._data.batch(micro) for micro in micro_slices)
+        if self._pin_memory and torch.cuda.is_available():
+            micro_batches = tuple(batch.pin_memory() for batch in micro_batches)
+        return StepBatch(
+            epoch=epoch,
+            step=step,
+            micro_batches=micro_batches,
+            draws=tuple(micro.epoch for micro in micro_slices),
+            denominators=self._data.denominators(everything),
+            valid_tokens=self._data.valid_tokens(everything),
+            padded_tokens=sum(self._data.padded_tokens(micro) for micro in micro_slices),
+            valid_flops=valid_flops(self._data.flops, everything),
+            computed_flops=sum(self._data.computed_flops(micro) for micro in micro_slices),
+            source_entropy=source_entropy(
+                self._batches.schedule.catalogue,
+                np.concatenate([piece.source for piece in everything]),
+                np.concatenate([piece.weight for piece in everything]),
+            ).bits,
+            imbalance=step_imbalance(self._batches.schedule, everything, self._batches.world),
+            bucket=pieces[0].bucket,
+            pieces=pieces,
+        )
+
+    def _most(self, piece: Slice) -> int:
+        return self._micro_batch if isinstance(self._micro_batch, int) else self._micro_batch[piece.bucket]
+
+
+def split_slice(piece: Slice, most: int) -> list[Slice]:
+    """Near-equal parts of at most ``most`` samples; the same number of parts on every rank."""
+    count = -(-len(piece.index) // most)
+    chunks = zip(
+        np.array_split(piece.source, count),
+        np.array_split(piece.index, count),
+        np.array_split(piece.weight, count),
+        strict=True,
+    )
+    return [replace(piece, source=source, index=index, weight=weight) for source, index, weight in chunks]

@@ -1,0 +1,97 @@
+"""What the ranks tell each other about a step, in one reduction, and the host's reading of it, at once or later."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor
+
+from orchestrator.run.failures import TrainingDivergedError
+from orchestrator.run.signals import Signals
+from orchestrator.training.loader import StepBatch
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What all ranks agree on after a step."""
+
+    losses: tuple[float, ...]
+    """Mean squared error of each task over the masked tokens of the global batch."""
+    grad_norm: float
+    padded_tokens: int
+    """Tokens computed by all ranks, padding included."""
+    computed_flops: float
+    """Operations of all ranks, padding included."""
+    signals: Signals
+    """How many ranks said what."""
+    rank_seconds: tuple[float, ...]
+    """What each rank computed before it waited for the others."""
+
+
+class StepReport:
+    """Sums over all ranks of one step's losses, work, signals and marks of losses that are not finite.
+
+    They stay on the device: on CUDA the host goes on with the next step and reads them when they have arrived.
+    """
+
+    def __init__(self, share: Tensor, batch: StepBatch, signals: Signals, seconds: float) -> None:
+        """Collective. share: float32 [tasks], this rank's part of the losses. seconds: what it computed."""
+        self._batch = batch
+        work, world = (batch.padded_tokens, batch.computed_flops), dist.get_world_size()
+        took = [seconds if rank == dist.get_rank() else 0.0 for rank in range(world)]
+        said = torch.tensor([*work, *signals.values(), *took], dtype=torch.float64)
+        said = said.to(share.device, non_blocking=True)
+        self._sizes = [len(share), len(work), len(signals.values()), world, world]
+        finite = torch.isfinite(share).all()
+        strange = (~finite) * (torch.arange(world, device=share.device) == dist.get_rank())
+        self._sums = torch.cat([share.double().where(finite, 0.0), said, strange.double()])
+        dist.all_reduce(self._sums)
+        self._norm = torch.zeros(1, dtype=torch.float64)
+        self._arrived: torch.cuda.Event | None = None
+
+    def check_losses(self) -> None:
+        """Wait for the sums. Raises TrainingDivergedError, on all ranks, if the loss of one was not finite."""
+        self._check_losses(self._split()[-1])
+
+    def add_norm(self, norm: Tensor | float) -> None:
+        """The gradient's norm before clipping, the last that is known of a step; starts the copy to the host."""
+        self._norm = torch.as_tensor(norm, dtype=torch.float64).reshape(1)
+        if self._sums.is_cuda:
+            everything = torch.cat([self._sums, self._norm.to(self._sums.device, non_blocking=True)])
+            host = torch.empty_like(everything, device="cpu", pin_memory=True).copy_(everything, non_blocking=True)
+            self._sums, self._norm = host[:-1], host[-1:]
+            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._arrived.record()
+
+    def read(self) -> StepResult:
+        """Wait for the numbers.
+
+        Raises:
+            TrainingDivergedError: on all ranks, if a loss or the gradient was not finite.
+        """
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        losses, (padded, flops), signals, took, strange = self._split()
+        self._check_losses(strange)
+        norm = float(self._norm)
+        # DeepSpeed tells of a norm that is not finite as -1.
+        if not np.isfinite(norm) or norm < 0:
+            raise TrainingDivergedError(f"gradient is NaN or infinite at {self._place()}")
+        tasks = max(int((self._batch.denominators > 0).sum()), 1)
+        agreed = Signals(*map(int, signals))
+        return StepResult(tuple(losses * tasks), norm, int(padded), float(flops), agreed, tuple(took))
+
+    def _split(self) -> list[NDArray[np.float64]]:
+        return np.split(self._sums.cpu().numpy(), np.cumsum(self._sizes)[:-1])
+
+    def _check_losses(self, strange: NDArray[np.float64]) -> None:
+        bad = np.flatnonzero(strange)
+        if len(bad):
+            ranks = ", ".join(map(str, bad))
+            raise TrainingDivergedError(f"loss is NaN or infinite at {self._place()}, rank {ranks}")
+
+    def _place(self) -> str:
+        batch = self._batch
+        return f"epoch {batch.epoch}, step {batch.step} of the epoch, bucket {batch.bucket}"

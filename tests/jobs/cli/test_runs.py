@@ -1,0 +1,270 @@
+"""``status``, ``logs`` and ``cancel`` over files of runs, without a launcher."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from channels.errors import UserError
+from channels.files import write_json
+from jobs.cli import runs as runs_commands
+from jobs.cli.runs import find
+from jobs.launch.folder import LaunchFolder
+from jobs.launch.run_status import RunStatus, run_status
+from jobs.slurm.state import JobState
+from orchestrator.run.events import EventWriter
+from orchestrator.run.folder import RunDirectory, hold
+from orchestrator.spec.cluster import run_folders
+from tests.jobs.launches import job_of
+
+METRICS = {"train/loss": 0.5, "perf/tokens_per_s": 1000.0, "perf/step_ms": 200.0}
+
+
+def a_run(runs: Path, name: str = "demo", status: str = "RUNNING", job: str | None = None) -> RunDirectory:
+    directory = RunDirectory(runs / name)
+    directory.path.mkdir(parents=True)
+    write_json(directory.spec, job_of().model_dump(mode="json"))
+    directory.update_state(status=status, cause="a reason" if status == "FAILED" else None, attempts=2)
+    with EventWriter(directory.events) as events:
+        events.write("attempt", step=0, total_steps=60)
+        events.write("step", step=10, metrics=METRICS)
+    if job:
+        directory.launch.mkdir()
+        record = {"launcher": "slurm", "job_id": job, "logs": str(directory.launch / "slurm")}
+        write_json(LaunchFolder(directory).submission, record)
+    return directory
+
+
+def seen(directory: RunDirectory, state: JobState | None = None) -> RunStatus:
+    return run_status(directory, lambda submission: state)
+
+
+def test_a_running_job_tells_step_speed_and_time_left(tmp_path: Path) -> None:
+    found = seen(a_run(tmp_path, job="12"), JobState("RUNNING", None, "n[1-2]"))
+    assert (found.state, found.attempt, found.step, found.total_steps) == ("RUNNING", 2, 10, 60)
+    assert (found.loss, found.tokens_per_s, found.seconds_left) == (0.5, 1000.0, pytest.approx(10.0))
+    assert (found.launcher, found.job, found.nodes) == ("slurm", "12", "n[1-2]")
+
+
+def test_runs_of_all_profiles_are_known(tmp_path: Path) -> None:
+    profiles = {name: {"storage": {"runs": str(tmp_path / name)}} for name in ("here", "there")}
+    (tmp_path / "cluster.yaml").write_text(json.dumps({"default": "there", "profiles": profiles}))
+    mine, other = a_run(tmp_path / "here", "mine"), a_run(tmp_path / "there", "other")
+    everywhere, here = (run_folders(tmp_path / "cluster.yaml", name) for name in (None, "here"))
+    assert everywhere == [tmp_path / "there", tmp_path / "here"] and here == [tmp_path / "here"]
+    assert find("mine", everywhere).path == mine.path and find("oth", everywhere).path == other.path
+    with pytest.raises(UserError, match="no run 'other'"):
+        find("other", here)
+    a_run(tmp_path / "here", "other")
+    with pytest.raises(UserError, match="several runs are called 'other'"):
+        find("other", everywhere)
+
+
+def test_a_run_that_no_launcher_tells_of_shows_the_machines_of_its_attempt(tmp_path: Path) -> None:
+    directory = a_run(tmp_path, status="FINISHED")
+    assert seen(directory).nodes is None
+    with EventWriter(directory.events) as events:
+        events.write("attempt", step=10, total_steps=60, machines=["n1", "n2"])
+    assert seen(directory).nodes == "n1,n2"
+
+
+def test_a_requeued_job_is_pending_with_its_reason(tmp_path: Path) -> None:
+    found = seen(a_run(tmp_path, status="KILLED", job="12"), JobState("PENDING", "BeginTime"))
+    assert (found.state, found.reason, found.seconds_left) == ("PENDING", "BeginTime", None)
+
+
+def test_a_job_that_slurm_ended_is_not_running(tmp_path: Path) -> None:
+    found = seen(a_run(tmp_path, job="12"), JobState("KILLED", "CANCELLED"))
+    assert (found.state, found.reason) == ("KILLED", "CANCELLED")
+
+
+def test_a_bootstrap_failure_tells_its_cause(tmp_path: Path) -> None:
+    directory = a_run(tmp_path, job="12")
+    end = directory.launch / "attempts" / "12-0" / "end.json"
+    end.parent.mkdir(parents=True)
+    write_json(end, {"outcome": "failed", "cause": "nodes n2 have not joined"})
+    found = seen(directory, JobState("FAILED", "exit 1:0"))
+    assert (found.state, found.reason) == ("FAILED", "nodes n2 have not joined")
+
+
+def test_what_an_earlier_attempt_said_is_not_the_reason(tmp_path: Path) -> None:
+    directory = a_run(tmp_path, job="12")
+    for attempt in ("9-3", "12-9", "12-10"):
+        (directory.launch / "attempts" / attempt).mkdir(parents=True)
+    write_json(directory.launch / "attempts" / "9-3" / "end.json", {"outcome": "failed", "cause": "older job"})
+    write_json(directory.launch / "attempts" / "12-9" / "end.json", {"outcome": "lost", "cause": "older attempt"})
+    assert seen(directory, JobState("FAILED", "NODE_FAIL")).reason == "NODE_FAIL"
+    write_json(directory.launch / "attempts" / "12-10" / "end.json", {"outcome": "lost", "cause": "newest"})
+    assert seen(directory, JobState("FAILED", "NODE_FAIL")).reason == "newest"
+    resubmitted = {**LaunchFolder(directory).read_submission(), "job_id": "40"}
+    write_json(LaunchFolder(directory).submission, resubmitted)
+    assert seen(directory, JobState("KILLED", "CANCELLED")).reason == "CANCELLED"
+
+
+@pytest.mark.parametrize(("own", "reason"), [("FINISHED", None), ("FAILED", "a reason")])
+def test_the_run_knows_best_how_it_ended(tmp_path: Path, own: str, reason: str | None) -> None:
+    found = seen(a_run(tmp_path, status=own, job="12"), JobState("FAILED", "exit 1:0"))
+    assert (found.state, found.reason) == (own, reason)
+
+
+def test_a_local_run_without_controller_is_not_running(tmp_path: Path) -> None:
+    directory = a_run(tmp_path)
+    with hold(directory):
+        assert seen(directory).state == "RUNNING"
+    found = seen(directory)
+    assert found.state == "KILLED" and "controller is gone" in str(found.reason)
+
+
+def test_a_torn_line_of_events_is_passed_over(tmp_path: Path) -> None:
+    directory = a_run(tmp_path, status="FINISHED")
+    with directory.events.open("a") as file:
+        file.write('{"kind":"step","st')
+    assert seen(directory).step == 10
+
+
+@pytest.fixture
+def wavetrain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Runs the command line in a folder with runs; exit code, output, error."""
+    from jobs.cli.main import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["wavetrain", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capsys.readouterr()
+        return int(ended.value.code or 0), said.out, said.err
+
+    return run
+
+
+def test_a_beginning_that_fits_several_runs_is_refused(tmp_path: Path, wavetrain: Any) -> None:
+    a_run(tmp_path / "runs", "demo-1", "FINISHED")
+    a_run(tmp_path / "runs", "demo-2", "FINISHED")
+    code, _, error = wavetrain("status", "demo")
+    assert code == 2 and error.count("\n") == 1 and "demo-1, demo-2" in error
+    assert wavetrain("status", "demo-2", "--json")[0] == 0
+    assert "demo-2" in wavetrain("status")[1]
+    code, _, error = wavetrain("logs", "nothing")
+    assert code == 2 and "known runs: " in error
+
+
+def test_a_launcher_that_does_not_answer_is_told_and_the_other_runs_are_shown(
+    tmp_path: Path, wavetrain: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        a_run(tmp_path / "runs", f"queued-{number}", job="12")
+    a_run(tmp_path / "runs", "local", "FINISHED")
+    asked: list[str] = []
+
+    def silent(job_id: str) -> JobState:
+        asked.append(job_id)
+        raise UserError("squeue does not answer in 30 s", where="slurm", mend="ask again later")
+
+    monkeypatch.setattr(runs_commands.slurm_state, "job_state", silent)
+    code, out, _ = wavetrain("status", "--json")
+    found = {entry["name"]: entry for entry in json.loads(out)}
+    assert code == 0 and found["local"]["state"] == "FINISHED" and len(asked) == 1
+    assert found["queued-1"]["state"] == "UNKNOWN" and "does not answer" in found["queued-1"]["reason"]
+
+
+def test_logs_of_a_node(tmp_path: Path, wavetrain: Any) -> None:
+    directory = a_run(tmp_path / "runs", "demo", "FINISHED", job="12")
+    folder = LaunchFolder(directory).submitted
+    folder.mkdir()
+    for node in (0, 1):
+        (folder / f"12_{node}_log.err").write_text("".join(f"node {node} line {line}\n" for line in range(5)))
+    assert wavetrain("logs", "demo", "--node", "1", "-n", "2")[1] == "node 1 line 3\nnode 1 line 4\n"
+    assert "node 0 line 0" in wavetrain("logs", "demo")[1]
+
+
+def test_following_the_logs_of_two_nodes_to_the_last_line(
+    tmp_path: Path, wavetrain: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = a_run(tmp_path / "runs", "demo", "RUNNING", job="12")
+    folder = LaunchFolder(directory).submitted
+    folder.mkdir()
+    files = [folder / f"12_{node}_log.out" for node in (0, 1)]
+    for node, path in enumerate(files):
+        path.write_text(f"node {node} begins\n")
+    said = iter([("RUNNING", "one"), ("FAILED", "two")])
+
+    def ask(submission: dict[str, Any]) -> JobState:
+        state, word = next(said)
+        for node, path in enumerate(files):
+            path.write_text(f"{path.read_text()}node {node} {word}\n")
+        return JobState("RUNNING" if state == "RUNNING" else "FAILED")
+
+    monkeypatch.setattr(runs_commands, "ask", ask)
+    monkeypatch.setattr(runs_commands, "FOLLOW_S", 0.0)
+    code, out, _ = wavetrain("logs", "demo", "--follow")
+    assert code == 0
+    assert out.splitlines() == [f"node {node} {word}" for word in ("begins", "one", "two") for node in (0, 1)]
+
+
+def test_cancelling_what_has_ended_and_what_never_listens(
+    tmp_path: Path, wavetrain: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a_run(tmp_path / "runs", "done", "FINISHED")
+    assert "has ended (FINISHED)" in wavetrain("cancel", "done")[2]
+    a_run(tmp_path / "runs", "deaf", "RUNNING", job="12")
+    commands: list[list[str]] = []
+    monkeypatch.setattr(runs_commands, "ask", lambda submission: JobState("RUNNING"))
+    monkeypatch.setattr(runs_commands.slurm_state, "run_command", commands.append)
+    code, out, _ = wavetrain("cancel", "deaf", "--wait", "1")
+    assert code == 0 and "after a checkpoint" not in out
+    assert commands == [["scancel", "12"]]
+    assert (tmp_path / "runs" / "deaf" / "stop.request").exists()
+
+
+def test_cancelling_a_resumed_run_before_its_controller_has_begun(
+    tmp_path: Path, wavetrain: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = a_run(tmp_path / "runs", "resumed", "KILLED")
+    directory.launch.mkdir()
+    write_json(LaunchFolder(directory).submission, {"launcher": "ray", "job_id": "ray-2", "dashboard": "http://x"})
+    monkeypatch.setattr(runs_commands, "ask", lambda submission: JobState("RUNNING"))
+    stopped: list[LaunchFolder] = []
+    monkeypatch.setattr(runs_commands.ray_jobs, "stop", stopped.append)
+    code, out, _ = wavetrain("cancel", "resumed")
+    assert code == 0 and "after a checkpoint" not in out
+    assert [launch.run.path.absolute() for launch in stopped] == [directory.path]
+
+
+def test_a_run_that_was_not_submitted_has_no_logs(tmp_path: Path, wavetrain: Any) -> None:
+    a_run(tmp_path / "runs", "local", "FINISHED")
+    assert "printed to its terminal" in wavetrain("logs", "local")[2]
+
+
+def test_a_run_that_is_queued_is_not_submitted_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from jobs.cli import submit as submit_command
+
+    directory = a_run(tmp_path, job="12")
+    monkeypatch.setattr(submit_command, "ask", lambda submission: JobState("PENDING", "Resources"))
+    with pytest.raises(UserError, match="job 12 is PENDING"):
+        submit_command._check_not_queued(directory)
+    assert json.loads(directory.state.read_text())["status"] == "RUNNING"
+
+
+@pytest.mark.parametrize(
+    ("own", "job", "wanted"),
+    [
+        ("FAILED", "FAILED", True),
+        ("KILLED", "KILLED", True),
+        ("RUNNING", "KILLED", True),
+        ("RUNNING", "RUNNING", False),
+        ("KILLED", "PENDING", False),
+        ("FINISHED", "FINISHED", False),
+        ("KILLED", "UNKNOWN", False),
+    ],
+)
+def test_children_of_a_sweep_that_are_submitted_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str, job: Any, wanted: bool
+) -> None:
+    from jobs.cli import submit as submit_command
+
+    monkeypatch.setattr(submit_command, "ask", lambda submission: JobState(job))
+    assert submit_command._is_wanted(a_run(tmp_path, status=own, job="12")) is wanted

@@ -1,0 +1,126 @@
+"""``wavetrain status --watch`` on a run that another process works on."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from channels.errors import UserError
+from channels.files import write_json
+from jobs.cli import watch as watching
+from jobs.cli.runs import newest
+from jobs.cli.watch import watch
+from jobs.launch.run_status import RunStatus
+from jobs.slurm.state import JobState
+from orchestrator.run.events import EventWriter
+from orchestrator.run.folder import RunDirectory
+from orchestrator.view.live import LiveView
+from tests.jobs.launches import job_of
+
+ATTEMPT = {"step": 0, "total_steps": 3, "world": 2, "device": "cpu", "epochs": 1}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDirectory:
+    """A run under Slurm whose first step is done."""
+    directory = RunDirectory(tmp_path / "runs" / "demo")
+    directory.path.mkdir(parents=True)
+    write_json(directory.spec, job_of().model_dump(mode="json"))
+    directory.update_state(status="RUNNING", attempts=1)
+    directory.launch.mkdir()
+    write_json(directory.launch / "submission.json", {"launcher": "slurm", "job_id": "7", "logs": "none"})
+    with EventWriter(directory.events) as events:
+        events.write("attempt", **ATTEMPT)
+    add_step(directory, 1)
+    return directory
+
+
+def add_step(directory: RunDirectory, step: int) -> None:
+    metrics = {
+        "train/loss": 0.5, "train/epoch": step / 3, "perf/tokens_per_s": 1000.0, "perf/step_ms": 200.0,
+        "data/padding_ratio": 0.1, "perf/data_wait_ms": 0.0,
+    }  # fmt: skip
+    with EventWriter(directory.events) as events:
+        events.write("step", step=step, metrics=metrics)
+
+
+def followed(directory: RunDirectory, query: Any, meanwhile: Callable[[], None]) -> tuple[RunStatus | None, str]:
+    """Watch a run while another thread works on it; how it ended and what was shown."""
+    stream = io.StringIO()
+    worker = threading.Timer(0.2, meanwhile)
+    worker.start()
+    ended = watch(directory, query, LiveView(title="demo", stream=stream))
+    worker.join()
+    return ended, stream.getvalue()
+
+
+def test_watching_ends_with_the_run(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "POLL_S", 0.02)
+
+    def go_on() -> None:
+        for step in (2, 3):
+            add_step(run, step)
+        run.update_state(status="FINISHED")
+
+    ended, text = followed(run, lambda submission: JobState("RUNNING"), go_on)
+    assert ended is not None and ended.state == "FINISHED"
+    assert "run demo: RUNNING" in text and "step 1/3" in text and "step 3/3" in text
+    assert "run demo: FINISHED" in text
+
+
+def test_watching_tells_what_slurm_says(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "POLL_S", 0.02)
+    monkeypatch.setattr(watching, "ASK_S", 0.05)
+    states = iter([JobState("PENDING", "Resources"), JobState("RUNNING"), JobState("FAILED", "NODE_FAIL")])
+    ended, text = followed(run, lambda submission: next(states), lambda: None)
+    assert ended is not None and (ended.state, ended.reason) == ("FAILED", "NODE_FAIL")
+    said = [line for line in text.splitlines() if line.startswith("run demo: ")]
+    assert said == ["run demo: PENDING (Resources)", "run demo: RUNNING", "run demo: FAILED (NODE_FAIL)"]
+
+
+def test_a_run_that_waits_in_the_queue_can_be_watched(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "POLL_S", 0.02)
+    monkeypatch.setattr(watching, "ASK_S", 0.05)
+    run.events.unlink()
+    run.state.unlink()
+    states = iter([JobState("PENDING", "Priority"), JobState("KILLED", "CANCELLED")])
+    ended, text = followed(run, lambda submission: next(states), lambda: None)
+    assert ended is not None and ended.state == "KILLED"
+    assert "PENDING (Priority)" in text and "step" not in text
+
+
+def test_ctrl_c_leaves_and_the_run_goes_on(run: RunDirectory, tmp_path: Path) -> None:
+    (run.launch / "submission.json").unlink()
+    code = (
+        "import sys; from pathlib import Path; from orchestrator.run.folder import RunDirectory, hold\n"
+        "with hold(RunDirectory(Path(sys.argv[1]))): print('held', flush=True); sys.stdin.read()"
+    )
+    piped: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", code, str(run.path)], **piped) as controller:
+        assert controller.stdout is not None and controller.stdout.readline() == "held\n"
+        command = [sys.executable, "-m", "jobs.cli.main", "status", "--watch", "demo"]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        watcher = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=environment)
+        assert watcher.stderr is not None
+        first = watcher.stderr.readline()
+        time.sleep(0.5)
+        watcher.send_signal(signal.SIGINT)
+        _, rest = watcher.communicate(timeout=30)
+        controller.communicate()
+    assert watcher.returncode == 0, rest
+    assert "step 1/3" in first + rest and "run demo goes on" in rest and "Traceback" not in rest
+    assert run.read_state()["status"] == "RUNNING"
+
+
+def test_without_a_name_the_newest_run_is_watched(run: RunDirectory, tmp_path: Path) -> None:
+    assert newest([tmp_path / "runs"]).path == run.path
+    with pytest.raises(UserError, match="no run is there yet"):
+        newest([tmp_path])

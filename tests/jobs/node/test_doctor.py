@@ -1,0 +1,92 @@
+"""The checks before training."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from jobs.node import doctor
+from jobs.node.doctor import Finding, default_ranks, examine, examine_storage, versions
+from orchestrator.spec.cluster import Profile
+
+
+def profile_in(folder: Path, **fields: Any) -> Profile:
+    return Profile.model_validate({"storage": {"runs": str(folder / "runs")}, **fields})
+
+
+def by_name(findings: list[Finding]) -> dict[str, Finding]:
+    return {finding.check: finding for finding in findings}
+
+
+def test_this_machine_is_ready_and_nothing_is_left(tmp_path: Path) -> None:
+    found = by_name(examine(profile_in(tmp_path)))
+    assert set(found) == {"versions", "device", "WiMamba kernels", "run folder", "clock", "ports", "MLflow"}
+    assert not [finding for finding in found.values() if finding.verdict == "failed"], found
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("device", "gpus", "ranks"), [("cpu", 0, 2), ("cuda", 1, 1), ("cuda", 8, 2), ("cuda", 0, 0)])
+def test_ranks_that_exchange_data_by_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, gpus: int, ranks: int
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    assert default_ranks(profile_in(tmp_path, device=device)) == ranks
+
+
+def test_versions_name_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "PACKAGES", ("numpy", "no-such-package"))
+    found = versions()
+    assert found["no-such-package"] == "missing" and found["numpy"][0].isdigit()
+
+
+@pytest.mark.parametrize(("free_gb", "verdict"), [(0.5, "failed"), (5.0, "warning"), (500.0, "ok")])
+def test_room_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_gb: float, verdict: str) -> None:
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda place: SimpleNamespace(free=free_gb * 2**30))
+    assert by_name(examine_storage(profile_in(tmp_path)))["run folder"].verdict == verdict
+
+
+@pytest.mark.parametrize(("skew_s", "verdict"), [(0.0, "ok"), (5.0, "warning"), (-5.0, "warning"), (90.0, "failed")])
+def test_the_clock_of_the_file_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, skew_s: float, verdict: str
+) -> None:
+    import time
+
+    true = time.time
+    monkeypatch.setattr(doctor.time, "time", lambda: true() + skew_s)
+    assert by_name(examine_storage(profile_in(tmp_path)))["clock"].verdict == verdict
+
+
+def test_a_run_folder_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("")
+    found = by_name(examine_storage(profile_in(tmp_path)))
+    assert found["run folder"].verdict == "failed" and "clock" not in found
+
+
+def test_a_database_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    database = tmp_path / "mlflow.db"
+    database.touch()
+    assert doctor._tracking(f"sqlite:///{database}").verdict == "ok"
+    monkeypatch.setattr(doctor.os, "access", lambda place, mode: place != database)
+    found = doctor._tracking(f"sqlite:///{database}")
+    assert found.verdict == "failed" and "cannot be written" in found.found
+
+
+def test_without_a_driver_its_version_is_unknown() -> None:
+    pynvml = pytest.importorskip("pynvml")
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        assert doctor._driver().startswith("driver unknown (")
+    else:
+        assert doctor._driver().startswith("driver ") and " for CUDA up to " in doctor._driver()
+
+
+def test_a_slurm_profile_with_a_wrong_interface_and_a_silent_server(tmp_path: Path) -> None:
+    slurm = {"launcher": "slurm", "slurm": {"partition": "gpu"}, "network": {"interface": "bond77"}}
+    found = by_name(examine(profile_in(tmp_path, **slurm), "http://127.0.0.1:9"))
+    assert found["ports"].verdict == "failed" and "bond77" in found["ports"].found
+    assert found["MLflow"].verdict == "failed" and "unreachable" in found["MLflow"].found
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,269 @@
+"""The acts of a node of a Slurm job: meeting, ports, signals, requeue. No Slurm, no Ray."""
+
+import itertools
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from channels.errors import UserError
+from jobs.launch.folder import LaunchFolder
+from jobs.node.checks import check_share
+from jobs.node.port_window import WIDTH, claim, interface_address
+from jobs.node.ray_node import RayNode, Share
+from jobs.node.rendezvous import BadNodeError, BootstrapError, Meeting, Place
+from jobs.slurm import node as slurm_node
+from jobs.slurm.node import NodeTask, Requests, _failed_start, _leave, grace_s, wait_for_all
+from orchestrator.run.folder import RunDirectory
+from tests.jobs.launches import job_of, slurm_profile
+
+HOSTS = ("n1", "n2", "n3")
+
+
+def meeting_of(folder: Path, node: int = 0, restart: int = 0) -> Meeting:
+    return Meeting(folder / "attempt", Place(41, restart, node, HOSTS))
+
+
+@pytest.fixture
+def launch(tmp_path: Path) -> LaunchFolder:
+    folder = LaunchFolder(RunDirectory(tmp_path / "run"))
+    folder.write(job_of(), slurm_profile(tmp_path, max_requeues=2))
+    return folder
+
+
+def test_the_pickle_holds_a_path_only(tmp_path: Path) -> None:
+    task = NodeTask(tmp_path)
+    assert vars(pickle.loads(pickle.dumps(task))) == {"run": str(tmp_path)}
+    assert vars(task.checkpoint().function) == {"run": str(tmp_path)}, "submitit's own requeue starts the same"
+
+
+def test_a_time_out_names_the_missing_nodes(tmp_path: Path) -> None:
+    meeting = meeting_of(tmp_path)
+    meeting.mark("ready")
+    with pytest.raises(BootstrapError, match="nodes n2, n3 have not joined within 0 s"):
+        meeting.wait(lambda: False, [], lambda: f"nodes {', '.join(meeting.missing('ready'))} have not joined", 0)
+
+
+@pytest.mark.parametrize(("state", "says"), [("joined", "have not joined Ray"), ("ready", "are not ready")])
+def test_nodes_that_are_missing_are_named_before_their_ranks_are_waited_for(
+    tmp_path: Path, state: str, says: str
+) -> None:
+    node = cast("RayNode", SimpleNamespace(check=lambda: None, timeout_s=0.0))
+    meeting = meeting_of(tmp_path)
+    meeting.mark(state)
+    with pytest.raises(BootstrapError, match=f"nodes n2, n3 .*{says}"):
+        wait_for_all(meeting, state, node, Requests())
+    wait_for_all(meeting, state, node, Requests(requeue=True))
+    for other in (1, 2):
+        meeting_of(tmp_path, other).mark(state)
+    wait_for_all(meeting, state, node, Requests())
+
+
+def test_a_failure_elsewhere_ends_the_wait_at_once(tmp_path: Path) -> None:
+    meeting_of(tmp_path, node=2).mark("failed", cause="no GPU")
+    with pytest.raises(BootstrapError, match="n3: no GPU"):
+        meeting_of(tmp_path).wait(lambda: False, [], lambda: "late", 60)
+
+
+def test_nodes_with_other_versions_are_named(tmp_path: Path) -> None:
+    for node, version in enumerate(("2.60.0", "2.60.0", "2.59.1")):
+        meeting_of(tmp_path, node).mark("ready", versions={"python": "3.11.7", "ray": version})
+    assert meeting_of(tmp_path).other_versions() == ["n3: ray 2.59.1, not 2.60.0"]
+
+
+def test_the_token_is_for_its_owner_alone(tmp_path: Path) -> None:
+    meeting = meeting_of(tmp_path)
+    meeting.announce_token("secret")
+    assert meeting.token.stat().st_mode & 0o777 == 0o600
+
+
+def test_two_nodes_and_two_jobs_get_different_windows() -> None:
+    held = [claim("127.0.0.1", 41, 0), claim("127.0.0.1", 41, 0), claim("127.0.0.1", 41, 1), claim("127.0.0.1", 101, 0)]
+    starts = sorted(window.first for window in held)
+    assert all(after - before >= WIDTH for before, after in itertools.pairwise(starts))
+    named = [int(option.partition("=")[2]) for option in held[0].options + held[0].head_options]
+    assert len(set(named)) == len(named)
+    assert all(held[0].first < port < held[0].first + WIDTH for port in named)
+    for window in held:
+        window.release()
+
+
+def test_a_window_with_a_port_in_use_is_passed_over() -> None:
+    import socket
+
+    first = claim("127.0.0.1", 41, 0)
+    first.release()
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", first.first + 50))
+        other.listen(1)
+        second = claim("127.0.0.1", 41, 0)
+    second.release()
+    assert second.first != first.first
+
+
+def test_an_unknown_interface_is_told_with_those_that_exist() -> None:
+    with pytest.raises(UserError, match="has no address on 'bond77'; there are"):
+        interface_address("bond77")
+
+
+def test_signals_before_the_limit_ask_for_a_requeue_and_term_does_not() -> None:
+    with Requests().installed() as requests:
+        os.kill(os.getpid(), signal.SIGUSR2)
+        assert (requests.requeue, requests.terminate) == (True, False)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert requests.terminate
+
+
+@pytest.mark.parametrize(("terminate", "lead", "grace"), [(False, 600, 585), (False, 20, 15), (True, 600, 15)])
+def test_a_checkpoint_may_take_as_long_as_the_signal_comes_early(terminate: bool, lead: int, grace: float) -> None:
+    assert grace_s(Requests(requeue=True, terminate=terminate), lead) == grace
+
+
+class Scontrol:
+    """Stands for subprocess.run."""
+
+    def __init__(self) -> None:
+        self.commands: list[list[str]] = []
+
+    def __call__(self, command: list[str], **options: object) -> "subprocess.CompletedProcess[str]":
+        self.commands.append(command[command.index("scontrol") :])
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+
+@pytest.fixture
+def scontrol(monkeypatch: pytest.MonkeyPatch) -> Scontrol:
+    fake = Scontrol()
+    monkeypatch.setattr(subprocess, "run", fake)
+    monkeypatch.setattr(slurm_node, "LEAVE_TIMEOUT_S", 0.0)
+    monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
+    return fake
+
+
+def ended(tmp_path: Path, outcome: str, restart: int = 0) -> Meeting:
+    meeting = meeting_of(tmp_path, restart=restart)
+    meeting.announce_end(outcome, 1, cause="why")
+    return meeting
+
+
+def test_a_stop_before_the_limit_is_requeued(launch: LaunchFolder, tmp_path: Path, scontrol: Scontrol) -> None:
+    code, text = _leave(launch, ended(tmp_path, "stopped"), Requests(requeue=True))
+    assert scontrol.commands == [["scontrol", "requeue", "41"]]
+    assert code != 0 and text == "why; requeued", "submitit must not see a result"
+
+
+def test_a_task_of_an_array_is_requeued_alone(
+    launch: LaunchFolder, tmp_path: Path, scontrol: Scontrol, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "40")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    _leave(launch, ended(tmp_path, "stopped"), Requests(requeue=True))
+    assert scontrol.commands == [["scontrol", "requeue", "40_3"]]
+
+
+@pytest.mark.parametrize("outcome", ["failed", "cancelled"])
+def test_failures_and_cancelled_runs_are_not_requeued(
+    launch: LaunchFolder, tmp_path: Path, scontrol: Scontrol, outcome: str
+) -> None:
+    assert _leave(launch, ended(tmp_path, outcome), Requests(requeue=True)) == (1, "why")
+    assert not scontrol.commands
+
+
+def test_a_lost_node_is_excluded_from_the_next_attempts(
+    launch: LaunchFolder, tmp_path: Path, scontrol: Scontrol
+) -> None:
+    for restart, node in ((0, 2), (1, 1)):
+        earlier = Meeting(tmp_path / f"41-{restart}", Place(41, restart, node, HOSTS))
+        earlier.fail(BadNodeError("Ray ended"))
+    meeting = Meeting(tmp_path / "41-1", Place(41, 1, 0, HOSTS))
+    meeting.announce_end("lost", 1, cause="n2: Ray ended")
+    code, text = _leave(launch, meeting, Requests(terminate=True))
+    assert code == 1 and text == "n2: Ray ended; requeued without n2, n3"
+    assert [command[1] for command in scontrol.commands] == ["requeuehold", "update", "release"]
+    assert scontrol.commands[1][2:] == ["JobId=41", "ExcNodeList=n2,n3"]
+
+
+def test_a_node_that_is_not_to_blame_is_not_excluded(launch: LaunchFolder, tmp_path: Path, scontrol: Scontrol) -> None:
+    meeting = ended(tmp_path, "lost")
+    meeting_of(tmp_path, node=1).fail(BootstrapError("node 0 does not answer any more"))
+    _leave(launch, meeting, Requests())
+    assert [command[1] for command in scontrol.commands] == ["requeue"]
+
+
+@pytest.mark.parametrize(("bad", "outcome"), [((1,), "lost"), ((0, 1, 2), "failed"), ((), "failed")])
+def test_a_start_that_a_few_nodes_spoil_is_tried_again_without_them(
+    tmp_path: Path, bad: tuple[int, ...], outcome: str
+) -> None:
+    for node in range(3):
+        meeting_of(tmp_path, node).fail((BadNodeError if node in bad else BootstrapError)("no room"))
+    ending = _failed_start(meeting_of(tmp_path))
+    assert ending == (outcome, 1, "n1: no room; n2: no room; n3: no room")
+
+
+def test_an_attempt_that_slurm_has_begun_anew_does_not_requeue(
+    launch: LaunchFolder, tmp_path: Path, scontrol: Scontrol
+) -> None:
+    meeting = Meeting(tmp_path / "attempts" / "41-0", Place(41, 0, 0, HOSTS))
+    meeting.announce_end("lost", 1, cause="why")
+    assert not meeting.is_superseded()
+    (tmp_path / "attempts" / "41-1").mkdir()
+    assert meeting.is_superseded()
+    assert _leave(launch, meeting, Requests()) == (1, "why")
+    assert not scontrol.commands
+
+
+def test_scancel_during_the_stop_wins(launch: LaunchFolder, tmp_path: Path, scontrol: Scontrol) -> None:
+    assert _leave(launch, ended(tmp_path, "stopped"), Requests(requeue=True, terminate=True)) == (1, "why")
+    assert not scontrol.commands
+
+
+def test_requeues_are_counted(launch: LaunchFolder, tmp_path: Path, scontrol: Scontrol) -> None:
+    code, text = _leave(launch, ended(tmp_path, "stopped", restart=2), Requests(requeue=True))
+    assert (code, scontrol.commands) == (1, []) and "max_requeues 2 is reached" in text
+
+
+def test_a_run_that_finished_despite_the_signal_is_finished(
+    launch: LaunchFolder, tmp_path: Path, scontrol: Scontrol
+) -> None:
+    assert _leave(launch, ended(tmp_path, "finished"), Requests(requeue=True)) == (0, "finished")
+    assert not scontrol.commands
+
+
+def test_orphans_and_stubborn_children_are_ended_and_signals_do_not_reach_them() -> None:
+    program = textwrap.dedent(
+        """
+        import os, signal, sys, time
+        from pathlib import Path
+        import psutil
+        from jobs.node import own_processes
+        own_processes.adopt_orphans()
+        stubborn = "trap '' TERM; sleep 100 & sleep 100"
+        try:
+            own_processes.start(["/bin/sh", "-c", f'sh -c "{stubborn}" & sleep 100'], dict(os.environ), None)
+            time.sleep(1)
+            found = psutil.Process().children(recursive=True)
+            assert len(found) >= 4, found
+            for process in found:
+                process.send_signal(signal.SIGUSR2)
+            time.sleep(0.2)
+            assert all(process.is_running() and process.status() != "zombie" for process in found), found
+        finally:
+            gone = own_processes.end_descendants(grace_s=0.5)
+        assert gone and not psutil.Process().children(recursive=True)
+        """
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_fewer_gpus_granted_than_needed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "8")
+    monkeypatch.setenv("SLURM_GPUS_ON_NODE", "1")
+    with pytest.raises(BootstrapError, match="Slurm granted 1 GPUs, the workers of this node need 2"):
+        check_share(Share(8, 2))

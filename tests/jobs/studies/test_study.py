@@ -1,0 +1,166 @@
+"""Studies: which runs there are at a scale, the tables beside the published figures, and the pictures."""
+
+import csv
+import io
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from channels.errors import UserError
+from channels.files import write_json
+from jobs.studies.pictures import draw_study
+from jobs.studies.spec import Study, StudyName, known_scales, make_study
+from jobs.studies.tables import StudyTable, fig1c, fig4, table3, to_markdown, to_rows
+from orchestrator.evaluation.nmse import Score
+from orchestrator.report.figures import to_png
+from orchestrator.report.published import published
+from orchestrator.report.record import RunRecord, Steps, TimeBudget
+from orchestrator.report.tables import to_csv
+from orchestrator.run.folder import RunDirectory
+
+
+def a_study(kind: StudyName, folder: Path, scale: str = "small") -> Study:
+    return make_study(kind, f"{kind}-{scale}", known_scales()[scale], folder, seed=1)
+
+
+def record_of(study: Study, number: int, minutes: float) -> RunRecord:
+    """A finished run of the study that took so many minutes an epoch."""
+    child = study.children[number]
+    nothing = Steps(*(np.zeros(0) for _ in Steps.__slots__))
+    return RunRecord(
+        name=child.job.name, status="FINISHED", reason=None, job=child.job, plan={}, total_steps=0, steps=nothing,
+        epochs=({"time/epoch_min": minutes, "data/epoch_padding_ratio": 0.25},), attempts=(), remarks=(),
+        checkpoints=(), budget=TimeBudget(0, 0, 0, None, 0),
+        scores=tuple(Score(task, "D1", "model", "noisy", 0.1, 4) for task in ("reconstruction", "time", "frequency")),
+    )  # fmt: skip
+
+
+def records_of(study: Study) -> dict[str, RunRecord]:
+    return {child.job.name: record_of(study, number, 1.0 + number) for number, child in enumerate(study.children)}
+
+
+@pytest.mark.parametrize("scale", list(known_scales()))
+@pytest.mark.parametrize("kind", ["table3", "fig4"])
+def test_every_child_can_be_run(kind: StudyName, scale: str, tmp_path: Path) -> None:
+    study = a_study(kind, tmp_path, scale)
+    assert len({child.job.name for child in study.children}) == len(study.children)
+    for child in study.children:
+        assert child.job.data.sets == child.sets <= len(study.preset.pretrain)
+        assert child.job.model.options["size"] == study.scale.model
+        assert child.job.batching.partitions % child.job.scale.workers == 0
+
+
+def test_shorter_samples_keep_the_ratios_of_lengths(tmp_path: Path) -> None:
+    small, full = a_study("table3", tmp_path), a_study("table3", tmp_path, "medium")
+    lengths = [
+        [np.prod([-(-edge // 4) for edge in row.shape]) for row in study.preset.pretrain[:16]]
+        for study in (small, full)
+    ]
+    assert [4 * length for length in lengths[0]] == lengths[1]
+
+
+def test_table3_plans_the_published_padding(tmp_path: Path) -> None:
+    study = a_study("table3", tmp_path)
+    table = table3(study, {})
+    ours, theirs = table.column("planned padding %"), table.column("published padding %")
+    compared = [(mine, paper) for mine, paper in zip(ours, theirs, strict=True) if paper is not None]
+    assert len(compared) == 25
+    assert all(mine == pytest.approx(paper, abs=0.1) for mine, paper in compared)
+    exact = dict(zip(zip(table.column("batching"), table.column("sets"), strict=True), ours, strict=True))
+    assert exact["optimal_4", 40] == pytest.approx(7.38, abs=0.01)
+
+
+def test_table3_compares_times_with_alternating(tmp_path: Path) -> None:
+    study = a_study("table3", tmp_path)
+    table = table3(study, records_of(study))
+    rows = [row for row in to_rows(table) if row["sets"] == 8]
+    assert [row["run: relative time"] for row in rows] == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+    assert rows[2]["published relative time"] == pytest.approx(2.54 / 2.03)
+    assert rows[0]["run: NMSE dB"] == pytest.approx(-10.0)
+    assert all(row["run: relative time"] is None for row in to_rows(table) if row["sets"] == 24)
+
+
+def test_fig4_stands_beside_the_published_curve(tmp_path: Path) -> None:
+    study = a_study("fig4", tmp_path)
+    rows = to_rows(fig4(study, records_of(study)))
+    equal = [row for row in rows if row["method"] == "equal"]
+    assert [row["buckets"] for row in equal] == published("hetercsi")["fig4"]["buckets"]
+    assert [row["published NMSE dB"] for row in equal] == [-5.158, -7.404, -9.155, -8.553, -8.462]
+    assert [row["relative time"] for row in rows] == [float(number) for number in range(1, 11)]
+    assert [row["buckets"] for row in rows if row["method"] == "packed"] == [4, 1]
+    assert all(row["published NMSE dB"] is None for row in rows if row["method"] != "equal")
+
+
+@pytest.mark.parametrize(
+    ("kind", "make"),
+    [
+        ("table3", lambda study: table3(study, records_of(study))),
+        ("fig4", lambda study: fig4(study, records_of(study))),
+        ("fig1c", lambda study: fig1c(study, {"different_scale": 0.5, "same_scale": 0.0})),
+    ],
+)
+def test_a_table_is_told_and_drawn(kind: StudyName, make: Callable[[Study], StudyTable], tmp_path: Path) -> None:
+    table = make(a_study(kind, tmp_path))
+    read = list(csv.DictReader(io.StringIO(to_csv(to_rows(table)))))
+    assert len(read) == len(table.rows) and tuple(read[0]) == table.columns
+    assert to_markdown(table).count("\n| ") == len(table.rows) + 2
+    assert to_png(draw_study(kind, table)).startswith(b"\x89PNG")
+
+
+def study_command(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) -> int:
+    from jobs.cli.main import main
+
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["wavetrain", "study", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return int(ended.value.code or 0)
+
+
+def test_a_dry_run_names_what_is_left_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert study_command(monkeypatch, tmp_path, "table3", "--sets", "8", "--dry-run") == 0
+    assert "6 runs, 6 of them" in capsys.readouterr().out and not list(tmp_path.iterdir())
+    study = make_study("table3", "table3-small", known_scales()["small"], Path("data"), seed=42)
+    done = next(child for child in study.children if (child.method, child.sets) == ("global", 8))
+    directory = RunDirectory(tmp_path / "runs" / done.job.name)
+    directory.path.mkdir(parents=True)
+    write_json(directory.spec, done.job.model_dump(mode="json"))
+    directory.update_state(status="FINISHED")
+    assert study_command(monkeypatch, tmp_path, "table3", "--sets", "8", "--dry-run") == 0
+    said = capsys.readouterr().out
+    assert "6 runs, 5 of them" in said and "sets-8.global\n" not in said
+    assert study_command(monkeypatch, tmp_path, "table3", "--sets", "8", "--epochs", "9", "--dry-run") == 2
+    assert "another --name" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["table4"], "there are table3, fig4, fig1c"),
+        (["table3", "--scale", "huge"], "there are small, medium, published"),
+        (["table3", "--sets", "8,many"], "no numbers of sets"),
+        (["table3", "--samples", "0"], "samples = 0"),
+        (["fig4", "--model", "large"], "model = 'large'"),
+    ],
+)
+def test_bad_input_is_one_line(
+    arguments: list[str],
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert study_command(monkeypatch, tmp_path, *arguments, "--dry-run") == 2
+    error = capsys.readouterr().err
+    assert says in error and error.count("\n") == 1
+
+
+def test_a_batch_that_the_workers_cannot_share_is_refused(tmp_path: Path) -> None:
+    scale = known_scales()["small"].model_copy(update={"global_batch": 15})
+    with pytest.raises(UserError, match="global_batch"):
+        make_study("fig4", "odd", scale, tmp_path, seed=1)

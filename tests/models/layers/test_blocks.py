@@ -1,0 +1,84 @@
+"""Recomputed and compiled blocks give the numbers of plain ones, and rename nothing."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from models.interface import MaskDraw, PretrainingModel, TokenBatch
+from models.layers.blocks import checkpoint_activations, compile_blocks, repeated_blocks
+from models.registry import make_spec
+from tests.models.batches import make_batch
+from tests.models.snapshots import random_batch
+
+
+def make_case(name: str) -> tuple[PretrainingModel, TokenBatch]:
+    if name == "hetercsi":
+        spec = make_spec(name, {"size": "tiny"})
+        return spec.build(0), make_batch(spec)
+    spec = make_spec(name, {"size": "tiny", "patches": [4]})
+    return spec.build(0), random_batch(spec, 4, [(2, 16, 8), (1, 16, 4)])
+
+
+def losses_and_gradients(model: PretrainingModel, batch: TokenBatch) -> tuple[Tensor, dict[str, Tensor]]:
+    torch.manual_seed(0)
+    losses = model(batch, MaskDraw(seed=1, epoch=0))
+    losses.sum().backward()
+    return losses, {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+
+
+def assert_same(model: PretrainingModel, plain: PretrainingModel, batch: TokenBatch) -> None:
+    assert list(model.state_dict()) == list(plain.state_dict())
+    losses, gradients = losses_and_gradients(model, batch)
+    expected, expected_gradients = losses_and_gradients(plain, batch)
+    torch.testing.assert_close(losses, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(gradients, expected_gradients, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "blocks"), [("hetercsi", 6), ("wimamba", 4), ("lwm", 4)])
+def test_recomputed_blocks_keep_less_and_change_nothing(name: str, blocks: int) -> None:
+    (model, batch), (plain, _) = make_case(name), make_case(name)
+    assert len(repeated_blocks(model)) == blocks
+    checkpoint_activations(model)
+    assert kept_bytes(model, batch) < 0.5 * kept_bytes(plain, batch)
+    assert_same(model, plain, batch)
+
+
+def kept_bytes(model: nn.Module, batch: TokenBatch) -> int:
+    """What the forward pass keeps for the backward pass, weights left out."""
+    weights = {parameter.data_ptr() for parameter in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if tensor.data_ptr() not in weights:
+            kept[tensor.data_ptr()] = tensor.nbytes
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(batch, MaskDraw(seed=1, epoch=0))
+    return sum(kept.values())
+
+
+@pytest.mark.parametrize("name", ["hetercsi", "wimamba"])
+def test_compiled_blocks_change_nothing(name: str) -> None:
+    (model, batch), (plain, _) = make_case(name), make_case(name)
+    compile_blocks(model.eval())
+    assert_same(model, plain.eval(), batch)
+
+
+def test_no_length_is_left_uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More lengths than the compiler's own limit of eight all get a graph."""
+    limits = torch._dynamo.config
+    monkeypatch.setattr(limits, "recompile_limit", 8)
+    compiled: list[int] = []
+
+    def count(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> object:
+        compiled.append(1)
+        return graph.forward
+
+    stack = nn.Sequential()
+    stack.blocks = nn.ModuleList([nn.Linear(4, 4)])
+    compile_blocks(stack)
+    block = torch.compile(stack.blocks[0].forward, backend=count, dynamic=False)
+    for length in range(1, 13):
+        block(torch.zeros(length, 4))
+    assert len(compiled) == 12

@@ -1,0 +1,123 @@
+"""Events, run folders, small files, the live line and the learning rate."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from channels.errors import UserError
+from channels.files import write_atomically
+from orchestrator.control import reaper as guardian
+from orchestrator.run.events import EventWriter, read_events, repair
+from orchestrator.run.folder import RunDirectory, check_resumable, find_run, hold
+from orchestrator.training.learning_rate import learning_rate
+from tests.jobs_for_tests import small_job
+
+
+def test_events_are_read_from_an_offset_and_half_a_line_waits(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    with EventWriter(path) as events:
+        events.write("step", step=1)
+    first, offset = read_events(path)
+    assert [event["step"] for event in first] == [1]
+    with path.open("a") as file:
+        file.write('{"kind":"step","st')
+    assert read_events(path, offset) == ([], offset)
+    repair(path)
+    with EventWriter(path) as events:
+        events.write("step", step=2)
+    again, _ = read_events(path, offset)
+    assert [event["step"] for event in again] == [2]
+
+
+def test_atomic_write_leaves_the_old_file_when_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "state.json"
+    write_atomically(path, "old")
+
+    def broken(descriptor: int) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(path, "new")
+    assert path.read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["state.json"]
+
+
+def test_secrets_are_readable_by_their_owner_only(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "token", "secret", mode=0o600)
+    assert (tmp_path / "token").stat().st_mode & 0o077 == 0
+
+
+def test_a_run_is_held_by_one_controller(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    code = (
+        "import sys; from pathlib import Path; from orchestrator.run.folder import *\n"
+        "with hold(RunDirectory(Path(sys.argv[1]))): pass"
+    )
+    with hold(directory):
+        done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
+    assert "another controller" in done.stderr
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)]).returncode == 0
+
+
+def test_resume_needs_the_same_job_and_the_same_channels(tmp_path: Path) -> None:
+    directory, job = RunDirectory(tmp_path), small_job(Path("store"))
+    assert not check_resumable(directory, job, "f")
+    directory.spec.write_text(json.dumps(job.model_dump(mode="json")))
+    directory.update_state(status="KILLED", store_fingerprint="f")
+    assert check_resumable(directory, job, "f")
+    assert check_resumable(directory, small_job(Path("elsewhere"), checkpoint={"every_steps": 1}), "f")
+    with pytest.raises(UserError, match="other channels"):
+        check_resumable(directory, job, "g")
+    with pytest.raises(UserError, match=r"train\.lr"):
+        check_resumable(directory, small_job(Path("store"), train={"lr": 5e-3}), "f")
+    directory.update_state(status="FINISHED")
+    with pytest.raises(UserError, match="finished"):
+        check_resumable(directory, job, "f")
+
+
+def test_find_run_names_the_known(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "spec.json").write_text("{}")
+    assert find_run("a", tmp_path).path == tmp_path / "a"
+    with pytest.raises(UserError, match="known runs: a"):
+        find_run("b", tmp_path)
+
+
+def test_learning_rate_warms_up_and_falls_along_half_a_cosine() -> None:
+    rate = {
+        position: learning_rate(position, peak=2.0, floor=0.5, warmup=10, total=150) for position in (0, 5, 10, 80, 150)
+    }
+    assert rate[0] == 0 and rate[5] == 1.0 and rate[10] == 2.0
+    assert rate[80] == pytest.approx(0.5 + 1.5 * 0.5 * (1 + math.cos(math.pi / 2)))
+    assert rate[150] == pytest.approx(0.5)
+    assert learning_rate(0, peak=1.0, floor=0, warmup=0, total=1) == 1.0
+
+
+def test_guardian_ends_only_what_belongs_to_its_folder(tmp_path: Path) -> None:
+    sleeper = [sys.executable, "-c", "import time; time.sleep(60)"]
+    folder = tmp_path / "session"
+    folder.mkdir()
+    (folder / "log").touch()
+    with (folder / "log").open("a") as log:
+        by_file = subprocess.Popen(sleeper, stdout=log)
+    by_environment = subprocess.Popen(sleeper, env={**os.environ, guardian.MARK: f"{folder}/token"})
+    bystander = subprocess.Popen(sleeper, env={**os.environ, guardian.MARK: f"{tmp_path}/session2/token"})
+    try:
+        guard = guardian.start(folder)
+        time.sleep(0.5)
+        assert by_file.poll() is None and by_environment.poll() is None
+        guard.communicate(timeout=30)
+        assert by_file.wait(10) == -9 and by_environment.wait(10) == -9
+        assert bystander.poll() is None
+        assert not folder.exists()
+    finally:
+        for process in (by_file, by_environment, bystander):
+            process.kill()
+            process.wait()

@@ -1,0 +1,138 @@
+"""Job and cluster specs: strict, and every error is one line that says where and how to mend."""
+
+from pathlib import Path
+
+import pytest
+
+from channels.errors import UserError
+from orchestrator.spec.cluster import Profile, load_profile
+from orchestrator.spec.job import JobSpec, load_job
+from orchestrator.spec.yaml_files import differences, flatten
+
+ROOT = Path(__file__).parents[3]
+MINIMAL = "name: a\ndata: {store: data/a}\n"
+
+
+def write(folder: Path, text: str, name: str = "job.yaml") -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def refusal(call) -> str:
+    with pytest.raises(UserError) as caught:
+        call()
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+@pytest.mark.parametrize("spec", sorted((ROOT / "jobs").glob("*.yaml")), ids=lambda path: path.name)
+def test_shipped_specs_are_valid(spec: Path) -> None:
+    assert load_job(spec).name
+
+
+def test_overrides_replace_and_create(tmp_path: Path) -> None:
+    job = load_job(write(tmp_path, MINIMAL), ["train.lr=4e-4", "model.size=tiny", "data.sets=[A, B]"])
+    assert job.train.lr == 4e-4
+    assert job.model.options == {"size": "tiny"}
+    assert job.data.sets == ("A", "B")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("name: a\ndata: {store: x}\ntrian: {lr: 1}\n", ["job.yaml", "'trian'", "did you mean 'train'"]),
+        ("name: a\ndata: {store: x}\ntrain: {epoch: 1}\n", ["'train.epoch'", "did you mean 'epochs'"]),
+        ("name: a\ndata: {store: x}\ntrain: {lr: fast}\n", ["train.lr", "fast"]),
+        ("name: a\ndata: {store: x}\ntrain: {lr: -1}\n", ["train.lr", "-1"]),
+        ("name: a\n", ["'data' is missing"]),
+        ("name: ../a\ndata: {store: x}\n", ["name", "../a"]),
+        ("name: a\ndata: {store: x}\nbatching: {global_batch: 30, partitions: 8}\n", ["global_batch 30", "multiple"]),
+        ("name: a\ndata: {store: x}\ntrain: {compile: true, zero_stage: 3}\n", ["train", "compile", "zero_stage 3"]),
+        ("name: [\n", ["job.yaml", "not YAML", "line"]),
+        ("- 1\n", ["not a mapping"]),
+        ("name: !!python/object/apply:os.system ['true']\n", ["not YAML"]),
+    ],
+)
+def test_bad_specs_are_refused_in_one_line(tmp_path: Path, text: str, expected: list[str]) -> None:
+    message = refusal(lambda: load_job(write(tmp_path, text)))
+    for part in expected:
+        assert part in message
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    assert "nothing.yaml" in refusal(lambda: load_job(tmp_path / "nothing.yaml"))
+
+
+@pytest.mark.parametrize("override", ["lr", "=3", "train.=3", "name.x=3"])
+def test_bad_overrides_are_refused(tmp_path: Path, override: str) -> None:
+    refusal(lambda: load_job(write(tmp_path, MINIMAL), [override]))
+
+
+def test_training_identity_ignores_what_does_not_change_numbers(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL)
+    base = load_job(path)
+    for harmless in ("checkpoint.every_steps=7", "tracking.experiment=x", "train.prefetch=9", "evaluation.batch=3"):
+        assert load_job(path, [harmless]).fingerprint == base.fingerprint
+    mamba = load_job(path, ["model.name=wimamba"])
+    assert load_job(path, ["model.name=wimamba", "model.scan=torch"]).fingerprint == mamba.fingerprint
+    for decisive in ("seed=7", "train.lr=1e-5", "batching.buckets=2", "model.size=tiny", "data.snr_db=null"):
+        assert load_job(path, [decisive]).fingerprint != base.fingerprint
+
+
+def test_resolved_spec_reads_back(tmp_path: Path) -> None:
+    job = load_job(write(tmp_path, MINIMAL), ["model.size=tiny"])
+    assert JobSpec.model_validate(job.model_dump(mode="json")) == job
+
+
+@pytest.mark.parametrize("uri", ["sqlite:////data/mlflow.db", "http://127.0.0.1:5000", "null"])
+def test_a_tracking_address_that_depends_on_no_folder_stays(tmp_path: Path, uri: str) -> None:
+    job = load_job(write(tmp_path, MINIMAL), [f"tracking.uri={uri}"])
+    assert job.tracking.uri == (None if uri == "null" else uri)
+
+
+def test_paths_do_not_depend_on_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    job = load_job(write(tmp_path, MINIMAL), ["tracking.uri=sqlite:///here/mlflow.db"])
+    assert job.tracking.uri == f"sqlite:///{tmp_path}/here/mlflow.db" and job.data.store.is_absolute()
+    storage = Profile.model_validate({"storage": {"cache": "cache"}}).with_absolute_folders().storage
+    assert (storage.runs, storage.cache) == (tmp_path / "runs", tmp_path / "cache")
+
+
+def test_differences_name_the_field() -> None:
+    assert differences({"a": {"b": 1}}, {"a": {"b": 2}}) == ["a.b: 1 -> 2"]
+    assert flatten({"a": {"b": {"c": 1}}, "d": 2}) == {"a.b.c": 1, "d": 2}
+
+
+def test_shipped_cluster_file_has_both_profiles() -> None:
+    laptop = load_profile(ROOT / "cluster.yaml", None)
+    assert laptop.launcher == "local" and laptop.device == "cpu" and laptop.network.bind == "127.0.0.1"
+    slurm = load_profile(ROOT / "cluster.yaml", "h800").slurm
+    assert slurm is not None and (slurm.nodes, slurm.gpus_per_node) == (8, 8)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("default: a\nprofiles: {a: {devise: cpu}}\n", ["'profiles.a.devise'", "device"]),
+        ("default: b\nprofiles: {a: {}}\n", ["default 'b'"]),
+        ("default: a\nprofiles: {a: {launcher: slurm}}\n", ["slurm section"]),
+        ("default: a\nprofiles: {a: {launcher: ray}}\n", ["ray_address"]),
+        ("default: a\nprofiles: {a: {launcher: slurm, slurm: {partition: p, time: 90000}}}\n", ["time"]),
+        (
+            "default: a\nprofiles: {a: {launcher: slurm, slurm: {partition: p, time: '2:00', signal_lead_s: 120}}}\n",
+            ["profiles.a.slurm", "slurm.time 2:00", "signal_lead_s 120"],
+        ),
+    ],
+)
+def test_bad_cluster_files_are_refused(tmp_path: Path, text: str, expected: list[str]) -> None:
+    path = write(tmp_path, text, "cluster.yaml")
+    message = refusal(lambda: load_profile(path, None))
+    for part in expected:
+        assert part in message
+
+
+def test_unknown_profile_names_the_known(tmp_path: Path) -> None:
+    path = write(tmp_path, "default: a\nprofiles: {a: {}}\n", "cluster.yaml")
+    assert "known: a" in refusal(lambda: load_profile(path, "b"))
