@@ -23,7 +23,7 @@ from orchestrator.spec.job import JobSpec, load_job
 
 if TYPE_CHECKING:
     from jobs.slurm.submission import Submission
-    from orchestrator.control.controller import Prepared
+    from orchestrator.control.prepared import Prepared
 
 
 def submit(
@@ -58,7 +58,7 @@ def submit(
 
 
 def _submit_one(job: JobSpec, profile: Profile, dry_run: bool) -> None:
-    from orchestrator.control.controller import prepare
+    from orchestrator.control.prepare import prepare
 
     submission = prepare_submission(job, profile) if profile.launcher == "slurm" else None
     prepared = prepare(job, profile)
@@ -79,7 +79,7 @@ def _submit_one(job: JobSpec, profile: Profile, dry_run: bool) -> None:
 
 def _submit_sweep(sweep: Sweep, profile: Profile, parallel: int, dry_run: bool) -> None:
     """Submit the children that are neither finished nor on their way; the same command again submits the failed."""
-    from orchestrator.control.controller import prepare
+    from orchestrator.control.prepare import prepare
 
     waiting = [child for child in sweep.children if _is_wanted(RunDirectory(profile.storage.runs / child.name))]
     for child in waiting:

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from orchestrator.control.controller import RunOutcome
+    from orchestrator.control.prepared import RunOutcome
 
 
 def print_outcome(outcome: "RunOutcome") -> int:

@@ -4,73 +4,38 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import Any
 
 from channels.errors import UserError
 from channels.files import write_json
-from channels.store import ChannelStore
-from models.interface import ModelSpec
-from models.registry import make_spec
 from orchestrator.control import preflight, provenance
 from orchestrator.control.background import Background
 from orchestrator.control.description import describe_result, describe_run
 from orchestrator.control.epoch_scores import EpochScores
 from orchestrator.control.failure_policy import describe, describe_all
+from orchestrator.control.prepare import prepare
+from orchestrator.control.prepared import Prepared, RunOutcome, Status
 from orchestrator.control.ray_session import ray_session
 from orchestrator.control.ray_train import make_trainer
-from orchestrator.control.scoring import keep_if_best, start_scoring
-from orchestrator.data.plan import make_schedule
-from orchestrator.data.reader import open_training_data
-from orchestrator.evaluation.nmse import Score, check_zeroshot_sets
+from orchestrator.control.scoring import Scoring, keep_if_best, start_scoring
+from orchestrator.evaluation.nmse import Score
 from orchestrator.evaluation.table import to_metrics, write_results
 from orchestrator.report.plan import describe_plan
 from orchestrator.run.events import read_events
 from orchestrator.run.failures import is_fatal, root_cause
-from orchestrator.run.folder import RunDirectory, check_resumable, hold
-from orchestrator.shard_cache.placement import check_placement
+from orchestrator.run.folder import check_resumable, hold
 from orchestrator.spec.cluster import Profile
 from orchestrator.spec.job import JobSpec
-from orchestrator.tracking.mlflow_run import check_address, check_uri, default_uri
 from orchestrator.tracking.model_registry import register_model, smallest_shape
 from orchestrator.tracking.outbox import Delivery, DeliveryThread, Outbox
 from orchestrator.view.live import LiveView
-from samplers.catalogue import Catalogue
-from samplers.schedule import Schedule
 
-Status = Literal["FINISHED", "FAILED", "KILLED"]
 POLL_S = 0.3
 NOTE = "mlflow.note.content"
 """The tag that MLflow shows as a run's description."""
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A job that passed every check; nothing has been written yet."""
-
-    job: JobSpec
-    profile: Profile
-    spec: ModelSpec
-    store: ChannelStore
-    catalogue: Catalogue
-    schedule: Schedule
-    zeroshot: tuple[str, ...]
-    directory: RunDirectory
-    resumes: bool
-    tracking_uri: str
-
-
-@dataclass(frozen=True, slots=True)
-class RunOutcome:
-    """How a run ended."""
-
-    status: Status
-    directory: RunDirectory
-    tracking_uri: str
-    cause: str | None = None
-    scores: list[Score] = field(default_factory=list)
-    signal: int | None = None
 
 
 class StopRequest:
@@ -94,41 +59,6 @@ class StopRequest:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-def prepare(job: JobSpec, profile: Profile) -> Prepared:
-    """Everything that can be checked before a run is started.
-
-    Raises:
-        UserError: anything that would make the run fail.
-    """
-    spec = make_spec(job.model.name, job.model.options)
-    preflight.check_resources(job, profile)
-    preflight.check_model(spec, job, profile)
-    catalogue, data = open_training_data(job.data, spec, job.seed, packed=job.batching.packed)
-    preflight.check_store(data.store)
-    preflight.check_batches(job, catalogue)
-    schedule = make_schedule(job, catalogue, data.flops)
-    check_placement(job.data.placement, data.store, schedule, data.origins, profile.storage.cache, job.data.cache_bytes)
-    runs = profile.storage.runs
-    preflight.check_run_folder(runs)
-    directory = RunDirectory(runs / job.name)
-    uri = job.tracking.uri or default_uri(runs)
-    resumes = check_resumable(directory, job, data.store.fingerprint)
-    # A run that is under way goes on without MLflow; a new one is not started where none answers.
-    check_address(uri) if resumes else check_uri(uri)
-    return Prepared(
-        job=job,
-        profile=profile,
-        spec=spec,
-        store=data.store,
-        catalogue=catalogue,
-        schedule=schedule,
-        zeroshot=check_zeroshot_sets(data.store, job),
-        directory=directory,
-        resumes=resumes,
-        tracking_uri=uri,
-    )
 
 
 def run_job(job: JobSpec, profile: Profile, view: LiveView, patience_s: float = 0.0) -> RunOutcome:
@@ -234,13 +164,24 @@ class _Controller:
         outbox.parameters(job.model_dump(mode="json"))
         outbox.tags(provenance.tags(job, prepared.profile, prepared.schedule.plan.fingerprint))
         outbox.tags(provenance.launch_tags(self.directory))
-        outbox.tags({NOTE: describe_run(prepared, "running.")})
+        outbox.tags({NOTE: self._describe("running.")})
         provenance.log_inputs(outbox, job, prepared.store)
         outbox.metrics({"data/plan_padding_ratio": prepared.schedule.plan.padding}, step=0, time_s=time.time())
         script = provenance.launch_script(self.directory)
-        files = [self.directory.spec, self.directory.plan, *provenance.write_artifacts(prepared, self.directory)]
+        written = provenance.write_artifacts(prepared.schedule.plan, prepared.catalogue, self.directory)
+        files = [self.directory.spec, self.directory.plan, *written]
         for path in [*files, script] if script else files:
             outbox.artifact(path)
+
+    def _describe(self, result: str) -> str:
+        of = self.prepared
+        return describe_run(
+            of.job, of.profile.device, of.store.path.name, of.catalogue, of.schedule, len(of.zeroshot), result
+        )
+
+    def _score(self, export: Path, *, beside_training: bool) -> Scoring:
+        of = self.prepared
+        return start_scoring(of.job, of.profile, of.store.path, of.zeroshot, export, beside_training=beside_training)
 
     def _train(self) -> str:
         """Run the worker group to its end; ``finished`` or ``stopped``."""
@@ -248,7 +189,7 @@ class _Controller:
             self.prepared.job, self.prepared.profile, self.directory, dashboard=self.prepared.profile.launcher == "ray"
         )
         self.ended = "stopped"
-        scores = EpochScores(self.prepared, self.outbox, self.view.say)
+        scores = EpochScores(self.directory, partial(self._score, beside_training=True), self.outbox, self.view.say)
         fit = Background(trainer.fit)
         fit.start()
         while fit.is_alive():
@@ -313,7 +254,7 @@ class _Controller:
         if not prepared.zeroshot:
             return []
         self.view.say(f"evaluating {len(prepared.zeroshot)} zero-shot sets")
-        scoring = start_scoring(prepared, self.directory.export, beside_training=False)
+        scoring = self._score(self.directory.export, beside_training=False)
         while (scores := scoring.poll(POLL_S)) is None:
             if self.stop.signal is not None:
                 return None
@@ -361,7 +302,7 @@ class _Controller:
         self._follow_to_the_end()
         self.view.close()
         result = describe_result(outcome.status, self.view.progress, outcome.scores, outcome.cause)
-        tags = {"wavetrain.cause": outcome.cause or "none", NOTE: describe_run(self.prepared, result)}
+        tags = {"wavetrain.cause": outcome.cause or "none", NOTE: self._describe(result)}
         if self.failures:
             tags["wavetrain.failures"] = describe_all(self.failures)
         is_kept = self._keep_end(tags, outcome.status)

@@ -1,46 +1,53 @@
 """A run in three lines of Markdown: result, plan, what on which data. MLflow shows them on top of the run's page."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from orchestrator.evaluation.nmse import MODEL, NOISY, Score, averages, decibels
 from orchestrator.run.progress import RunProgress, clock
+from orchestrator.spec.job import JobSpec
+from samplers.catalogue import Catalogue
+from samplers.schedule import Schedule
 
-if TYPE_CHECKING:
-    from orchestrator.control.controller import Prepared
 
+def describe_run(
+    job: JobSpec, device: str, store: str, catalogue: Catalogue, schedule: Schedule, held_out: int, result: str
+) -> str:
+    """The content of ``mlflow.note.content``.
 
-def describe_run(prepared: "Prepared", result: str) -> str:
-    """The content of ``mlflow.note.content``. result: one line, of :func:`describe_result`."""
+    store: name of the channels' folder. held_out: number of sets that are only scored. result: one line, of
+    :func:`describe_result`.
+    """
     # MLflow folds a description after some three lines, so what one looks for stands first.
-    lines = [f"**Result.** {result}", _plan(prepared), f"{_what(prepared)} {_data(prepared)}"]
-    return "\n\n".join([*lines, prepared.job.description] if prepared.job.description else lines)
+    lines = [
+        f"**Result.** {result}",
+        _plan(job, schedule),
+        f"{_what(job, device)} {_data(job, store, catalogue, held_out)}",
+    ]
+    return "\n\n".join([*lines, job.description] if job.description else lines)
 
 
-def _what(prepared: "Prepared") -> str:
-    job = prepared.job
+def _what(job: JobSpec, device: str) -> str:
     size = job.model.options.get("size")
     return (
         f"**What.** {job.model.name}{f' ({size})' if size else ''}, {job.train.epochs} epochs on {job.scale.text} "
-        f"ranks ({prepared.profile.device}, ZeRO {job.train.zero_stage}, {job.train.precision}), seed {job.seed}."
+        f"ranks ({device}, ZeRO {job.train.zero_stage}, {job.train.precision}), seed {job.seed}."
     )
 
 
-def _data(prepared: "Prepared") -> str:
-    catalogue, snr_db = prepared.catalogue, prepared.job.data.snr_db
-    noise = "no noise" if snr_db is None else f"{snr_db:g} dB"
+def _data(job: JobSpec, store: str, catalogue: Catalogue, held_out: int) -> str:
+    noise = "no noise" if job.data.snr_db is None else f"{job.data.snr_db:g} dB"
     return (
-        f"**Data.** `{prepared.store.path.name}`: {len(catalogue.set_names)} sets, {catalogue.total_samples:,} samples "
-        f"and {catalogue.total_tokens:,} tokens an epoch, {noise}; {len(prepared.zeroshot)} sets held out."
+        f"**Data.** `{store}`: {len(catalogue.set_names)} sets, {catalogue.total_samples:,} samples "
+        f"and {catalogue.total_tokens:,} tokens an epoch, {noise}; {held_out} sets held out."
     )
 
 
-def _plan(prepared: "Prepared") -> str:
-    plan = prepared.schedule.plan
+def _plan(job: JobSpec, schedule: Schedule) -> str:
+    plan = schedule.plan
     method = f" ({plan.method})" if plan.method else ""
     return (
         f"**Plan.** {plan.strategy}{method}, {len(plan.buckets)} buckets, expected padding {100 * plan.padding:.2f} %, "
-        f"{prepared.schedule.total_steps:,} steps of {prepared.job.batching.global_batch} samples."
+        f"{schedule.total_steps:,} steps of {job.batching.global_batch} samples."
     )
 
 

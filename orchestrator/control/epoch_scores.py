@@ -4,22 +4,23 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from orchestrator.control.scoring import Scoring, keep_if_best, start_scoring, step_of
+from orchestrator.control.scoring import Scoring, keep_if_best, step_of
 from orchestrator.evaluation.table import to_metrics
+from orchestrator.run.folder import RunDirectory
 from orchestrator.tracking.outbox import Outbox
-
-if TYPE_CHECKING:
-    from orchestrator.control.controller import Prepared
 
 
 class EpochScores:
-    """Polled by the controller; a scoring that fails costs its scores, not the run."""
+    """Polled by the controller; a scoring that fails costs its scores, not the run.
 
-    def __init__(self, prepared: "Prepared", outbox: Outbox, say: Callable[[str], None]) -> None:
-        self._prepared, self._outbox, self._say = prepared, outbox, say
-        self._directory = prepared.directory
+    start: submits the scoring of an export.
+    """
+
+    def __init__(
+        self, directory: RunDirectory, start: Callable[[Path], Scoring], outbox: Outbox, say: Callable[[str], None]
+    ) -> None:
+        self._directory, self._start, self._outbox, self._say = directory, start, outbox, say
         self._under_way: Scoring | None = None
 
     def poll(self, timeout_s: float = 0.0) -> bool:
@@ -30,7 +31,7 @@ class EpochScores:
             exports = self._unscored()
             if not exports:
                 return False
-            self._under_way = start_scoring(self._prepared, exports[0], beside_training=True)
+            self._under_way = self._start(exports[0])
         try:
             self._take(self._under_way, timeout_s)
         # A task that failed, a full disk, sets of which no task has a score.

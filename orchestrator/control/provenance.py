@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from channels.files import write_atomically
 from channels.store import ChannelStore
@@ -16,9 +16,8 @@ from orchestrator.run.folder import RunDirectory
 from orchestrator.spec.cluster import Profile
 from orchestrator.spec.job import JobSpec
 from orchestrator.tracking.outbox import Outbox
-
-if TYPE_CHECKING:
-    from orchestrator.control.controller import Prepared
+from samplers.catalogue import Catalogue
+from samplers.plan import Plan
 
 
 def tags(job: JobSpec, profile: Profile, plan_hash: str) -> dict[str, str]:
@@ -99,7 +98,7 @@ def log_inputs(outbox: Outbox, job: JobSpec, store: ChannelStore) -> None:
             outbox.dataset(f"{job.data.store.name}-{role}", store.fingerprint, str(job.data.store), profile, context)
 
 
-def write_artifacts(prepared: "Prepared", directory: RunDirectory) -> list[Path]:
+def write_artifacts(plan: Plan, catalogue: Catalogue, directory: RunDirectory) -> list[Path]:
     """The environment freeze and the picture of the plan, in the run's folder."""
     from orchestrator.report.plan_figures import draw_plan
 
@@ -107,5 +106,5 @@ def write_artifacts(prepared: "Prepared", directory: RunDirectory) -> list[Path]
     versions = sorted({f"{item.metadata['Name']}=={item.version}" for item in metadata.distributions()}, key=str.lower)
     write_atomically(freeze, "\n".join([f"python=={platform.python_version()}", *versions]) + "\n")
     picture = directory.path / "plan.png"
-    draw_plan(prepared.schedule.plan, prepared.catalogue, picture)
+    draw_plan(plan, catalogue, picture)
     return [freeze, picture]

@@ -4,18 +4,16 @@ import json
 import math
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from channels.files import write_json
 from orchestrator.evaluation.nmse import Score, decibels, evaluate_set, overall
 from orchestrator.run.folder import RunDirectory
 from orchestrator.spec.cluster import Profile
 from orchestrator.spec.job import JobSpec
-
-if TYPE_CHECKING:
-    from orchestrator.control.controller import Prepared
 
 SCORE = "score.json"
 
@@ -50,22 +48,22 @@ class Scoring:
             ray.cancel(reference, force=True)
 
 
-def start_scoring(prepared: "Prepared", export: Path, *, beside_training: bool) -> Scoring:
+def start_scoring(
+    job: JobSpec, profile: Profile, store: Path, sets: Sequence[str], export: Path, *, beside_training: bool
+) -> Scoring:
     """Submit a task for every held-out set.
 
+    store: folder of the channels. sets: names of those to score. export: folder of the model.
     beside_training: on the CPU and without a claim on resources, all of which the ranks hold.
     """
     import ray
 
-    profile = prepared.profile
     gpu = profile.device == "cuda" and not beside_training
     cpus = 0 if beside_training else profile.cpus_per_worker
     remote = ray.remote(num_cpus=cpus, num_gpus=int(gpu))(_score_remotely)
-    paths = (export.resolve(), prepared.store.path.resolve())
+    paths = (export.resolve(), store.resolve())
     device = "cuda" if gpu else "cpu"
-    return Scoring(
-        export, [remote.remote(*paths, name, prepared.job, profile, device) for name in prepared.zeroshot]
-    )  # fmt: skip
+    return Scoring(export, [remote.remote(*paths, name, job, profile, device) for name in sets])
 
 
 def _score_remotely(export: Path, store: Path, name: str, job: JobSpec, profile: Profile, device: str) -> list[Score]:

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 from channels.files import write_json
-from orchestrator.control.controller import prepare
 from orchestrator.control.description import describe_result, describe_run
+from orchestrator.control.prepare import prepare
 from orchestrator.control.provenance import attempt_tags, launch_script, launch_tags
 from orchestrator.evaluation.nmse import Score
 from orchestrator.run.folder import RunDirectory
@@ -18,7 +18,8 @@ from tests.orchestrator.view.test_live import attempt_event, step_event
 def test_a_run_is_described_by_what_data_plan_and_result(small_store: Path, tmp_path: Path) -> None:
     profile = Profile.model_validate({"storage": {"runs": tmp_path / "runs"}})
     job = small_job(small_store, description="A first line.")
-    text = describe_run(prepare(job, profile), "running.")
+    of = prepare(job, profile)
+    text = describe_run(job, "cpu", of.store.path.name, of.catalogue, of.schedule, len(of.zeroshot), "running.")
     paragraphs = text.split("\n\n")
     assert paragraphs[0] == "**Result.** running." and paragraphs[-1] == "A first line."
     heads = [paragraph.split()[0] for paragraph in paragraphs[:-1]]

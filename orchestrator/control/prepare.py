@@ -1,0 +1,48 @@
+"""From a spec and a profile to a checked job, before anything is started or written."""
+
+from models.registry import make_spec
+from orchestrator.control import preflight
+from orchestrator.control.prepared import Prepared
+from orchestrator.data.plan import make_schedule
+from orchestrator.data.reader import open_training_data
+from orchestrator.evaluation.nmse import check_zeroshot_sets
+from orchestrator.run.folder import RunDirectory, check_resumable
+from orchestrator.shard_cache.placement import check_placement
+from orchestrator.spec.cluster import Profile
+from orchestrator.spec.job import JobSpec
+from orchestrator.tracking.mlflow_run import check_address, check_uri, default_uri
+
+
+def prepare(job: JobSpec, profile: Profile) -> Prepared:
+    """Everything that can be checked before a run is started.
+
+    Raises:
+        UserError: anything that would make the run fail.
+    """
+    spec = make_spec(job.model.name, job.model.options)
+    preflight.check_resources(job, profile)
+    preflight.check_model(spec, job, profile)
+    catalogue, data = open_training_data(job.data, spec, job.seed, packed=job.batching.packed)
+    preflight.check_store(data.store)
+    preflight.check_batches(job, catalogue)
+    schedule = make_schedule(job, catalogue, data.flops)
+    check_placement(job.data.placement, data.store, schedule, data.origins, profile.storage.cache, job.data.cache_bytes)
+    runs = profile.storage.runs
+    preflight.check_run_folder(runs)
+    directory = RunDirectory(runs / job.name)
+    uri = job.tracking.uri or default_uri(runs)
+    resumes = check_resumable(directory, job, data.store.fingerprint)
+    # A run that is under way goes on without MLflow; a new one is not started where none answers.
+    check_address(uri) if resumes else check_uri(uri)
+    return Prepared(
+        job=job,
+        profile=profile,
+        spec=spec,
+        store=data.store,
+        catalogue=catalogue,
+        schedule=schedule,
+        zeroshot=check_zeroshot_sets(data.store, job),
+        directory=directory,
+        resumes=resumes,
+        tracking_uri=uri,
+    )

@@ -1,0 +1,43 @@
+"""What a checked job consists of, and how a run ended."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from channels.store import ChannelStore
+from models.interface import ModelSpec
+from orchestrator.evaluation.nmse import Score
+from orchestrator.run.folder import RunDirectory
+from orchestrator.spec.cluster import Profile
+from orchestrator.spec.job import JobSpec
+from samplers.catalogue import Catalogue
+from samplers.schedule import Schedule
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A job that passed every check; nothing has been written yet."""
+
+    job: JobSpec
+    profile: Profile
+    spec: ModelSpec
+    store: ChannelStore
+    catalogue: Catalogue
+    schedule: Schedule
+    zeroshot: tuple[str, ...]
+    directory: RunDirectory
+    resumes: bool
+    tracking_uri: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunOutcome:
+    """How a run ended."""
+
+    status: Status
+    directory: RunDirectory
+    tracking_uri: str
+    cause: str | None = None
+    scores: list[Score] = field(default_factory=list)
+    signal: int | None = None
