@@ -197,10 +197,10 @@ def training_operations(spec: HeterCsiSpec, chosen: Sequence[ChannelSpec]) -> fl
 
 def spread(bucket: Bucket, samples: int, lengths: Sequence[int]) -> list[int]:
     """Sources of so many samples, evenly spaced through the bucket's samples in order of length."""
-    pieces = sorted(bucket.pieces, key=lambda piece: lengths[piece.source])
-    ends = np.cumsum([piece.count for piece in pieces])
+    spans = sorted(bucket.spans, key=lambda span: lengths[span.source])
+    ends = np.cumsum([span.count for span in spans])
     places = (np.arange(samples) + 0.5) / samples * ends[-1]
-    return [pieces[number].source for number in np.searchsorted(ends, places, side="right")]
+    return [spans[number].source for number in np.searchsorted(ends, places, side="right")]
 
 
 def random_tokens(spec: HeterCsiSpec, chosen: Sequence[ChannelSpec], random: np.random.Generator) -> list[Tokens]:

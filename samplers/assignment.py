@@ -1,14 +1,14 @@
-"""How the samples of every bucket are dealt to the P partitions, anew each epoch, without a list of samples.
+"""Which samples of every bucket each of the P partitions gets in an epoch, computed without a list of samples.
 
-A piece of a source is *arranged*: its whole runs of S consecutive elements, which are the shards on disk, in the order
-of a keyed permutation, then its head and tail that fill no run. Each partition gets an equal share of every piece: runs
+A span of a source is *arranged*: its whole runs of S consecutive elements, which are the shards on disk, in the order
+of a keyed permutation, then its head and tail that fill no run. Each partition gets an equal share of every span: runs
 in turn as long as there is one for each (whole rounds), then an equal stretch of what is left. The fewer than P samples
-a piece that no equal share holds are laid end to end over the bucket and cut into P stretches. So partitions differ by
+a span that no equal share holds are laid end to end over the bucket and cut into P stretches. So partitions differ by
 at most one sample, all hold the same mixture of sources, and a partition touches few shards. Inside a (bucket,
-partition) a second keyed permutation orders the samples. All state is O(pieces).
+partition) a second keyed permutation orders the samples. All state is O(spans).
 
-*Coordinates* number what one partition holds of a bucket, followed by the rest of the bucket; *segments* of consecutive
-coordinates lie in one piece and map to its arrangement by one linear rule.
+*Coordinates* number what one partition holds of a bucket, followed by the rest of the bucket; *intervals* of
+consecutive coordinates lie in one span and map to its arrangement by one linear rule.
 """
 
 from collections.abc import Sequence
@@ -18,19 +18,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samplers.catalogue import Catalogue
-from samplers.partition import Piece
+from samplers.partition import Span
 from samplers.permutation import Integers, Keys, Stream, child_keys, permute, quotient
 from samplers.plan import Bucket
 from samplers.pools import SourceTable
 
 
 @dataclass(frozen=True, slots=True)
-class _Segment:
-    """Coordinate z of a segment is place ``first + z + z // period * jump + turn * stride`` of its piece's arrangement,
-    where turn numbers the partitions."""
+class _Interval:
+    """Coordinate z of an interval is position ``first + z + z // period * jump + turn * stride`` in the arrangement of
+    its span, where turn numbers the partitions."""
 
     size: int
-    piece: int
+    span: int
     first: int
     period: int
     jump: int
@@ -40,7 +40,7 @@ class _Segment:
 
 @dataclass(frozen=True, slots=True)
 class _Arrangement:
-    """A piece: ``runs`` runs of ``width`` elements from ``origin`` on, ``head`` elements before them, others after."""
+    """A span: ``runs`` runs of ``width`` elements from ``origin`` on, ``head`` elements before them, others after."""
 
     source: int
     origin: int
@@ -49,20 +49,20 @@ class _Arrangement:
     head: int
     count: int
 
-    def segments(self, number: int, partitions: int) -> tuple[_Segment, _Segment, _Segment]:
+    def intervals(self, number: int, partitions: int) -> tuple[_Interval, _Interval, _Interval]:
         """Whole rounds of runs, equal stretches of what they leave, and the rest."""
         round_size = partitions * self.width
         left = self.runs // partitions * round_size
         stretch, rest = divmod(self.count - left, partitions)
         return (
-            _Segment(left // partitions, number, 0, self.width, round_size - self.width, self.width, True),
-            _Segment(stretch, number, left, max(stretch, 1), 0, stretch),
-            _Segment(rest, number, left + stretch * partitions, max(rest, 1), 0, 0),
+            _Interval(left // partitions, number, 0, self.width, round_size - self.width, self.width, True),
+            _Interval(stretch, number, left, max(stretch, 1), 0, stretch),
+            _Interval(rest, number, left + stretch * partitions, max(rest, 1), 0, 0),
         )
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class Positions:
     """Samples as positions in the order of a (bucket, partition) of an epoch.
 
     keys, bucket, partition, held: arrays [cells], the epoch's key and the samples that the (bucket, partition) holds.
@@ -85,26 +85,27 @@ class Places:
         return wrapped
 
 
-class Dealing:
+class Assignment:
     """Tables of one catalogue, its buckets and P partitions; every method is a pure function of its arguments."""
 
     def __init__(self, catalogue: Catalogue, buckets: Sequence[Bucket], partitions: int) -> None:
         self.partitions = partitions
         self._sources = SourceTable(catalogue)
-        pieces = [self._arranged(piece) for bucket in buckets for piece in bucket.pieces]
-        self._arrangements = pieces
-        self._segments: list[_Segment] = []
+        arrangements = [self._arranged(span) for bucket in buckets for span in bucket.spans]
+        self._arrangements = arrangements
+        self._intervals: list[_Interval] = []
         shared, rest = np.zeros(len(buckets), np.int64), np.zeros(len(buckets), np.int64)
-        number = 0
-        for place, bucket in enumerate(buckets):
-            parts = [pieces[other].segments(other, partitions) for other in range(number, number + len(bucket.pieces))]
-            self._segments += [part for column in zip(*parts, strict=True) for part in column if part.size]
-            shared[place] = sum(whole.size + stretch.size for whole, stretch, _ in parts)
-            rest[place] = sum(last.size for _, _, last in parts)
-            number += len(bucket.pieces)
-        self._starts = np.cumsum([0] + [segment.size for segment in self._segments])[:-1]
-        self._segment_columns = _columns(self._segments, ("piece", "first", "period", "jump", "stride"))
-        self._piece_columns = _columns(pieces, ("source", "origin", "width", "runs", "head"))
+        first = 0
+        for number, bucket in enumerate(buckets):
+            members = range(first, first + len(bucket.spans))
+            rows = [arrangements[member].intervals(member, partitions) for member in members]
+            self._intervals += [interval for column in zip(*rows, strict=True) for interval in column if interval.size]
+            shared[number] = sum(whole.size + stretch.size for whole, stretch, _ in rows)
+            rest[number] = sum(last.size for _, _, last in rows)
+            first += len(bucket.spans)
+        self._starts = np.cumsum([0] + [interval.size for interval in self._intervals])[:-1]
+        self._interval_columns = _columns(self._intervals, ("span", "first", "period", "jump", "stride"))
+        self._span_columns = _columns(arrangements, ("source", "origin", "width", "runs", "head"))
         self._base = np.cumsum(shared + rest) - shared - rest
         self._shared = shared
         self._stretch, self._longer = np.divmod(rest, partitions)
@@ -112,64 +113,64 @@ class Dealing:
 
     def samples(self, keys: Keys, bucket: Integers, partition: Integers) -> Integers:
         """Samples a partition holds of a bucket in the epoch of the key; keys, bucket, partition broadcast."""
-        place = self._place(keys, bucket, partition)
-        counts: Integers = self._shared[bucket] + self._stretch[bucket] + (place < self._longer[bucket])
+        turn = self._turn(keys, bucket, partition)
+        counts: Integers = self._shared[bucket] + self._stretch[bucket] + (turn < self._longer[bucket])
         return counts
 
-    def elements(self, places: Places) -> tuple[Integers, Integers]:
-        """Source numbers and sample indices of places, int64 [n] each.
+    def elements(self, positions: Positions) -> tuple[Integers, Integers]:
+        """Source numbers and sample indices at some positions, int64 [n] each.
 
         Positions at or beyond what is held wrap around, and where nothing is held the first leftover of the bucket
         stands in (both serve as fillers only).
         """
-        keys, bucket, partition, cell = places.keys, places.bucket, places.partition, places.cell
-        held = np.maximum(places.held, 1)
+        keys, bucket, partition, cell = positions.keys, positions.bucket, positions.partition, positions.cell
+        held = np.maximum(positions.held, 1)
         order = child_keys(child_keys(child_keys(keys, Stream.SAMPLES), bucket), partition)
-        image = permute(places.wrapped(), held[cell], order[cell])
-        place = self._place(keys, bucket, partition)
-        shift = place * self._stretch[bucket] + np.minimum(place, self._longer[bucket])
-        shift[places.held == 0] = 0
+        image = permute(positions.wrapped(), held[cell], order[cell])
+        turn = self._turn(keys, bucket, partition)
+        shift = turn * self._stretch[bucket] + np.minimum(turn, self._longer[bucket])
+        shift[positions.held == 0] = 0
         coordinate = self._base[bucket][cell] + image
         coordinate += shift[cell] * (image >= self._shared[bucket][cell])
-        return self._resolve(keys[cell], place[cell], coordinate)
+        return self._resolve(keys[cell], turn[cell], coordinate)
 
     def shards(self, key: Keys, bucket: int, partition: int) -> set[tuple[int, int]]:
         """(source, shard) pairs of which a partition reads samples of a bucket in the epoch of the key."""
-        turn = int(self._place(key, np.asarray([bucket]), np.asarray([partition]))[0])
+        turn = int(self._turn(key, np.asarray([bucket]), np.asarray([partition]))[0])
         found: set[tuple[int, int]] = set()
         for begin, end in self._coordinates(bucket, turn):
             first = int(np.searchsorted(self._starts, begin, side="right")) - 1
             last = int(np.searchsorted(self._starts, end, side="left"))
             for number in range(first, last):
-                found |= self._shards_of_segment(key, number, begin, end, turn)
+                found |= self._shards_of_interval(key, number, begin, end, turn)
         return found
 
-    def _arranged(self, piece: Piece) -> _Arrangement:
-        width = self._sources.run_width(piece.source)
-        head = min(-piece.start % width, piece.count)
-        runs = (piece.count - head) // width
-        return _Arrangement(piece.source, piece.start + head, width, runs, head, piece.count)
+    def _arranged(self, span: Span) -> _Arrangement:
+        width = self._sources.run_width(span.source)
+        head = min(-span.start % width, span.count)
+        runs = (span.count - head) // width
+        return _Arrangement(span.source, span.start + head, width, runs, head, span.count)
 
-    def _place(self, keys: Keys, bucket: Integers, partition: Integers) -> Integers:
+    def _turn(self, keys: Keys, bucket: Integers, partition: Integers) -> Integers:
         """The turn of a partition. Longer stretches of the rest go round the partitions over the buckets, so that
         totals over consecutive buckets differ by at most one."""
-        turn = (child_keys(keys, Stream.TURNS) % np.uint64(self.partitions)).astype(np.int64)
-        place: Integers = (partition - self._rotation[bucket] - turn) % self.partitions
-        return place
+        first = (child_keys(keys, Stream.TURNS) % np.uint64(self.partitions)).astype(np.int64)
+        turn: Integers = (partition - self._rotation[bucket] - first) % self.partitions
+        return turn
 
     def _resolve(self, keys: Keys, turn: Integers, coordinate: Integers) -> tuple[Integers, Integers]:
-        segment = np.searchsorted(self._starts, coordinate, side="right") - 1
-        piece, first, period, jump, stride = (column[segment] for column in self._segment_columns)
-        inside = coordinate - self._starts[segment]
+        interval = np.searchsorted(self._starts, coordinate, side="right") - 1
+        span, first, period, jump, stride = (column[interval] for column in self._interval_columns)
+        inside = coordinate - self._starts[interval]
         arranged = first + inside + quotient(inside, period) * jump + turn * stride
-        return self._piece_columns[0][piece], self._unarrange(keys, piece, arranged)
+        return self._span_columns[0][span], self._unarrange(keys, span, arranged)
 
-    def _unarrange(self, keys: Keys, piece: Integers, arranged: Integers) -> Integers:
-        """Samples at places of the arrangements of pieces."""
-        source, origin, width, runs, head = (column[piece] for column in self._piece_columns)
+    def _unarrange(self, keys: Keys, span: Integers, arranged: Integers) -> Integers:
+        """Samples at positions in the arrangements of spans."""
+        source, origin, width, runs, head = (column[span] for column in self._span_columns)
         run = quotient(arranged, width)
         size = np.maximum(runs, 1)
-        image = permute(np.minimum(run, size - 1), size, child_keys(child_keys(keys, Stream.RUNS), piece))
+        image = permute(np.minimum(run, size - 1), size, child_keys(child_keys(keys, Stream.RUNS), span))
         beyond = arranged - runs * width
         ends = np.where(beyond < head, beyond - head, arranged - head)
         element = origin + np.where(beyond < 0, arranged + (image - run) * width, ends)
@@ -185,19 +186,19 @@ class Dealing:
         ranges = [(base, base + shared), (base + shared + low, base + shared + high)]
         return [(begin, end) for begin, end in ranges if begin < end]
 
-    def _shards_of_segment(self, key: Keys, number: int, begin: int, end: int, turn: int) -> set[tuple[int, int]]:
-        segment, start = self._segments[number], int(self._starts[number])
-        if segment.whole_runs:
-            # The first and the last element of a run tell its shards: a run is no longer than a shard.
-            firsts = np.arange(0, segment.size, segment.period)
-            inside = np.concatenate([firsts, firsts + segment.period - 1])
+    def _shards_of_interval(self, key: Keys, number: int, begin: int, end: int, turn: int) -> set[tuple[int, int]]:
+        interval, start = self._intervals[number], int(self._starts[number])
+        if interval.whole_runs:
+            # A run is no longer than a shard, so its first and its last element name all its shards.
+            firsts = np.arange(0, interval.size, interval.period)
+            inside = np.concatenate([firsts, firsts + interval.period - 1])
         else:
-            inside = np.arange(max(begin - start, 0), min(end - start, segment.size))
-        arranged = segment.first + inside + inside // segment.period * segment.jump + turn * segment.stride
-        source = self._arrangements[segment.piece].source
-        piece = np.full(len(arranged), segment.piece)
-        return self._sources.shards(source, self._unarrange(np.broadcast_to(key, len(arranged)), piece, arranged))
+            inside = np.arange(max(begin - start, 0), min(end - start, interval.size))
+        arranged = interval.first + inside + inside // interval.period * interval.jump + turn * interval.stride
+        source = self._arrangements[interval.span].source
+        span = np.full(len(arranged), interval.span)
+        return self._sources.shards(source, self._unarrange(np.broadcast_to(key, len(arranged)), span, arranged))
 
 
-def _columns(rows: Sequence[_Segment] | Sequence[_Arrangement], fields: tuple[str, ...]) -> list[Integers]:
+def _columns(rows: Sequence[_Interval] | Sequence[_Arrangement], fields: tuple[str, ...]) -> list[Integers]:
     return [np.asarray([getattr(row, field) for row in rows], np.int64) for field in fields]

@@ -15,7 +15,7 @@ class Source:
     """Samples of one set and, for a model of several granularities, of one granularity.
 
     name: the set. length: tokens of a sample. count: samples a source yields in an epoch. variant: the granularity.
-    pool: sources of one pool share its samples: every epoch deals each sample of the pool to exactly one of them.
+    pool: sources of one pool share its samples: in every epoch each sample of the pool belongs to exactly one of them.
     shard_samples: consecutive samples of the set (of the pool) that lie in one shard.
     """
 

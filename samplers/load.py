@@ -16,7 +16,7 @@ from samplers.schedule import Schedule, Slice
 
 @dataclass(frozen=True, slots=True)
 class RankLoad:
-    """Tokens of one rank in a step, padding included: the expected mean, and the most that chance can deal it."""
+    """Tokens of one rank in a step, padding included: the expected mean, and the most that it can draw."""
 
     mean: float
     largest: int
@@ -33,22 +33,22 @@ def rank_load(schedule: Schedule, ranks: int) -> RankLoad:
     return RankLoad(mean=schedule.slices * mean, largest=schedule.slices * most)
 
 
-def step_imbalance(schedule: Schedule, pieces: Sequence[Slice], ranks: int) -> float:
+def step_imbalance(schedule: Schedule, slices: Sequence[Slice], ranks: int) -> float:
     """(most - mean) / mean of the tokens that the ranks compute in one step: what the others wait, as a share.
 
-    pieces: the slices of all ranks together. Padded, a rank's slice is as long as its longest sample.
+    slices: the slices of all ranks together. Padded, a rank's slice is as long as its longest sample.
     """
     lengths = np.asarray([source.length for source in schedule.catalogue], np.int64)
-    tokens = sum((_of_ranks(schedule, piece, lengths, ranks) for piece in pieces), np.zeros(ranks))
+    tokens = sum((_of_ranks(schedule, held, lengths, ranks) for held in slices), np.zeros(ranks))
     return float(tokens.max() / max(tokens.mean(), 1.0)) - 1.0
 
 
-def _of_ranks(schedule: Schedule, piece: Slice, lengths: Integers, ranks: int) -> NDArray[np.float64]:
+def _of_ranks(schedule: Schedule, held: Slice, lengths: Integers, ranks: int) -> NDArray[np.float64]:
     """Tokens float64 [ranks] of a slice; packed, fillers are left out."""
-    rank = rank_of_samples(len(piece.source), schedule.partitions, ranks)
-    length = lengths[piece.source]
+    rank = rank_of_samples(len(held.source), schedule.partitions, ranks)
+    length = lengths[held.source]
     if schedule.plan.packed:
-        return np.bincount(rank, weights=length * piece.weight, minlength=ranks).astype(np.float64)
+        return np.bincount(rank, weights=length * held.weight, minlength=ranks).astype(np.float64)
     longest = np.zeros(ranks)
     np.maximum.at(longest, rank, length)
     return longest * (len(length) // ranks)
@@ -73,6 +73,6 @@ def _most(schedule: Schedule, bucket: Bucket, samples: int) -> int:
 
 
 def _lengths(catalogue: Catalogue, bucket: Bucket) -> tuple[Integers, Integers]:
-    """Length and number of the samples of each piece, int64 [pieces] each."""
-    lengths = np.asarray([catalogue[piece.source].length for piece in bucket.pieces], np.int64)
-    return lengths, np.asarray([piece.count for piece in bucket.pieces], np.int64)
+    """Length and number of the samples of each span, int64 [spans] each."""
+    lengths = np.asarray([catalogue[span.source].length for span in bucket.spans], np.int64)
+    return lengths, np.asarray([span.count for span in bucket.spans], np.int64)

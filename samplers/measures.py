@@ -76,8 +76,8 @@ def source_entropy(catalogue: Catalogue, sources: NDArray[np.int32], weight: NDA
 
 def bucket_entropy(catalogue: Catalogue, bucket: Bucket) -> Entropy:
     """Entropy of the sets a bucket draws from."""
-    sources = np.asarray([piece.source for piece in bucket.pieces])
-    return _entropy(catalogue, _per_set(catalogue, sources, [piece.count for piece in bucket.pieces]))
+    sources = np.asarray([span.source for span in bucket.spans])
+    return _entropy(catalogue, _per_set(catalogue, sources, [span.count for span in bucket.spans]))
 
 
 def rank_of_samples(total: int, partitions: int, world: int) -> NDArray[np.int64]:

@@ -1,10 +1,10 @@
-"""The order of an epoch: which slice of which lane comes at which step. Arithmetic over a few counts, no lists.
+"""The order of an epoch: which slice of which queue comes at which step. Arithmetic over a few counts, no lists.
 
-A *lane* is a queue of slices that train together: a bucket, or the mixed tails of a variant. A *phase* is a stretch of
-an epoch over which the slices of some lanes are shuffled together. ``bucket``, ``global`` and ``alternating`` have one
-phase an epoch with all lanes (HeterCSI, Algorithm 1 line 18); ``alternating_sets`` has a phase a set; ``sequential``
-trains set after set, each for all epochs of the run: its passes q = set * epochs + e fill the epochs in turn, as many
-passes an epoch as there are sets, so that every sample is seen exactly ``epochs`` times over the run.
+A *queue* holds the slices of a bucket, or the mixed tails of a variant. A *phase* is a stretch of an epoch over which
+the slices of some queues are shuffled together. ``bucket``, ``global`` and ``alternating`` have one phase an epoch with
+all queues (HeterCSI, Algorithm 1 line 18); ``alternating_sets`` has a phase a set; ``sequential`` trains set after set,
+each for all epochs of the run: its passes q = set * epochs + e fill the epochs in turn, as many passes an epoch as
+there are sets, so that every sample is seen exactly ``epochs`` times over the run.
 """
 
 from collections.abc import Sequence
@@ -19,57 +19,63 @@ from samplers.permutation import Integers, Keys, Stream, child_keys, permute
 
 @dataclass(frozen=True)
 class Phase:
-    """lanes: their numbers. slices: slices of each. group: slices of a step. apart: a step holds one lane only."""
+    """queues: their numbers. slices: slices of each. group: slices of a step. apart: a step holds one queue only.
 
-    lanes: Integers
+    What is shuffled, an *entry*, is a step if steps hold one queue only, else a slice.
+    """
+
+    queues: Integers
     slices: Integers
     group: int
     apart: bool
 
     @cached_property
     def ends(self) -> Integers:
-        """Cumulative units (steps if apart, else slices) of the lanes."""
-        units = -(-self.slices // self.group) if self.apart else self.slices
-        return np.cumsum(units)
+        """Cumulative entries of the queues."""
+        entries = -(-self.slices // self.group) if self.apart else self.slices
+        return np.cumsum(entries)
 
     @cached_property
     def steps(self) -> int:
         """Optimizer steps."""
         return int(self.ends[-1]) if self.apart else -(-int(self.ends[-1]) // self.group)
 
-    def units(self, steps: Integers, key: int) -> tuple[Integers, Integers, NDArray[np.bool_]]:
-        """Lane, slice number and filler flag of all slices of some steps, each int64 [len(steps) * group].
+    def slices_of(self, steps: Integers, key: int) -> tuple[Integers, Integers, NDArray[np.bool_]]:
+        """Queue, slice number and filler flag of all slices of some steps, each int64 [len(steps) * group].
 
         Slices that complete a group are fillers: they repeat an earlier slice and count for nothing.
         """
         within = np.arange(self.group)
         total = int(self.ends[-1])
         if self.apart:
-            unit = np.repeat(permute(steps, total, key), self.group)
-            lane = self._column(unit)
-            number = self._rank(unit, lane) * self.group + np.tile(within, len(steps))
-            filler = number >= self.slices[lane]
-            return self.lanes[lane], number % self.slices[lane], filler
-        place = (steps[:, None] * self.group + within).ravel()
-        unit = permute(place % total, total, key)
-        lane = self._column(unit)
-        return self.lanes[lane], self._rank(unit, lane), place >= total
+            entry = np.repeat(permute(steps, total, key), self.group)
+            column = self._column(entry)
+            number = self._rank(entry, column) * self.group + np.tile(within, len(steps))
+            filler = number >= self.slices[column]
+            return self.queues[column], number % self.slices[column], filler
+        position = (steps[:, None] * self.group + within).ravel()
+        entry = permute(position % total, total, key)
+        column = self._column(entry)
+        return self.queues[column], self._rank(entry, column), position >= total
 
-    def _column(self, unit: Integers) -> Integers:
-        column: Integers = np.searchsorted(self.ends, unit, side="right").astype(np.int64)
+    def _column(self, entry: Integers) -> Integers:
+        column: Integers = np.searchsorted(self.ends, entry, side="right").astype(np.int64)
         return column
 
-    def _rank(self, unit: Integers, lane: Integers) -> Integers:
+    def _rank(self, entry: Integers, column: Integers) -> Integers:
         starts = np.concatenate([[0], self.ends[:-1]])
-        rank: Integers = unit - starts[lane]
+        rank: Integers = entry - starts[column]
         return rank
 
 
 @dataclass(frozen=True, slots=True)
-class Unit:
-    """Slices of consecutive steps, arrays [n]. key: the key of the pass a slice belongs to; pass_epoch: its number."""
+class SliceNumbers:
+    """Slices of consecutive steps, arrays [n]: queue of each, number in the queue, whether it counts for nothing.
 
-    lane: Integers
+    key: of the pass that a slice belongs to. pass_epoch: number of that pass.
+    """
+
+    queue: Integers
     number: Integers
     filler: NDArray[np.bool_]
     key: Keys
@@ -95,7 +101,7 @@ class Order:
         return int(self._steps.sum()) * self._epochs
 
     def passes(self, epoch: int) -> list[tuple[Phase, int]]:
-        """Phases of an epoch in order, each with the number of the pass over its lanes."""
+        """Phases of an epoch in order, each with the number of the pass over its queues."""
         phases, numbers = self._members(epoch)
         return [(self._phases[phase], int(number)) for phase, number in zip(phases, numbers, strict=True)]
 
@@ -103,20 +109,20 @@ class Order:
         """Key of all draws of pass ``number`` over a set."""
         return int(child_keys(self._key, number)[0])
 
-    def units(self, epoch: int, first: int, stop: int) -> Unit:
+    def slices(self, epoch: int, first: int, stop: int) -> SliceNumbers:
         """Slices of the steps [first, stop) of an epoch."""
         phases, numbers = self._members(epoch)
         ends = np.cumsum(self._steps[phases])
-        parts = []
-        for place in range(int(np.searchsorted(ends, first, "right")), int(np.searchsorted(ends, stop, "left")) + 1):
-            phase, number = self._phases[phases[place]], int(numbers[place])
-            start = int(ends[place]) - phase.steps
+        rows = []
+        for column in range(int(np.searchsorted(ends, first, "right")), int(np.searchsorted(ends, stop, "left")) + 1):
+            phase, number = self._phases[phases[column]], int(numbers[column])
+            start = int(ends[column]) - phase.steps
             steps = np.arange(max(first - start, 0), min(stop - start, phase.steps))
             key = self.pass_key(number)
-            shuffle = child_keys(child_keys(key, Stream.STEPS), phase.lanes[0])[0]
-            lane, rank, filler = phase.units(steps, int(shuffle))
-            parts.append((lane, rank, filler, np.full(len(lane), key, np.uint64), np.full(len(lane), number)))
-        return Unit(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+            shuffle = child_keys(child_keys(key, Stream.STEPS), phase.queues[0])[0]
+            queue, rank, filler = phase.slices_of(steps, int(shuffle))
+            rows.append((queue, rank, filler, np.full(len(queue), key, np.uint64), np.full(len(queue), number)))
+        return SliceNumbers(*(np.concatenate(field) for field in zip(*rows, strict=True)))
 
     def _members(self, epoch: int) -> tuple[Integers, Integers]:
         """Numbers of the phases of an epoch and of the passes over them."""

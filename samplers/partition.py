@@ -1,6 +1,6 @@
 """Bucket boundaries: how the lengths of one variant are cut into buckets.
 
-Every method returns buckets as tuples of pieces, in ascending order of length. ``equal`` is the cut of the HeterCSI
+Every method returns buckets as tuples of spans, in ascending order of length. ``equal`` is the cut of the HeterCSI
 paper (arXiv:2601.18200, as its code does it); ``equal_tokens`` is the estimate of Lhotse and NeMo; ``quantile`` puts
 boundaries at quantiles of the sample lengths; ``optimal`` is exact dynamic programming over the distinct lengths.
 """
@@ -19,7 +19,7 @@ METHODS = ("equal", "equal_tokens", "quantile", "optimal")
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class Span:
     """Elements [start, start + count) of a source."""
 
     source: int
@@ -83,7 +83,7 @@ def cut(
     buckets: int,
     cost: Cost | None = None,
     constraints: Constraints | None = None,
-) -> list[tuple[Piece, ...]]:
+) -> list[tuple[Span, ...]]:
     """Cut the sources of one variant into at most ``buckets`` buckets of ascending length.
 
     Raises UserError for an unknown method, for constraints that no cut meets (naming what is feasible), and for a cut
@@ -94,13 +94,13 @@ def cut(
     limits = constraints or Constraints()
     numbers = _by_length(catalogue, variant)
     if method == "equal":
-        pieces = _equal(catalogue, numbers, buckets)
+        spans = _equal(catalogue, numbers, buckets)
     else:
         segments = segments_of(catalogue, numbers)
         ends = _ends(method, segments, min(buckets, len(segments.lengths)), cost or Cost(), limits)
-        pieces = _whole_lengths(catalogue, numbers, segments, ends)
-    _check_constraints(catalogue, pieces, limits, method)
-    return pieces
+        spans = _whole_lengths(catalogue, numbers, segments, ends)
+    _check_constraints(catalogue, spans, limits, method)
+    return spans
 
 
 def distinct_lengths(catalogue: Catalogue, variant: int) -> int:
@@ -121,25 +121,25 @@ def _by_length(catalogue: Catalogue, variant: int) -> list[int]:
     return sorted(numbers, key=lambda number: catalogue[number].length)
 
 
-def _equal(catalogue: Catalogue, numbers: Sequence[int], buckets: int) -> list[tuple[Piece, ...]]:
+def _equal(catalogue: Catalogue, numbers: Sequence[int], buckets: int) -> list[tuple[Span, ...]]:
     """Buckets of equal sample count (numpy.array_split of the sorted samples); a source may be cut in two."""
     total = sum(catalogue[number].count for number in numbers)
     share, rest = divmod(total, buckets)
     if share < 1:
         raise UserError(f"{buckets} buckets for {total} samples", where="buckets", mend=f"use at most {total}")
-    pieces: list[tuple[Piece, ...]] = []
+    spans: list[tuple[Span, ...]] = []
     source, start = 0, 0
     for bucket in range(buckets):
         room = share + (bucket < rest)
-        held: list[Piece] = []
+        held: list[Span] = []
         while room:
             taken = min(room, catalogue[numbers[source]].count - start)
-            held.append(Piece(numbers[source], start, taken))
+            held.append(Span(numbers[source], start, taken))
             room, start = room - taken, start + taken
             if start == catalogue[numbers[source]].count:
                 source, start = source + 1, 0
-        pieces.append(tuple(held))
-    return pieces
+        spans.append(tuple(held))
+    return spans
 
 
 def _ends(method: str, segments: Segments, buckets: int, cost: Cost, limits: Constraints) -> list[int]:
@@ -181,22 +181,22 @@ def _equal_tokens(segments: Segments, buckets: int) -> list[int]:
 
 def _whole_lengths(
     catalogue: Catalogue, numbers: Sequence[int], segments: Segments, ends: Sequence[int]
-) -> list[tuple[Piece, ...]]:
+) -> list[tuple[Span, ...]]:
     bucket_of = {
         int(length): int(np.searchsorted(ends, place, side="right")) for place, length in enumerate(segments.lengths)
     }
-    pieces: list[list[Piece]] = [[] for _ in ends]
+    spans: list[list[Span]] = [[] for _ in ends]
     for number in numbers:
         source = catalogue[number]
-        pieces[bucket_of[source.length]].append(Piece(number, 0, source.count))
-    return [tuple(held) for held in pieces]
+        spans[bucket_of[source.length]].append(Span(number, 0, source.count))
+    return [tuple(held) for held in spans]
 
 
-def _check_constraints(catalogue: Catalogue, pieces: list[tuple[Piece, ...]], limits: Constraints, method: str) -> None:
-    for number, held in enumerate(pieces):
-        complaint = limits.complaint(np.asarray([piece.count for piece in held], np.float64))
+def _check_constraints(catalogue: Catalogue, spans: list[tuple[Span, ...]], limits: Constraints, method: str) -> None:
+    for number, held in enumerate(spans):
+        complaint = limits.complaint(np.asarray([span.count for span in held], np.float64))
         if complaint:
-            longest = max(catalogue[piece.source].length for piece in held)
+            longest = max(catalogue[span.source].length for span in held)
             raise UserError(
                 complaint,
                 where=f"bucket {number} (length up to {longest}) of method {method}",

@@ -1,6 +1,5 @@
 """Plans: which samples train together, and how many at a time. A pure function of the catalogue and a few choices."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -11,7 +10,7 @@ import numpy as np
 from channels.errors import UserError
 from samplers.catalogue import Catalogue, digest
 from samplers.padding import expected_padded_tokens, padding_ratio
-from samplers.partition import METHODS, Cost, Piece, cut, distinct_lengths
+from samplers.partition import METHODS, Cost, Span, cut, distinct_lengths
 from samplers.segmentation import Constraints
 
 STRATEGIES = ("bucket", "packed", "global", "alternating", "alternating_sets", "sequential")
@@ -23,19 +22,19 @@ SCHEMA = 1
 class Bucket:
     """Samples that train together.
 
-    length: longest sample in tokens. variant: the granularity of all its samples. pieces: elements of sources.
+    length: longest sample in tokens. variant: the granularity of all its samples. spans: elements of sources.
     batch_size: samples of one slice, over all ranks.
     """
 
     length: int
     variant: int
-    pieces: tuple[Piece, ...]
+    spans: tuple[Span, ...]
     batch_size: int
 
     @property
     def samples(self) -> int:
         """Samples of an epoch."""
-        return sum(piece.count for piece in self.pieces)
+        return sum(span.count for span in self.spans)
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,14 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for json.dumps."""
-        return {"schema": SCHEMA, **asdict(self)}
+        buckets = [_bucket_to_json(bucket) for bucket in self.buckets]
+        return {
+            "schema": SCHEMA,
+            "strategy": self.strategy,
+            "method": self.method,
+            "buckets": buckets,
+            "padding": self.padding,
+        }
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "Plan":
@@ -77,10 +83,6 @@ class Plan:
         except (KeyError, TypeError) as error:
             raise UserError(f"field {error} is missing or unknown", where="plan", mend="plan again") from error
 
-    def dumps(self) -> str:
-        """The plan as one line of JSON."""
-        return json.dumps(self.to_json(), sort_keys=True)
-
     def describe_difference(self, other: "Plan") -> str:
         """What differs in the other plan, in a few words; empty if it makes the same schedule."""
         if self.strategy != other.strategy:
@@ -88,22 +90,12 @@ class Plan:
         if len(self.buckets) != len(other.buckets):
             return f"there were {len(self.buckets)} buckets, now {len(other.buckets)}"
         for number, (before, after) in enumerate(zip(self.buckets, other.buckets, strict=True)):
-            for field in ("length", "variant", "batch_size", "pieces"):
+            for field in ("length", "variant", "batch_size", "spans"):
                 old, new = getattr(before, field), getattr(after, field)
                 if old != new:
-                    detail = "holds other samples" if field == "pieces" else f"{field} was {old}, is {new}"
+                    detail = "holds other samples" if field == "spans" else f"{field} was {old}, is {new}"
                     return f"bucket {number}: {detail}"
         return ""
-
-    def with_batch_sizes(self, catalogue: Catalogue, sizes: Sequence[int], partitions: int = 1) -> "Plan":
-        """The same buckets with other batch sizes, e.g. those that a memory probe found. Raises UserError."""
-        if len(sizes) != len(self.buckets):
-            raise UserError(f"{len(sizes)} batch sizes for {len(self.buckets)} buckets", where="batch sizes")
-        buckets = tuple(
-            replace(bucket, batch_size=_fixed_batch(catalogue, number, bucket, size, partitions))
-            for number, (bucket, size) in enumerate(zip(self.buckets, sizes, strict=True))
-        )
-        return replace(self, buckets=buckets, padding=0.0 if self.packed else expected_padding(catalogue, buckets))
 
 
 def make_plan(
@@ -143,9 +135,9 @@ def make_plan(
     cuts = pack if packed else strategy
     held = _cut_all(catalogue, cuts, method, buckets, cost, constraints)
     sized = []
-    for number, (variant, pieces) in enumerate(held):
-        length = max(catalogue[piece.source].length for piece in pieces)
-        bucket = Bucket(length, variant, pieces, batch_size=partitions)
+    for number, (variant, spans) in enumerate(held):
+        length = max(catalogue[span.source].length for span in spans)
+        bucket = Bucket(length, variant, spans, batch_size=partitions)
         if batch is not None:
             size = _fixed_batch(catalogue, number, bucket, batch, partitions)
         elif batch_tokens is not None:
@@ -167,8 +159,8 @@ def expected_padding(catalogue: Catalogue, buckets: Sequence[Bucket]) -> float:
 
 def bucket_padded_tokens(catalogue: Catalogue, bucket: Bucket) -> float:
     """Expected tokens an epoch computes for a bucket, padding included, fillers not."""
-    lengths = np.asarray([catalogue[piece.source].length for piece in bucket.pieces], np.int64)
-    counts = np.asarray([piece.count for piece in bucket.pieces], np.int64)
+    lengths = np.asarray([catalogue[span.source].length for span in bucket.spans], np.int64)
+    counts = np.asarray([span.count for span in bucket.spans], np.int64)
     return expected_padded_tokens(lengths, counts, bucket.batch_size)
 
 
@@ -179,23 +171,21 @@ def _cut_all(
     buckets: int,
     cost: Cost | None,
     constraints: Constraints | None,
-) -> list[tuple[int, tuple[Piece, ...]]]:
-    """Variant and pieces of every bucket, variants in ascending order."""
+) -> list[tuple[int, tuple[Span, ...]]]:
+    """Variant and spans of every bucket, variants in ascending order."""
     variants = sorted({source.variant for source in catalogue})
     if strategy == "bucket":
         _check_bucket_count(catalogue, variants, method, buckets)
         return [
-            (variant, pieces)
+            (variant, spans)
             for variant in variants
-            for pieces in cut(catalogue, variant, method, buckets, cost, constraints)
+            for spans in cut(catalogue, variant, method, buckets, cost, constraints)
         ]
     if strategy == "global":
         return [
-            (variant, pieces)
-            for variant in variants
-            for pieces in cut(catalogue, variant, "equal", 1, None, constraints)
+            (variant, spans) for variant in variants for spans in cut(catalogue, variant, "equal", 1, None, constraints)
         ]
-    return [(source.variant, (Piece(number, 0, source.count),)) for number, source in enumerate(catalogue)]
+    return [(source.variant, (Span(number, 0, source.count),)) for number, source in enumerate(catalogue)]
 
 
 def _check_bucket_count(catalogue: Catalogue, variants: Sequence[int], method: str, buckets: int) -> None:
@@ -221,7 +211,7 @@ def _fixed_batch(catalogue: Catalogue, number: int, bucket: Bucket, batch: int, 
             mend=f"use {nearest}",
         )
     if bucket.samples < batch:
-        names = ", ".join(dict.fromkeys(catalogue[piece.source].name for piece in bucket.pieces[:4]))
+        names = ", ".join(dict.fromkeys(catalogue[span.source].name for span in bucket.spans[:4]))
         raise UserError(
             f"holds {bucket.samples} samples, fewer than the batch of {batch}",
             where=f"bucket {number} (length up to {bucket.length}; {names})",
@@ -234,8 +224,8 @@ def _price(catalogue: Catalogue, bucket: Bucket, cost: Cost, packed: bool) -> fl
     """Cost of one sample of a slice: that of the bucket's longest, or the mean where nothing is padded."""
     if not packed:
         return float(cost.of(np.asarray([bucket.length], np.int64))[0])
-    lengths = np.asarray([catalogue[piece.source].length for piece in bucket.pieces], np.int64)
-    return float(np.average(cost.of(lengths), weights=[piece.count for piece in bucket.pieces]))
+    lengths = np.asarray([catalogue[span.source].length for span in bucket.spans], np.int64)
+    return float(np.average(cost.of(lengths), weights=[span.count for span in bucket.spans]))
 
 
 def _budgeted_batch(
@@ -254,5 +244,14 @@ def _budgeted_batch(
     return _fixed_batch(catalogue, number, bucket, most // partitions * partitions, partitions)
 
 
+def _bucket_to_json(bucket: Bucket) -> dict[str, Any]:
+    """Plain data of a bucket; checkpoints call its spans ``pieces``."""
+    content = asdict(bucket)
+    spans = content.pop("spans")
+    return {**content, "pieces": spans}
+
+
 def _bucket_from_json(content: dict[str, Any]) -> Bucket:
-    return Bucket(**{**content, "pieces": tuple(Piece(**piece) for piece in content["pieces"])})
+    content = dict(content)
+    spans = tuple(Span(**span) for span in content.pop("pieces"))
+    return Bucket(spans=spans, **content)

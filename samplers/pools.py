@@ -1,7 +1,7 @@
-"""Pools: how the sources of several variants share the samples of one set, anew each epoch.
+"""Pools: how the sources of several variants share the samples of one set, differently in each epoch.
 
 Element j of the v-th of V sources stands for one of the samples j V .. j V + V - 1 of the pool: a permutation keyed by
-(epoch, pool, j) deals them to the sources. Each sample goes to exactly one variant, each variant gets its share of
+(epoch, pool, j) says which. Each sample goes to exactly one variant, each variant gets its share of
 every stretch of the pool, and elements follow the shards on disk. Where V does not divide the pool, the first sources
 share what is left. An element of a source without a pool stands for the sample of its own number.
 """
@@ -33,7 +33,7 @@ class SourceTable:
         return max(int(self._shard_samples[source]) // int(self._width[source]), 1)
 
     def indices(self, keys: Keys, source: Integers, element: Integers) -> Integers:
-        """Sample indices within the set or pool. A pool deals each block of V samples by a keyed permutation."""
+        """Sample indices within the set or pool; a keyed permutation shares each block of V samples of a pool."""
         if not self._pooled:
             return element
         index = element.copy()
@@ -57,5 +57,5 @@ class SourceTable:
         self._pool[members] = pool
 
 
-def _at(keys: Keys, places: NDArray[np.int64]) -> Keys:
-    return keys if keys.size == 1 else keys[places]
+def _at(keys: Keys, chosen: NDArray[np.int64]) -> Keys:
+    return keys if keys.size == 1 else keys[chosen]

@@ -1,8 +1,9 @@
 """Schedules: which samples at which step on which rank, a pure function with random access to every step.
 
 A step is ``slices`` slices; a slice is one bucket's batch over all ranks, so every rank holds the same bucket in the
-same micro-step. A slice consists of P parts, one for each canonical partition; rank r of W serves the partitions p with
-p mod W = r. The global batch therefore does not depend on W, and a run resumes on any W that divides P.
+same micro-step. A slice draws equally many samples from each of P canonical partitions; rank r of W serves the
+partitions p with p mod W = r. The global batch therefore does not depend on W, and a run resumes on any W that divides
+P.
 """
 
 from collections import Counter
@@ -15,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from channels.errors import UserError
-from samplers.assignment import Dealing
-from samplers.bucket_queues import Lanes
+from samplers.assignment import Assignment
+from samplers.bucket_queues import BucketQueues
 from samplers.catalogue import Catalogue
-from samplers.order import Order, Phase, Unit
+from samplers.order import Order, Phase, SliceNumbers
 from samplers.permutation import Integers, root_key
 from samplers.plan import Plan
 
@@ -98,13 +99,13 @@ class Schedule:
 
     def slices_of_buckets(self) -> NDArray[np.int64]:
         """Slices that each bucket fills in one pass over its samples: int64 [buckets]; mixed tails are not counted."""
-        slices: NDArray[np.int64] = self._lanes.slices[: len(self.plan.buckets)]
+        slices: NDArray[np.int64] = self._queues.slices[: len(self.plan.buckets)]
         return slices
 
     @property
     def scheduled_samples(self) -> int:
         """Samples of one pass over all sets, fillers included; slices that only complete a step are not counted."""
-        return int((self._lanes.slices * self._lanes.share).sum()) * self.partitions
+        return int((self._queues.slices * self._queues.share).sum()) * self.partitions
 
     def global_step(self, epoch: int, step: int) -> tuple[Slice, ...]:
         """All samples of a step, ordered by partition."""
@@ -119,8 +120,7 @@ class Schedule:
         self.check_world(world, rank)
         self.check_cursor(epoch, first)
         self.check_cursor(epoch, stop - 1)
-        units = self._order.units(epoch, first, stop)
-        slices = self._slices(units, np.arange(rank, self.partitions, world))
+        slices = self._resolved(self._order.slices(epoch, first, stop), np.arange(rank, self.partitions, world))
         return [tuple(slices[at : at + self.slices]) for at in range(0, len(slices), self.slices)]
 
     def iterate(self, epoch: int, step: int, rank: int, world: int) -> Iterator[tuple[int, int, tuple[Slice, ...]]]:
@@ -143,8 +143,8 @@ class Schedule:
         found: set[tuple[int, int]] = set()
         for phase, number in self._order.passes(epoch):
             key = np.asarray([self._order.pass_key(number)], np.uint64)
-            for bucket in self._lanes.buckets_of(phase.lanes):
-                found |= self._dealing.shards(key, bucket, partition)
+            for bucket in self._queues.buckets_of(phase.queues):
+                found |= self._assignment.shards(key, bucket, partition)
         return np.asarray(sorted(found), np.int64).reshape(-1, 2)
 
     def check_world(self, world: int, rank: int = 0) -> None:
@@ -181,56 +181,58 @@ class Schedule:
         return settings
 
     @cached_property
-    def _dealing(self) -> Dealing:
-        return Dealing(self.catalogue, self.plan.buckets, self.partitions)
+    def _assignment(self) -> Assignment:
+        return Assignment(self.catalogue, self.plan.buckets, self.partitions)
 
     @cached_property
-    def _lanes(self) -> Lanes:
-        return Lanes(self.plan.buckets, self._dealing, self.partitions, self.tails == "mixed")
+    def _queues(self) -> BucketQueues:
+        return BucketQueues(self.plan.buckets, self._assignment, self.partitions, self.tails == "mixed")
 
     @cached_property
     def _order(self) -> Order:
-        lanes = self._lanes
         phases = [
-            Phase(members, lanes.slices[members], self.slices, self.mix == "none") for members in self._phase_lanes()
+            Phase(members, self._queues.slices[members], self.slices, self.mix == "none")
+            for members in self._queues_of_phases()
         ]
         key = root_key("wavetrain schedule", self.seed)
         return Order(phases, self.epochs, key, self.plan.strategy == "sequential")
 
-    def _phase_lanes(self) -> list[Integers]:
+    def _queues_of_phases(self) -> list[Integers]:
         if self.plan.strategy not in ("alternating_sets", "sequential"):
-            return [np.arange(len(self._lanes.slices))]
-        names = [self.catalogue[bucket.pieces[0].source].name for bucket in self.plan.buckets]
+            return [np.arange(len(self._queues.slices))]
+        names = [self.catalogue[bucket.spans[0].source].name for bucket in self.plan.buckets]
         return [
             np.asarray([number for number, other in enumerate(names) if other == name]) for name in dict.fromkeys(names)
         ]
 
-    def _slices(self, units: Unit, partitions: Integers) -> list[Slice]:
-        places = self._lanes.places(units.key, units.lane, units.number, partitions)
-        numbers, index = self._dealing.elements(places)
+    def _resolved(self, slices: SliceNumbers, partitions: Integers) -> list[Slice]:
+        """The samples of some slices in some partitions."""
+        queues = self._queues
+        positions = queues.positions(slices.key, slices.queue, slices.number, partitions)
+        numbers, index = self._assignment.elements(positions)
         source = numbers.astype(np.int32)
-        sizes = self._lanes.share[units.lane] * len(partitions)
-        weight = (places.valid & ~np.repeat(units.filler, sizes)).astype(np.float32)
+        sizes = queues.share[slices.queue] * len(partitions)
+        weight = (positions.valid & ~np.repeat(slices.filler, sizes)).astype(np.float32)
         bounds = np.concatenate([[0], np.cumsum(sizes)]).tolist()
-        labels, variants = self._lanes.label[units.lane].tolist(), self._lanes.variant[units.lane].tolist()
+        labels, variants = queues.label[slices.queue].tolist(), queues.variant[slices.queue].tolist()
         return [
             Slice(bucket, variant, source[low:high], index[low:high], weight[low:high], epoch)
             for bucket, variant, low, high, epoch in zip(
-                labels, variants, bounds[:-1], bounds[1:], units.pass_epoch.tolist(), strict=True
+                labels, variants, bounds[:-1], bounds[1:], slices.pass_epoch.tolist(), strict=True
             )
         ]
 
     def _block(self, world: int) -> int:
         """Steps in which a rank has about BLOCK_SAMPLES samples."""
-        samples = int(self._lanes.share.max()) * self.partitions // world * self.slices
+        samples = int(self._queues.share.max()) * self.partitions // world * self.slices
         return max(BLOCK_SAMPLES // samples, 1)
 
 
 def _check_plan(catalogue: Catalogue, plan: Plan) -> None:
     planned = Counter[int]()
     for bucket in plan.buckets:
-        for piece in bucket.pieces:
-            planned[piece.source] += piece.count
+        for span in bucket.spans:
+            planned[span.source] += span.count
     if planned != Counter({number: source.count for number, source in enumerate(catalogue)}):
         raise UserError("holds other samples than the catalogue", where="plan", mend="plan again for this catalogue")
 

@@ -149,7 +149,7 @@ class _Trial:
 
     def _longest(self, number: int, size: int) -> Slice:
         bucket = self._schedule.plan.buckets[number]
-        source = max((piece.source for piece in bucket.pieces), key=lambda source: self._data.lengths[source])
+        source = max((span.source for span in bucket.spans), key=lambda source: self._data.lengths[source])
         count = self._schedule.catalogue[source].count
         return Slice(
             bucket=number,

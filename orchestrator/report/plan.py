@@ -108,8 +108,8 @@ def _blocks(shape: Sequence[int], patch: int) -> int:
 
 
 def _describe_bucket(catalogue: Catalogue, bucket: Bucket, slices: int, packed: bool) -> dict[str, Any]:
-    sources = [catalogue[piece.source] for piece in bucket.pieces]
-    valid = sum(piece.count * source.length for piece, source in zip(bucket.pieces, sources, strict=True))
+    sources = [catalogue[span.source] for span in bucket.spans]
+    valid = sum(span.count * source.length for span, source in zip(bucket.spans, sources, strict=True))
     computed = valid if packed else bucket_padded_tokens(catalogue, bucket)
     entropy = bucket_entropy(catalogue, bucket)
     return {
@@ -130,9 +130,9 @@ def _describe_bucket(catalogue: Catalogue, bucket: Bucket, slices: int, packed: 
 def _samples_by_length(catalogue: Catalogue, bucket: Bucket) -> list[tuple[int, int]]:
     """(tokens of a sample, samples) in ascending order."""
     counts: dict[int, int] = {}
-    for piece in bucket.pieces:
-        length = catalogue[piece.source].length
-        counts[length] = counts.get(length, 0) + piece.count
+    for span in bucket.spans:
+        length = catalogue[span.source].length
+        counts[length] = counts.get(length, 0) + span.count
     return sorted(counts.items())
 
 

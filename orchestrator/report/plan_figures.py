@@ -92,10 +92,10 @@ def _draw_lengths(axis: Any, plan: Plan, catalogue: Catalogue) -> None:
     place = {length: number for number, length in enumerate(lengths)}
     valid, padding = np.zeros(len(lengths)), np.zeros(len(lengths))
     for bucket in plan.buckets:
-        for piece in bucket.pieces:
-            length = catalogue[piece.source].length
-            valid[place[length]] += piece.count * length
-            padding[place[length]] += 0 if plan.packed else piece.count * (bucket.length - length)
+        for span in bucket.spans:
+            length = catalogue[span.source].length
+            valid[place[length]] += span.count * length
+            padding[place[length]] += 0 if plan.packed else span.count * (bucket.length - length)
     bars = np.arange(len(lengths))
     axis.bar(bars, valid / 1e6, color=VALID, label="tokens")
     axis.bar(bars, padding / 1e6, bottom=valid / 1e6, color=PADDED, label="padding up to the bucket's longest")
@@ -122,7 +122,7 @@ def _draw_sets(axis: Any, plan: Plan, catalogue: Catalogue) -> None:
 
 
 def _sets_in(bucket: Bucket, catalogue: Catalogue) -> int:
-    return len({catalogue[piece.source].name for piece in bucket.pieces})
+    return len({catalogue[span.source].name for span in bucket.spans})
 
 
 def _draw_curves(axis: Any, counts: Sequence[int], curves: Mapping[str, Sequence[float]]) -> None:

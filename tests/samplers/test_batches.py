@@ -29,9 +29,9 @@ def schedule_of(catalogue: Catalogue = SETS, seed: int = 0, epochs: int = 3, **c
     return Schedule(catalogue, plan, seed, 12, epochs)
 
 
-def sorted_samples(pieces: Sequence[Slice]) -> np.ndarray:
+def sorted_samples(slices: Sequence[Slice]) -> np.ndarray:
     """(source, index, weight) of all samples of some slices, sorted."""
-    rows = np.concatenate([np.stack([piece.source, piece.index, piece.weight], axis=1) for piece in pieces])
+    rows = np.concatenate([np.stack([one.source, one.index, one.weight], axis=1) for one in slices])
     return rows[np.lexsort(rows.T)]
 
 
@@ -51,7 +51,7 @@ def test_resume_on_any_world_continues_with_exactly_what_is_left(schedule: Sched
     steps = list(zip(*second, strict=True))
     assert [ranks[0][:2] for ranks in steps] == [(epoch, step) for epoch, step, _ in expected[done:]]
     for ranks, (_, _, whole) in zip(steps, expected[done:], strict=True):
-        held = [piece for _, _, slices in ranks for piece in slices]
+        held = [one for _, _, slices in ranks for one in slices]
         assert np.array_equal(sorted_samples(held), sorted_samples(whole))
 
 

@@ -22,11 +22,11 @@ def loads(schedule: Schedule, ranks: int) -> list[int]:
     found = []
     for step in range(schedule.steps(0)):
         for rank in range(ranks):
-            held = schedule.rank_step(0, step, rank, ranks)
+            slices = schedule.rank_step(0, step, rank, ranks)
             if schedule.plan.packed:
-                found.append(int(sum(piece.weight @ lengths[piece.source] for piece in held)))
+                found.append(int(sum(held.weight @ lengths[held.source] for held in slices)))
             else:
-                found.append(int(sum(len(piece.source) * lengths[piece.source].max() for piece in held)))
+                found.append(int(sum(len(held.source) * lengths[held.source].max() for held in slices)))
     return found
 
 
@@ -35,9 +35,9 @@ def loads(schedule: Schedule, ranks: int) -> list[int]:
 @pytest.mark.parametrize(("strategy", "pack"), [("bucket", "bucket"), ("packed", "bucket"), ("packed", "global")])
 def test_the_load_is_that_of_the_steps(strategy: str, pack: str, slices: int, ranks: int) -> None:
     schedule = schedule_of(strategy, pack, slices)
-    seen, told = loads(schedule, ranks), rank_load(schedule, ranks)
-    assert max(seen) <= told.largest
-    assert told.mean == pytest.approx(np.mean(seen), rel=0.1)
+    seen, stated = loads(schedule, ranks), rank_load(schedule, ranks)
+    assert max(seen) <= stated.largest
+    assert stated.mean == pytest.approx(np.mean(seen), rel=0.1)
 
 
 def test_the_most_that_chance_can_deal() -> None:

@@ -88,4 +88,4 @@ def test_entropy_in_bits_and_normalised() -> None:
     assert source_entropy(catalogue, sources, weight).normalised == 0.5
     whole = make_plan(catalogue, strategy="global", batch=8).buckets[0]
     assert bucket_entropy(catalogue, whole).normalised == 1.0
-    assert bucket_entropy(catalogue, replace(whole, pieces=whole.pieces[:1])).bits == 0.0
+    assert bucket_entropy(catalogue, replace(whole, spans=whole.spans[:1])).bits == 0.0

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from channels.errors import UserError
 from samplers.catalogue import Catalogue, Source
-from samplers.partition import Cost, Piece, cut
+from samplers.partition import Cost, Span, cut
 from samplers.plan import make_plan
 from samplers.segmentation import Constraints, Segments, best_cut, entropy_bits
 from tests.samplers.cases import catalogues, many_cases, published
@@ -46,7 +46,7 @@ def test_padding_is_that_of_table_three(sets: int) -> None:
 def test_the_exact_optimum_of_the_published_sets(buckets: int, min_sources: int, padding: float) -> None:
     plan = make_plan(published(40), method="optimal", buckets=buckets, batch=128, constraints=Constraints(min_sources))
     assert 100 * plan.padding == pytest.approx(padding, abs=0.005)
-    assert all(len(bucket.pieces) >= min_sources for bucket in plan.buckets)
+    assert all(len(bucket.spans) >= min_sources for bucket in plan.buckets)
 
 
 @many_cases
@@ -58,7 +58,7 @@ def test_equal_is_array_split_of_the_sorted_samples(catalogue: Catalogue, bucket
     )
     samples = [(number, element) for number in numbers for element in range(catalogue[number].count)]
     expected = [[tuple(row) for row in part] for part in np.array_split(np.asarray(samples), buckets)]
-    assert [elements_of(pieces) for pieces in cut(catalogue, 0, "equal", buckets)] == expected
+    assert [elements_of(spans) for spans in cut(catalogue, 0, "equal", buckets)] == expected
 
 
 @many_cases
@@ -162,8 +162,8 @@ def test_unknown_method() -> None:
         make_plan(published(8), method="best", batch=128)
 
 
-def elements_of(pieces: tuple[Piece, ...]) -> list[tuple[int, int]]:
-    return [(piece.source, piece.start + place) for piece in pieces for place in range(piece.count)]
+def elements_of(spans: tuple[Span, ...]) -> list[tuple[int, int]]:
+    return [(span.source, span.start + place) for span in spans for place in range(span.count)]
 
 
 def catalogue_of(groups: list[Group]) -> Catalogue:
@@ -172,8 +172,8 @@ def catalogue_of(groups: list[Group]) -> Catalogue:
     )
 
 
-def lengths_of(catalogue: Catalogue, buckets: list[tuple[Piece, ...]]) -> list[set[int]]:
-    return [{catalogue[piece.source].length for piece in pieces} for pieces in buckets]
+def lengths_of(catalogue: Catalogue, buckets: list[tuple[Span, ...]]) -> list[set[int]]:
+    return [{catalogue[span.source].length for span in spans} for spans in buckets]
 
 
 def price_of(groups: list[Group], prices: np.ndarray, ends: list[int], limits: Constraints) -> float | None:

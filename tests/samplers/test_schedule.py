@@ -35,11 +35,11 @@ IN_ONE_PHASE = ("bucket", "global", "alternating")
 @given(schedules(tuple(strategy for strategy in STRATEGIES if strategy != "sequential")))
 def test_every_sample_has_weight_one_exactly_once_an_epoch(schedule: Schedule) -> None:
     for epoch in range(schedule.epochs):
-        held = [piece for step in whole_epoch(schedule, epoch) for piece in step]
-        counts = true_samples(schedule.catalogue, held)
+        slices = [held for step in whole_epoch(schedule, epoch) for held in step]
+        counts = true_samples(schedule.catalogue, slices)
         assert set(counts) == all_samples(schedule.catalogue)
         assert set(counts.values()) == {1}
-        assert {piece.epoch for piece in held} == {epoch}
+        assert {held.epoch for held in slices} == {epoch}
 
 
 @many_cases
@@ -48,10 +48,10 @@ def test_sequential_passes_over_each_set_once_for_every_epoch_of_the_run(schedul
     counts: Counter[tuple[tuple[str, int], int]] = Counter()
     order: list[tuple[str, int]] = []
     for epoch in range(schedule.epochs):
-        for piece in (piece for step in whole_epoch(schedule, epoch) for piece in step):
-            samples = true_samples(schedule.catalogue, [piece])
-            counts.update({(sample, piece.epoch): times for sample, times in samples.items()})
-            order.append((schedule.catalogue[int(piece.source[0])].name, piece.epoch))
+        for held in (held for step in whole_epoch(schedule, epoch) for held in step):
+            samples = true_samples(schedule.catalogue, [held])
+            counts.update({(sample, held.epoch): times for sample, times in samples.items()})
+            order.append((schedule.catalogue[int(held.source[0])].name, held.epoch))
     expected = {(sample, number) for sample in all_samples(schedule.catalogue) for number in range(schedule.epochs)}
     assert set(counts) == expected
     assert set(counts.values()) == {1}
@@ -68,12 +68,12 @@ def test_all_ranks_hold_the_same_bucket_and_equally_many_samples(schedule: Sched
     assert {len(steps) for steps in ranks} == {schedule.steps(epoch)}
     for step in zip(*ranks, strict=True):
         assert {len(slices) for slices in step} == {schedule.slices}
-        for pieces in zip(*step, strict=True):
-            bucket = schedule.plan.buckets[pieces[0].bucket]
-            assert {(piece.bucket, piece.variant, piece.epoch) for piece in pieces} == {
-                (pieces[0].bucket, bucket.variant, pieces[0].epoch)
+        for slices in zip(*step, strict=True):
+            bucket = schedule.plan.buckets[slices[0].bucket]
+            assert {(held.bucket, held.variant, held.epoch) for held in slices} == {
+                (slices[0].bucket, bucket.variant, slices[0].epoch)
             }
-            assert {len(piece.index) for piece in pieces} == {bucket.batch_size // world}
+            assert {len(held.index) for held in slices} == {bucket.batch_size // world}
 
 
 @many_cases
@@ -83,12 +83,12 @@ def test_the_global_batch_does_not_depend_on_the_world_size(schedule: Schedule, 
     epoch = data.draw(st.integers(0, schedule.epochs - 1))
     step = data.draw(st.integers(0, schedule.steps(epoch) - 1))
     ranks = [schedule.rank_step(epoch, step, rank, world) for rank in range(world)]
-    for whole, *pieces in zip(schedule.global_step(epoch, step), *ranks, strict=True):
+    for whole, *of_ranks in zip(schedule.global_step(epoch, step), *ranks, strict=True):
         share = len(whole.index) // schedule.partitions
         for partition in range(schedule.partitions):
             place = slice(partition * share, (partition + 1) * share)
             turn = slice(partition // world * share, (partition // world + 1) * share)
-            mine = pieces[partition % world]
+            mine = of_ranks[partition % world]
             for field in ("source", "index", "weight"):
                 assert np.array_equal(getattr(whole, field)[place], getattr(mine, field)[turn])
 
@@ -110,19 +110,19 @@ def test_any_step_is_the_same_alone_and_in_order(schedule: Schedule, data: st.Da
 @given(schedules())
 def test_slices_hold_samples_of_their_bucket_and_fillers_are_few(schedule: Schedule) -> None:
     catalogue, buckets = schedule.catalogue, schedule.plan.buckets
-    held = [piece for step in whole_epoch(schedule, 0) for piece in step]
-    sources = [{piece.source for piece in bucket.pieces} for bucket in buckets]
-    for piece in held:
-        bucket = buckets[piece.bucket]
-        assert {catalogue[number].variant for number in piece.source} == {bucket.variant}
-        assert max(catalogue[number].length for number in piece.source) <= bucket.length
-        assert set(piece.weight.tolist()) <= {0.0, 1.0}
-        assert schedule.tails == "mixed" or set(piece.source.tolist()) <= sources[piece.bucket]
+    slices = [held for step in whole_epoch(schedule, 0) for held in step]
+    sources = [{span.source for span in bucket.spans} for bucket in buckets]
+    for held in slices:
+        bucket = buckets[held.bucket]
+        assert {catalogue[number].variant for number in held.source} == {bucket.variant}
+        assert max(catalogue[number].length for number in held.source) <= bucket.length
+        assert set(held.weight.tolist()) <= {0.0, 1.0}
+        assert schedule.tails == "mixed" or set(held.source.tolist()) <= sources[held.bucket]
         assert all(
-            0 <= index < pool_size(catalogue, number) for number, index in zip(piece.source, piece.index, strict=True)
+            0 <= index < pool_size(catalogue, number) for number, index in zip(held.source, held.index, strict=True)
         )
     if schedule.slices == 1 and schedule.plan.strategy != "sequential":
-        fillers = sum(int((piece.weight == 0).sum()) for piece in held)
+        fillers = sum(int((held.weight == 0).sum()) for held in slices)
         assert schedule.scheduled_samples == catalogue.total_samples + fillers
         tails = {bucket.variant: bucket.batch_size for bucket in buckets} if schedule.tails == "mixed" else {}
         assert fillers == sum(
@@ -136,7 +136,7 @@ def test_mix_none_keeps_one_bucket_a_step(schedule: Schedule, data: st.DataObjec
     epoch = data.draw(st.integers(0, schedule.epochs - 1))
     for slices in whole_epoch(schedule, epoch):
         if schedule.mix == "none":
-            assert len({piece.bucket for piece in slices}) == 1
+            assert len({held.bucket for held in slices}) == 1
 
 
 @many_cases
@@ -146,9 +146,9 @@ def test_shards_of_a_partition_are_those_its_steps_read(schedule: Schedule, data
     partition = data.draw(st.integers(0, schedule.partitions - 1))
     read: set[tuple[int, int]] = set()
     for slices in whole_epoch(schedule, epoch, partition, schedule.partitions):
-        for piece in slices:
-            sizes = np.asarray([schedule.catalogue[number].shard_samples for number in piece.source])
-            read |= set(zip(piece.source.tolist(), (piece.index // sizes).tolist(), strict=True))
+        for held in slices:
+            sizes = np.asarray([schedule.catalogue[number].shard_samples for number in held.source])
+            read |= set(zip(held.source.tolist(), (held.index // sizes).tolist(), strict=True))
     named = {(int(source), int(shard)) for source, shard in schedule.shards_of(epoch, partition)}
     assert read == named
 
@@ -158,11 +158,11 @@ def test_shards_of_a_partition_are_those_its_steps_read(schedule: Schedule, data
 def test_a_pool_gives_every_sample_to_one_variant_and_each_its_share(schedule: Schedule, data: st.DataObject) -> None:
     epoch = data.draw(st.integers(0, schedule.epochs - 1))
     owners: dict[tuple[str, int, int], int] = {}
-    for piece in (piece for step in whole_epoch(schedule, epoch) for piece in step):
-        for number, index, weight in zip(piece.source, piece.index, piece.weight, strict=True):
+    for held in (held for step in whole_epoch(schedule, epoch) for held in step):
+        for number, index, weight in zip(held.source, held.index, held.weight, strict=True):
             source = schedule.catalogue[number]
             if weight:
-                assert owners.setdefault((source.name, int(index), piece.epoch), source.variant) == source.variant
+                assert owners.setdefault((source.name, int(index), held.epoch), source.variant) == source.variant
     if schedule.plan.strategy != "sequential":
         shares = Counter((name, variant) for (name, _, _), variant in owners.items())
         assert shares == {(source.name, source.variant): source.count for source in schedule.catalogue}
@@ -178,9 +178,9 @@ def test_pool_shares_change_from_epoch_to_epoch() -> None:
     schedule = Schedule(catalogue, make_plan(catalogue, strategy="global", batch=10), 0, 1, epochs=200)
     owners = np.zeros((schedule.epochs, 300), np.int64)
     for epoch in range(schedule.epochs):
-        for piece in (piece for step in whole_epoch(schedule, epoch) for piece in step):
-            true = piece.weight > 0
-            owners[epoch, piece.index[true]] = piece.variant
+        for held in (held for step in whole_epoch(schedule, epoch) for held in step):
+            true = held.weight > 0
+            owners[epoch, held.index[true]] = held.variant
     share = np.stack([(owners == variant).mean(axis=0) for variant in range(3)])
     assert np.abs(share - 1 / 3).max() < 0.15
     assert abs(np.corrcoef(owners[0], owners[1])[0, 1]) < 0.2
@@ -359,14 +359,14 @@ def digest_of_examples() -> str:
     for schedule in (*map(example, STRATEGIES), mixed):
         summary.update(repr(sorted(schedule.settings().items())).encode())
         for _, _, slices in schedule.iterate(0, 0, 0, 1):
-            for piece in slices:
-                summary.update(labels_and_arrays(piece))
+            for held in slices:
+                summary.update(labels_and_arrays(held))
     return summary.hexdigest()
 
 
-def labels_and_arrays(piece: Slice) -> bytes:
-    labels = f"{piece.bucket} {piece.variant} {piece.epoch}".encode()
-    return labels + piece.source.tobytes() + piece.index.tobytes() + piece.weight.tobytes()
+def labels_and_arrays(held: Slice) -> bytes:
+    labels = f"{held.bucket} {held.variant} {held.epoch}".encode()
+    return labels + held.source.tobytes() + held.index.tobytes() + held.weight.tobytes()
 
 
 def pool_size(catalogue: Catalogue, number: int) -> int:
