@@ -15,8 +15,6 @@ from channels.errors import UserError
 from samplers.catalogue import Catalogue
 from samplers.segmentation import Constraints, Segments, best_cut
 
-METHODS = ("equal", "equal_tokens", "quantile", "optimal")
-
 
 @dataclass(frozen=True, slots=True)
 class Span:
@@ -86,11 +84,9 @@ def cut(
 ) -> list[tuple[Span, ...]]:
     """Cut the sources of one variant into at most ``buckets`` buckets of ascending length.
 
-    Raises UserError for an unknown method, for constraints that no cut meets (naming what is feasible), and for a cut
-    of another method than ``optimal`` that does not meet them.
+    Raises UserError for constraints that no cut meets (naming what is feasible), and for a cut of another method than
+    ``optimal`` that does not meet them.
     """
-    if method not in METHODS:
-        raise UserError(f"unknown method {method!r}", where="method", mend=f"use one of {', '.join(METHODS)}")
     limits = constraints or Constraints()
     numbers = _by_length(catalogue, variant)
     if method == "equal":

@@ -9,12 +9,11 @@ import numpy as np
 
 from channels.errors import UserError
 from samplers.catalogue import Catalogue, digest
+from samplers.choices import METHODS, PACKS, STRATEGIES, check_choice
 from samplers.padding import expected_padded_tokens, padding_ratio
-from samplers.partition import METHODS, Cost, Span, cut, distinct_lengths
+from samplers.partition import Cost, Span, cut, distinct_lengths
 from samplers.segmentation import Constraints
 
-STRATEGIES = ("bucket", "packed", "global", "alternating", "alternating_sets", "sequential")
-PACKS = ("bucket", "global")
 SCHEMA = 1
 
 
@@ -123,14 +122,13 @@ def make_plan(
     always a multiple of ``partitions``. A bucket with fewer samples than a slice is refused, except that a budget is
     lowered to the samples there are. Raises UserError for every choice that cannot be met.
     """
-    if strategy not in STRATEGIES:
-        raise UserError(f"unknown strategy {strategy!r}", where="strategy", mend=f"use one of {', '.join(STRATEGIES)}")
+    check_choice("strategy", strategy, STRATEGIES)
+    check_choice("pack", pack, PACKS)
+    check_choice("method", method, METHODS)
     if sum(size is not None for size in (batch, batch_tokens, batch_cost)) != 1:
         raise UserError("give one of batch, batch_tokens and batch_cost", where="batch")
     if partitions < 1:
         raise UserError(f"partitions is {partitions}", where="partitions", mend="use at least 1")
-    if pack not in PACKS:
-        raise UserError(f"unknown pack {pack!r}", where="pack", mend=f"use one of {', '.join(PACKS)}")
     packed = strategy == "packed"
     cuts = pack if packed else strategy
     held = _cut_all(catalogue, cuts, method, buckets, cost, constraints)
@@ -192,7 +190,7 @@ def _check_bucket_count(catalogue: Catalogue, variants: Sequence[int], method: s
     if buckets < 1:
         raise UserError(f"buckets is {buckets}", where="buckets", mend="use at least 1")
     most = max(distinct_lengths(catalogue, variant) for variant in variants)
-    if method != "equal" and method in METHODS and buckets > most:
+    if method != "equal" and buckets > most:
         raise UserError(
             f"{buckets} buckets for {most} distinct lengths",
             where="buckets",

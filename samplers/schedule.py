@@ -19,6 +19,7 @@ from channels.errors import UserError
 from samplers.assignment import Assignment
 from samplers.bucket_queues import BucketQueues
 from samplers.catalogue import Catalogue
+from samplers.choices import MIXES, TAILS, check_choice
 from samplers.order import Order, Phase, SliceNumbers
 from samplers.permutation import Integers, root_key
 from samplers.plan import Plan
@@ -72,8 +73,8 @@ class Schedule:
             value = getattr(self, field)
             if value < least:
                 raise UserError(f"{field} is {value}", where="schedule", mend=f"use at least {least}")
-        _check_choice("mix", self.mix, ("step", "none"))
-        _check_choice("tails", self.tails, ("fill", "mixed"))
+        check_choice("mix", self.mix, MIXES)
+        check_choice("tails", self.tails, TAILS)
         if self.tails == "mixed" and self.plan.strategy not in ("bucket", "global", "packed"):
             raise UserError(
                 f"strategy {self.plan.strategy} keeps sets apart", where="tails mixed", mend="use tails fill"
@@ -235,11 +236,6 @@ def _check_plan(catalogue: Catalogue, plan: Plan) -> None:
             planned[span.source] += span.count
     if planned != Counter({number: source.count for number, source in enumerate(catalogue)}):
         raise UserError("holds other samples than the catalogue", where="plan", mend="plan again for this catalogue")
-
-
-def _check_choice(field: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise UserError(f"unknown {field} {value!r}", where="schedule", mend=f"use {' or '.join(choices)}")
 
 
 def _nearest_divisors(total: int, value: int) -> str:

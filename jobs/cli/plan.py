@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +17,7 @@ from orchestrator.report.plan_figures import draw_plan
 from orchestrator.spec.cluster import load_profile
 from orchestrator.spec.job import JobSpec, load_job
 from samplers.catalogue import Catalogue
+from samplers.choices import Method, Pack, Strategy
 from samplers.partition import Cost
 from samplers.plan import make_plan
 from samplers.schedule import Schedule
@@ -29,33 +29,6 @@ if TYPE_CHECKING:
 DEFAULT_BATCH = 128
 
 
-class Strategy(StrEnum):
-    """Strategies of samplers.plan.STRATEGIES."""
-
-    BUCKET = "bucket"
-    PACKED = "packed"
-    GLOBAL = "global"
-    ALTERNATING = "alternating"
-    ALTERNATING_SETS = "alternating_sets"
-    SEQUENTIAL = "sequential"
-
-
-class Pack(StrEnum):
-    """What strategy packed lays end to end (samplers.plan.PACKS)."""
-
-    BUCKET = "bucket"
-    GLOBAL = "global"
-
-
-class Method(StrEnum):
-    """Methods of samplers.partition.METHODS."""
-
-    EQUAL = "equal"
-    EQUAL_TOKENS = "equal_tokens"
-    QUANTILE = "quantile"
-    OPTIMAL = "optimal"
-
-
 def plan(
     spec: Annotated[Path | None, typer.Argument(help="Job spec whose store is planned; or give --preset.")] = None,
     preset: Annotated[str | None, typer.Option(help="Catalogue without data: demo, hetercsi or wimamba.")] = None,
@@ -64,9 +37,9 @@ def plan(
     batch: Annotated[int | None, typer.Option(min=1, help="Samples of a slice over all ranks.  [default: 128]")] = None,
     batch_tokens: Annotated[int | None, typer.Option(min=1, help="Token budget of a slice, in place of batch.")] = None,
     buckets: Annotated[int, typer.Option(min=1, help="At most so many buckets.")] = 4,
-    method: Annotated[Method, typer.Option(help="How boundaries are found.")] = Method.OPTIMAL,
-    strategy: Annotated[Strategy, typer.Option(help="What trains together.")] = Strategy.BUCKET,
-    pack: Annotated[Pack, typer.Option(help="Strategy packed: samples of a bucket or of all sets.")] = Pack.BUCKET,
+    method: Annotated[Method, typer.Option(help="How boundaries are found.")] = "optimal",
+    strategy: Annotated[Strategy, typer.Option(help="What trains together.")] = "bucket",
+    pack: Annotated[Pack, typer.Option(help="Strategy packed: samples of a bucket or of all sets.")] = "bucket",
     min_sources: Annotated[int, typer.Option(min=1, help="Sets in every bucket, at least.")] = 1,
     min_entropy: Annotated[float, typer.Option(min=0, help="Source entropy of every bucket in bits, at least.")] = 0.0,
     partitions: Annotated[int, typer.Option(min=1, help="Canonical partitions: multiples of the ranks.")] = 1,

@@ -10,10 +10,11 @@ from rich.text import Text
 
 from channels.spec import ChannelSpec
 from samplers.catalogue import Catalogue, Source
+from samplers.choices import METHODS
 from samplers.load import rank_load
 from samplers.measures import bucket_entropy
 from samplers.padding import padding_ratio
-from samplers.partition import METHODS, distinct_lengths
+from samplers.partition import distinct_lengths
 from samplers.plan import Bucket, Plan, bucket_padded_tokens, make_plan
 from samplers.schedule import Schedule
 from samplers.segmentation import Constraints

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from models.options import portable_options
 from orchestrator.spec.yaml_files import apply_override, read_mapping, validate
+from samplers.choices import Method, Mix, Pack, Strategy, Tails
 
 Positive = Annotated[int, Field(gt=0)]
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
@@ -60,10 +61,10 @@ class ModelSection(BaseModel):
 class BatchingSection(Section):
     """How samples become batches (samplers)."""
 
-    strategy: Literal["bucket", "packed", "global", "alternating", "alternating_sets", "sequential"] = "bucket"
-    pack: Literal["bucket", "global"] = "bucket"
+    strategy: Strategy = "bucket"
+    pack: Pack = "bucket"
     """Strategy packed: what is laid end to end, samples of one bucket or of all sets."""
-    method: Literal["optimal", "equal", "equal_tokens", "quantile"] = "optimal"
+    method: Method = "optimal"
     buckets: Positive = 4
     min_sources: Positive = 1
     min_entropy: Annotated[float, Field(ge=0)] | None = None
@@ -79,11 +80,11 @@ class BatchingSection(Section):
     """Canonical slices of the shards; every world size that divides it gives the same batches."""
     micro_batch: Positive | tuple[Positive, ...] = 64
     """Most samples of one forward pass on one rank; or one number a bucket, as `wavetrain plan --probe` finds them."""
-    mix: Literal["none", "step"] = "none"
+    mix: Mix = "none"
     """``step``: the slices of one optimizer step may come from different buckets."""
     slices: Positive = 1
     """Slices of one optimizer step."""
-    tails: Literal["fill", "mixed"] = "fill"
+    tails: Tails = "fill"
 
     @property
     def packed(self) -> bool:

@@ -7,9 +7,10 @@ from hypothesis import given
 
 from channels.errors import UserError
 from samplers.catalogue import Catalogue, Source, pooled_sources
+from samplers.choices import STRATEGIES
 from samplers.padding import expected_padded_tokens
 from samplers.partition import Cost
-from samplers.plan import STRATEGIES, Plan, make_plan
+from samplers.plan import Plan, make_plan
 from samplers.schedule import Schedule
 from tests.samplers.cases import many_cases, published, schedules
 

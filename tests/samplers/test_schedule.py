@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from channels.errors import UserError
 from samplers.catalogue import Catalogue, Source, pooled_sources
-from samplers.plan import STRATEGIES, make_plan
+from samplers.choices import STRATEGIES
+from samplers.plan import make_plan
 from samplers.schedule import Schedule, Slice
 from tests.samplers.cases import (
     all_samples,
@@ -290,8 +291,8 @@ def test_a_billion_samples_cost_no_memory() -> None:
         ({"partitions": 0}, "partitions is 0"),
         ({"epochs": 0}, "epochs is 0"),
         ({"slices": 0}, "slices is 0"),
-        ({"mix": "all"}, "unknown mix 'all'; use step or none"),
-        ({"tails": "drop"}, "unknown tails 'drop'; use fill or mixed"),
+        ({"mix": "all"}, "mix: unknown mix 'all'; use one of none, step"),
+        ({"tails": "drop"}, "tails: unknown tails 'drop'; use one of fill, mixed"),
     ],
 )
 def test_choices_that_do_not_fit(choices: dict[str, object], words: str) -> None:

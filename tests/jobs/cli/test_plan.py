@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from channels.errors import UserError
 from jobs.cli.plan import plan
-from samplers.plan import STRATEGIES
+from samplers.choices import STRATEGIES
 
 PUBLISHED = ["--preset", "hetercsi", "--sets", "40", "--samples", "9000", "--batch", "128"]
 PNG = b"\x89PNG\r\n"
