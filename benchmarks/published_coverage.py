@@ -14,7 +14,6 @@ from record import record
 
 from channels.presets import load_preset
 from orchestrator.report.plan import catalogue_of_specs
-from samplers.measures import measure_epoch
 from samplers.plan import make_plan
 from samplers.schedule import Schedule
 
@@ -49,11 +48,16 @@ def published_share(ranks: int, samples: int, buckets: int) -> float:
 
 
 def our_share(ranks: int, sets: int, buckets: int) -> float:
-    """The same of this project's schedule, counted over its steps."""
+    """The same of this project's schedule, counted over the steps of every rank."""
     catalogue = catalogue_of_specs(load_preset("hetercsi").pretrain[:sets], SAMPLES)
     plan = make_plan(catalogue, method="equal", buckets=buckets, batch=BATCH * ranks)
     schedule = Schedule(catalogue, plan, seed=SEED, epochs=1, partitions=ranks)
-    return float(measure_epoch(schedule, 0, ranks).coverage or 0.0)
+    seen = np.zeros((sets, SAMPLES), bool)
+    for rank in range(ranks):
+        for _, _, (held,) in schedule.iterate(0, 0, rank, ranks):
+            true = held.weight > 0
+            seen[held.source[true], held.index[true]] = True
+    return float(seen.mean())
 
 
 if __name__ == "__main__":

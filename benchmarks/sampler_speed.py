@@ -28,7 +28,7 @@ from rich.table import Table
 from channels.presets import load_preset
 from orchestrator.report.plan import catalogue_of_specs
 from samplers.catalogue import Catalogue
-from samplers.measures import rank_of_samples
+from samplers.load import rank_of_samples
 from samplers.plan import make_plan
 from samplers.schedule import Schedule
 from samplers.segmentation import Constraints

@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samplers.catalogue import Catalogue
-from samplers.measures import rank_of_samples
 from samplers.padding import expected_padded_tokens
 from samplers.permutation import Integers
 from samplers.plan import Bucket
@@ -31,6 +30,11 @@ def rank_load(schedule: Schedule, ranks: int) -> RankLoad:
     slices = schedule.slices_of_buckets()
     mean = float(np.average(means, weights=slices)) if slices.any() else float(np.mean(means))
     return RankLoad(mean=schedule.slices * mean, largest=schedule.slices * most)
+
+
+def rank_of_samples(total: int, partitions: int, world: int) -> NDArray[np.int64]:
+    """Rank that serves each of the samples of a slice of all ranks: int64 [total]."""
+    return np.repeat(np.arange(partitions) % world, total // partitions)
 
 
 def step_imbalance(schedule: Schedule, slices: Sequence[Slice], ranks: int) -> float:

@@ -5,7 +5,7 @@ paper (arXiv:2601.18200, as its code does it); ``equal_tokens`` is the estimate 
 boundaries at quantiles of the sample lengths; ``optimal`` is exact dynamic programming over the distinct lengths.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,51 +27,33 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Price of one sample padded to a length; it must not fall as the length grows.
+    """Cost of one sample that is padded to a length: its tokens, or the operations of the model on them.
 
-    kind: ``tokens`` (L), ``attention`` (linear * L + quadratic * L^2 floating-point operations) or ``table`` (measured
-    seconds a sample by length, interpolated between the lengths that were measured).
+    flops: pairs (length, operations of a forward pass of one sample), ascending in both; empty: the cost is the length.
     """
 
-    kind: str = "tokens"
-    linear: float = 1.0
-    quadratic: float = 0.0
-    seconds: tuple[tuple[int, float], ...] = ()
+    flops: tuple[tuple[int, float], ...] = ()
 
     @classmethod
-    def from_table(cls, seconds: Mapping[int, float]) -> "Cost":
-        """Cost of a measured table {length: seconds a sample}."""
-        return cls("table", seconds=tuple(sorted((int(length), float(value)) for length, value in seconds.items())))
+    def from_flops(cls, flops: Iterable[tuple[int, float]]) -> "Cost":
+        """Operations by length, of pairs (length, operations) of samples in any order.
+
+        Of samples of one length the most expensive counts, and a longer sample costs at least as much as a shorter one:
+        a batch is padded to its longest sample.
+        """
+        most = 0.0
+        table: dict[int, float] = {}
+        for length, operations in sorted(flops):
+            most = max(most, float(operations))
+            table[length] = most
+        return cls(tuple(table.items()))
 
     def of(self, lengths: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Cost float64 [D] of lengths int64 [D]. Raises UserError for an unknown kind or a table that cannot serve."""
-        if self.kind == "tokens":
+        """Cost float64 [n] of lengths int64 [n]; with ``flops``, of the lengths in its table only."""
+        if not self.flops:
             return lengths.astype(np.float64)
-        if self.kind == "attention":
-            return self.linear * lengths + self.quadratic * lengths.astype(np.float64) ** 2
-        if self.kind == "table":
-            return self._interpolated(lengths)
-        raise UserError(f"unknown cost {self.kind!r}", mend="use tokens, attention or table")
-
-    def _interpolated(self, lengths: NDArray[np.int64]) -> NDArray[np.float64]:
-        if not self.seconds:
-            raise UserError("the table of step times is empty", mend="measure at least the shortest and longest length")
-        known, values = (np.asarray(column, np.float64) for column in zip(*self.seconds, strict=True))
-        if (np.diff(values) < 0).any():
-            fall = int(np.flatnonzero(np.diff(values) < 0)[0])
-            raise UserError(
-                f"step time falls from {values[fall]:g} s at length {known[fall]:g} to {values[fall + 1]:g} s at "
-                f"{known[fall + 1]:g}",
-                where="table of step times",
-                mend="measure again with more repetitions",
-            )
-        if lengths.min() < known[0] or lengths.max() > known[-1]:
-            raise UserError(
-                f"lengths {lengths.min()} to {lengths.max()} lie outside the measured {known[0]:g} to {known[-1]:g}",
-                where="table of step times",
-                mend="measure the shortest and the longest length too",
-            )
-        return np.interp(lengths, known, values)
+        table = dict(self.flops)
+        return np.asarray([table[length] for length in lengths.tolist()], np.float64)
 
 
 def cut(

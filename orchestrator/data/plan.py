@@ -20,6 +20,7 @@ def make_job_plan(job: JobSpec, catalogue: Catalogue, flops: Iterable[float]) ->
     batching = job.batching
     fixed = batching.batch_tokens is None and batching.batch_flops is None
     by_flops = batching.cost == "flops" or batching.batch_flops is not None
+    lengths = [source.length for source in catalogue]
     return make_plan(
         catalogue,
         strategy=batching.strategy,
@@ -30,24 +31,18 @@ def make_job_plan(job: JobSpec, catalogue: Catalogue, flops: Iterable[float]) ->
         batch_tokens=batching.batch_tokens,
         batch_cost=batching.batch_flops,
         partitions=batching.partitions,
-        cost=_flops_cost(catalogue, flops) if by_flops else Cost(),
+        cost=Cost.from_flops(zip(lengths, flops, strict=True)) if by_flops else Cost(),
         constraints=Constraints(min_sources=batching.min_sources, min_entropy=batching.min_entropy or 0.0),
     )
 
 
-def _flops_cost(catalogue: Catalogue, flops: Iterable[float]) -> Cost:
-    """Arithmetic of a forward pass by length: the dearest source of each length, never falling with the length."""
-    table: dict[int, float] = {}
-    dearest = 0.0
-    for source, operations in sorted(zip(catalogue, flops, strict=True), key=lambda pair: pair[0].length):
-        dearest = max(dearest, float(operations))
-        table[source.length] = dearest
-    return Cost.from_table(table)
+def make_schedule(job: JobSpec, catalogue: Catalogue, flops: Iterable[float]) -> Schedule:
+    """The schedule of a whole run; ``flops``: of one sample of each source.
 
-
-def make_schedule(job: JobSpec, catalogue: Catalogue, flops: Iterable[float], plan: Plan | None = None) -> Schedule:
-    """The schedule of a whole run; ``plan`` replaces the job's own, e.g. after a memory probe."""
-    plan = plan or make_job_plan(job, catalogue, flops)
+    Raises:
+        UserError: as :func:`make_job_plan`, and for micro-batches that are not one number a bucket.
+    """
+    plan = make_job_plan(job, catalogue, flops)
     sizes = job.batching.micro_batch
     if isinstance(sizes, tuple) and len(sizes) != len(plan.buckets):
         raise UserError(

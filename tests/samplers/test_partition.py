@@ -98,7 +98,11 @@ def test_optimal_is_as_good_as_trying_everything(
     groups: list[Group], buckets: int, min_sources: int, min_entropy: float, kind: int
 ) -> None:
     lengths = [length for length, _ in groups]
-    cost = [Cost(), Cost("attention", 3.0, 0.2), Cost.from_table({length: length**0.5 for length in lengths})][kind]
+    cost = [
+        Cost(),
+        Cost.from_flops((length, 3.0 * length + 0.2 * length**2) for length in lengths),
+        Cost.from_flops((length, length**0.5) for length in lengths),
+    ][kind]
     prices = cost.of(np.asarray(lengths, np.int64))
     limits = Constraints(min_sources, min_entropy)
     segments = Segments.from_counts(lengths, [counts for _, counts in groups])
@@ -139,22 +143,10 @@ def test_more_buckets_than_lengths_is_refused_but_equal_may_cut_within_a_length(
         cut(Catalogue([Source("A", 4, 30)]), 0, "equal", 31)
 
 
-@pytest.mark.parametrize(
-    ("cost", "words"),
-    [
-        (Cost("miles"), "unknown cost 'miles'"),
-        (Cost("table"), "table of step times is empty"),
-        (Cost.from_table({1: 1.0, 2: 0.5, 9: 2.0}), "falls from 1 s at length 1 to 0.5 s at 2"),
-        (Cost.from_table({5: 1.0, 9: 2.0}), "lengths 4 to 8 lie outside the measured 5 to 9"),
-    ],
-)
-def test_costs_that_cannot_serve_are_refused(cost: Cost, words: str) -> None:
-    with pytest.raises(UserError, match=words):
-        cut(Catalogue([Source("A", 4, 30), Source("B", 8, 30)]), 0, "optimal", 2, cost)
-
-
-def test_a_measured_table_is_interpolated() -> None:
-    assert Cost.from_table({2: 1.0, 4: 3.0}).of(np.asarray([2, 3, 4])).tolist() == [1.0, 2.0, 3.0]
+def test_the_cost_of_a_length_is_that_of_its_most_expensive_sample_and_never_falls() -> None:
+    cost = Cost.from_flops([(8, 7.0), (2, 3.0), (4, 1.0), (2, 2.0)])
+    assert cost.of(np.asarray([2, 4, 8, 2])).tolist() == [3.0, 3.0, 7.0, 3.0]
+    assert Cost().of(np.asarray([2, 4])).tolist() == [2.0, 4.0]
 
 
 def test_unknown_method() -> None:

@@ -79,7 +79,7 @@ def test_a_token_budget_of_a_packed_plan_is_met_on_average() -> None:
     plan = make_plan(SETS, strategy="packed", pack="global", batch_tokens=128, partitions=2)
     mean = (30 * 4 + 50 * 8 + 20 * 16) / 100
     assert [bucket.batch_size for bucket in plan.buckets] == [int(128 / mean) // 2 * 2]
-    squares = Cost.from_table({4: 16.0, 8: 64.0, 16: 256.0})
+    squares = Cost.from_flops([(4, 16.0), (8, 64.0), (16, 256.0)])
     plan = make_plan(SETS, strategy="packed", pack="global", batch_cost=1024.0, cost=squares, partitions=2)
     assert plan.buckets[0].batch_size == int(1024 / ((30 * 16 + 50 * 64 + 20 * 256) / 100)) // 2 * 2
 
@@ -90,7 +90,7 @@ def test_a_token_budget_gives_short_samples_larger_batches() -> None:
 
 
 def test_a_cost_budget_is_spent_on_the_longest_sample_of_each_bucket() -> None:
-    squares = Cost.from_table({4: 16.0, 8: 64.0, 16: 256.0})
+    squares = Cost.from_flops([(4, 16.0), (8, 64.0), (16, 256.0)])
     plan = make_plan(SETS, strategy="alternating", batch_cost=1024.0, cost=squares, partitions=4)
     assert [(bucket.length, bucket.batch_size) for bucket in plan.buckets] == [(4, 28), (8, 16), (16, 4)]
 
