@@ -1,14 +1,15 @@
 """Which samples of every bucket each of the P partitions gets in an epoch, computed without a list of samples.
 
-A span of a source is *arranged*: its whole runs of S consecutive elements, which are the shards on disk, in the order
-of a keyed permutation, then its head and tail that fill no run. Each partition gets an equal share of every span: runs
-in turn as long as there is one for each (whole rounds), then an equal stretch of what is left. The fewer than P samples
-a span that no equal share holds are laid end to end over the bucket and cut into P stretches. So partitions differ by
-at most one sample, all hold the same mixture of sources, and a partition touches few shards. Inside a (bucket,
-partition) a second keyed permutation orders the samples. All state is O(spans).
+The elements of a span are put in a new order, its *arrangement*: first its whole runs of S consecutive elements, which
+are the shards on disk, in the order of a keyed permutation, then its head and tail that fill no run. Each partition
+gets an equal share of every span: one run after the other as long as there is one for each partition (whole rounds),
+then an equal stretch of what is left. Fewer than P samples of each span remain; they are put in one row for the whole
+bucket, which is cut into P stretches. So partitions differ by at most one sample, all hold the same mixture of sources,
+and a partition reads few shards. Inside a (bucket, partition) a second keyed permutation orders the samples. Memory is
+O(spans).
 
-*Coordinates* number what one partition holds of a bucket, followed by the rest of the bucket; *intervals* of
-consecutive coordinates lie in one span and map to its arrangement by one linear rule.
+*Coordinates* number the samples that one partition holds of a bucket, followed by the remaining ones of the bucket. An
+*interval* is a range of coordinates that belong to one span and map to its arrangement by one linear rule.
 """
 
 from collections.abc import Sequence
@@ -120,8 +121,8 @@ class Assignment:
     def elements(self, positions: Positions) -> tuple[Integers, Integers]:
         """Source numbers and sample indices at some positions, int64 [n] each.
 
-        Positions at or beyond what is held wrap around, and where nothing is held the first leftover of the bucket
-        stands in (both serve as fillers only).
+        Positions at or beyond what is held wrap around; where nothing is held, the first remaining sample of the bucket
+        is used. Both are fillers.
         """
         keys, bucket, partition, cell = positions.keys, positions.bucket, positions.partition, positions.cell
         held = np.maximum(positions.held, 1)
@@ -177,7 +178,7 @@ class Assignment:
         return self._sources.indices(keys, source, element)
 
     def _coordinates(self, bucket: int, turn: int) -> list[tuple[int, int]]:
-        """Ranges of coordinates that the partition of this turn holds, or the one that stands in for nothing."""
+        """Ranges of coordinates that the partition of this turn holds; where it holds none, that of its filler."""
         base, shared = int(self._base[bucket]), int(self._shared[bucket])
         low = turn * int(self._stretch[bucket]) + min(turn, int(self._longer[bucket]))
         high = low + int(self._stretch[bucket]) + (turn < self._longer[bucket])

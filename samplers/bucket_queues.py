@@ -1,4 +1,4 @@
-"""Queues of slices, one a bucket, and with mixed tails one a variant for what fills no slice of its bucket."""
+"""Queues of slices: one a bucket, and with mixed tails one a variant for the samples that fill no slice of theirs."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from samplers.plan import Bucket
 
 
 class BucketQueues:
-    """Counts of every queue, buckets first, and where a queue's samples come from.
+    """How long every queue is, those of buckets first, and where its samples come from.
 
     slices, share, label, variant: int64 [queues], slices of an epoch, samples of a slice in one partition, bucket that
     the slices are labelled with, and granularity.
@@ -56,7 +56,7 @@ class BucketQueues:
         return positions
 
     def _with_tails(self, positions: Positions, members: Integers, chosen: Integers) -> Positions:
-        """The chosen samples found among the remainders of the members, laid end to end; each gets its own cell."""
+        """The chosen samples taken from the remainders of the members, one after the other; each gets its own cell."""
         keys, partition = positions.keys[positions.cell[chosen]], positions.partition[positions.cell[chosen]]
         held = self._assignment.samples(keys[:, None], members, partition[:, None])
         in_full_slices = self._full[members] * self.share[members]

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 
 def expected_padded_tokens(lengths: NDArray[np.int64], counts: NDArray[np.int64], batch: int) -> float:
-    """Tokens that an epoch computes when samples are drawn without replacement into batches padded to their longest.
+    """Tokens that an epoch computes when random batches, drawn without replacement, are padded to their longest sample.
 
     lengths, counts: int64 [n], samples of each length. batch: samples of a batch; the last batch may be smaller, and is
     counted with its true samples only.

@@ -51,7 +51,7 @@ class Plan:
 
     @property
     def packed(self) -> bool:
-        """Whether the samples of a slice are laid end to end, without padding."""
+        """Whether the samples of a slice follow each other without padding."""
         return self.strategy == "packed"
 
     @cached_property
@@ -130,10 +130,10 @@ def make_plan(
     if partitions < 1:
         raise UserError(f"partitions is {partitions}", where="partitions", mend="use at least 1")
     packed = strategy == "packed"
-    cuts = pack if packed else strategy
-    held = _cut_all(catalogue, cuts, method, buckets, cost, constraints)
+    like = pack if packed else strategy
+    cuts = _cut_all(catalogue, like, method, buckets, cost, constraints)
     sized = []
-    for number, (variant, spans) in enumerate(held):
+    for number, (variant, spans) in enumerate(cuts):
         length = max(catalogue[span.source].length for span in spans)
         bucket = Bucket(length, variant, spans, batch_size=partitions)
         if batch is not None:
@@ -145,7 +145,7 @@ def make_plan(
             price = _price(catalogue, bucket, cost or Cost(), packed)
             size = _budgeted_batch(catalogue, number, bucket, batch_cost or 0.0, price, partitions, "batch_cost")
         sized.append(replace(bucket, batch_size=size))
-    used_method = method if cuts == "bucket" else None
+    used_method = method if like == "bucket" else None
     return Plan(strategy, used_method, tuple(sized), 0.0 if packed else expected_padding(catalogue, sized))
 
 
@@ -229,7 +229,7 @@ def _price(catalogue: Catalogue, bucket: Bucket, cost: Cost, packed: bool) -> fl
 def _budgeted_batch(
     catalogue: Catalogue, number: int, bucket: Bucket, budget: float, price: float, partitions: int, field: str
 ) -> int:
-    """Samples that a budget pays at a price a sample."""
+    """Samples of a slice that a budget pays, at this price of a sample."""
     needed = partitions * price
     if budget < needed:
         raise UserError(

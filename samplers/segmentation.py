@@ -44,7 +44,7 @@ def entropy_bits(counts: Floats) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Segments:
-    """Distinct lengths and prefix sums over their sources, from which every run of lengths is judged in O(1).
+    """Distinct lengths and prefix sums over their sources: sums over a run of lengths take O(1).
 
     lengths, counts: int64 [D]. samples, sources, surprise: prefix sums [D + 1] of the samples, of the number of sources
     and of n log2 n over sources of n samples.

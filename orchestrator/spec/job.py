@@ -63,7 +63,7 @@ class BatchingSection(Section):
 
     strategy: Strategy = "bucket"
     pack: Pack = "bucket"
-    """Strategy packed: what is laid end to end, samples of one bucket or of all sets."""
+    """Strategy packed: whether a slice holds samples of one bucket or of all sets."""
     method: Method = "optimal"
     buckets: Positive = 4
     min_sources: Positive = 1
@@ -88,7 +88,7 @@ class BatchingSection(Section):
 
     @property
     def packed(self) -> bool:
-        """Samples are laid end to end instead of padded."""
+        """Samples of a slice follow each other without padding."""
         return self.strategy == "packed"
 
     @model_validator(mode="after")
