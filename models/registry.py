@@ -16,7 +16,7 @@ from models.options import from_options, nearest
 
 SPECS: Mapping[str, str] = MappingProxyType(
     {
-        "hetercsi": "models.hetercsi.model:HeterCsiSpec",
+        "hetercsi": "models.hetercsi.spec:HeterCsiSpec",
         "wimamba": "models.snapshot.wimamba:WiMambaSpec",
         "lwm": "models.snapshot.lwm:LwmSpec",
         "raw": "models.snapshot.raw:RawSpec",

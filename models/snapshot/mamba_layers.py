@@ -11,8 +11,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from models.scan import choose_backend, selective_scan, short_convolution
-from models.scan.backends import Wanted
+from models.scan.backends import Wanted, choose_backend
+from models.scan.operations import selective_scan, short_convolution
 
 REVERSE = (False, True)
 """Directions of the two halves."""

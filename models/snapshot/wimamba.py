@@ -13,8 +13,9 @@ from torch import nn
 from channels.errors import UserError
 from models.interface import Shape
 from models.scan.backends import Wanted, choose_backend
+from models.snapshot.embedding import PatchEmbedding, PatchHead
 from models.snapshot.mamba_layers import MambaBackbone, MambaSize, PaperLayer, PublishedLayer
-from models.snapshot.model import PatchEmbedding, PatchHead, SnapshotModel
+from models.snapshot.model import SnapshotModel
 from models.snapshot.spec import ClassToken, Embedding, SnapshotSpec, check_dropout, set_default
 
 

@@ -12,8 +12,7 @@ from channels.errors import UserError
 from models.interface import MaskDraw, TokenBatch
 from models.layers.parameters import count_parameters, optimizer_groups
 from models.registry import make_spec
-from models.scan import choose_backend
-from models.scan.backends import Wanted
+from models.scan.backends import Wanted, choose_backend
 from models.snapshot.masking import mask_tokens
 from models.snapshot.model import SnapshotModel
 from models.snapshot.wimamba import WiMambaSpec
