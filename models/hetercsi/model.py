@@ -73,16 +73,16 @@ class HeterCsi(PretrainingModel):
         return self._decode(states, batch).float()
 
     def _encode(self, tokens: Tensor, grid: Tensor, view: View) -> Tensor:
-        """Decoder inputs [B, L, decoder width] without positions: encoded tokens at kept places, else mask tokens."""
+        """Decoder inputs [B, L, decoder width] without positions: encoded tokens where kept, else mask tokens."""
         longest = tokens.shape[1]
-        embedded = self.patch_embedding(tokens.gather(1, view.slots[..., None].expand(-1, -1, tokens.shape[2])))
-        positions = token_positions(self.position, view.slots, grid, longest, embedded.shape[2])
+        embedded = self.patch_embedding(tokens.gather(1, view.kept[..., None].expand(-1, -1, tokens.shape[2])))
+        positions = token_positions(self.position, view.kept, grid, longest, embedded.shape[2])
         encoded = self.decoder_embedding(self.encoder(embedded + positions.to(embedded.dtype), view.present))
         mask_token = self.mask_token.to(encoded.dtype)
         if view.present is not None:
             encoded = torch.where(view.present[..., None], encoded, mask_token)
-        places = view.slots[..., None].expand_as(encoded)
-        return mask_token.expand(len(tokens), longest, -1).scatter(1, places, encoded)
+        index = view.kept[..., None].expand_as(encoded)
+        return mask_token.expand(len(tokens), longest, -1).scatter(1, index, encoded)
 
     def _decode(self, states: Tensor, batch: TokenBatch) -> Tensor:
         """Predicted tokens [views, B, L, D] of decoder inputs [views, B, L, width]."""
@@ -95,32 +95,32 @@ class HeterCsi(PretrainingModel):
         return cast(Tensor, self.head(decoded).unflatten(0, states.shape[:2]))
 
     def _packed_losses(self, batch: PackedBatch, views: PackedViews) -> Tensor:
-        elements = None if batch.elements is None else batch.elements[views.asked]
-        losses = mean_squared_errors(self._predict_packed(batch, views), batch.tokens[views.asked], elements)
-        weighted = losses * batch.weight[views.places.sample[views.asked]]
-        return torch.stack([part.sum() for part in torch.split(weighted, list(views.asked_counts))])
+        elements = None if batch.elements is None else batch.elements[views.masked]
+        losses = mean_squared_errors(self._predict_packed(batch, views), batch.tokens[views.masked], elements)
+        weighted = losses * batch.weight[views.layout.sample[views.masked]]
+        return torch.stack([part.sum() for part in torch.split(weighted, list(views.masked_counts))])
 
     def _packed_prediction(self, batch: PackedBatch, views: PackedViews) -> Prediction:
         values = self._predict_packed(batch, views)
         masked = torch.zeros(len(batch.tokens), dtype=torch.bool, device=values.device)
         return Prediction(
-            values=torch.zeros_like(batch.tokens).index_copy(0, views.asked, values),
-            masked=masked.index_fill(0, views.asked, True),
+            values=torch.zeros_like(batch.tokens).index_copy(0, views.masked, values),
+            masked=masked.index_fill(0, views.masked, True),
         )
 
     def _predict_packed(self, batch: PackedBatch, views: PackedViews) -> Tensor:
-        """Predicted values float32 [Q, D] of the tokens that are asked for, all views in one pass."""
+        """Predicted values float32 [M, D] of the masked tokens, all views in one pass."""
         dtype = self.patch_embedding.weight.dtype
         embedded = self.patch_embedding(batch.tokens[views.kept].to(dtype))
         encoded = self.encoder(embedded + self._packed_positions(batch, views, views.kept, embedded), views.encoder)
         encoded = self.decoder_embedding(encoded)
-        masked = self.mask_token.to(encoded.dtype).view(1, -1).expand(len(views.laid), -1)
-        states = masked.index_copy(0, views.filled, encoded)
-        decoded = self.decoder(states + self._packed_positions(batch, views, views.laid, states), views.decoder)
-        return cast(Tensor, self.head(decoded[views.asked_rows]).float())
+        mask_tokens = self.mask_token.to(encoded.dtype).view(1, -1).expand(len(views.decoded), -1)
+        states = mask_tokens.index_copy(0, views.kept_rows, encoded)
+        decoded = self.decoder(states + self._packed_positions(batch, views, views.decoded, states), views.decoder)
+        return cast(Tensor, self.head(decoded[views.masked_rows]).float())
 
     def _packed_positions(self, batch: PackedBatch, views: PackedViews, tokens: Tensor, like: Tensor) -> Tensor:
         """Positions of some tokens (int64 [n]) of a packed batch, in the shape and type of ``like`` [n, width]."""
-        places = views.places
-        index, grid = places.index[tokens][:, None], batch.grid[places.sample[tokens]]
-        return token_positions(self.position, index, grid, places.longest, like.shape[1]).flatten(0, 1).to(like.dtype)
+        layout = views.layout
+        index, grid = layout.index[tokens][:, None], batch.grid[layout.sample[tokens]]
+        return token_positions(self.position, index, grid, layout.longest, like.shape[1]).flatten(0, 1).to(like.dtype)

@@ -41,13 +41,13 @@ class PatchEmbedding(nn.Module):
         self.positions = None if positions is None else nn.Parameter(torch.randn(positions, width))
         self.norm = norm(width)
 
-    def forward(self, tokens: Tensor, side: int, place: Tensor | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, side: int, index: Tensor | None = None) -> Tensor:
         """[B, 1 + L, width] of tokens [B, L, 2 p^2].
 
-        Or [rows, width] of packed rows [rows, 2 p^2] with places int64 [rows] in their sequences, 0 for a class token.
+        Or [rows, width] of packed rows [rows, 2 p^2] with indices int64 [rows] in their sequences, 0 for a class token.
         """
-        if place is not None:
-            return self._embed_rows(tokens, side, place)
+        if index is not None:
+            return self._embed_rows(tokens, side, index)
         if self.class_token is None:
             tokens = functional.pad(tokens, (0, 0, 1, 0), value=CLASS_VALUE)
         vectors = self._embed(tokens, side)
@@ -57,20 +57,20 @@ class PatchEmbedding(nn.Module):
             vectors = vectors + self.positions[: vectors.shape[1]]
         return cast(Tensor, self.norm(vectors))
 
-    def _embed_rows(self, rows: Tensor, side: int, place: Tensor) -> Tensor:
-        is_class = (place == 0)[:, None]
+    def _embed_rows(self, rows: Tensor, side: int, index: Tensor) -> Tensor:
+        is_class = (index == 0)[:, None]
         vectors = self._embed(rows.masked_fill(is_class, CLASS_VALUE), side)
         if self.class_token is not None:
             vectors = torch.where(is_class, self.class_token, vectors)
         if self.positions is not None:
-            vectors = vectors + self.positions[place]
+            vectors = vectors + self.positions[index]
         return cast(Tensor, self.norm(vectors))
 
     def _embed(self, tokens: Tensor, side: int) -> Tensor:
         if not self.shared:
             return cast(Tensor, self.maps[str(side)](tokens))
         linear = cast(nn.Linear, self.maps[str(self.widest)])
-        # Inputs of the map are rows of its transpose, which must lie in one piece to be cut.
+        # Inputs of the map are rows of its transpose, which must be contiguous to be cut.
         return functional.linear(tokens, corner(linear.weight.T.contiguous(), self.widest, side).T, linear.bias)
 
 

@@ -128,7 +128,7 @@ class PublishedLayer(nn.Module):
 
 
 class PaperLayer(nn.Module):
-    """The layer as the paper tells it: two directions that read all features and write a half each, and a residual.
+    """The layer of the paper's text: two directions that read all features and write a half each, and a residual.
 
     The text names no norm; the one before the mixer is that of Mamba's own residual block.
     """

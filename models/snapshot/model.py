@@ -11,7 +11,7 @@ from channels.errors import UserError
 from models.interface import EvaluationTask, MaskDraw, PackedBatch, Prediction, PretrainingModel, TokenBatch
 from models.layers.losses import token_losses
 from models.layers.masking import host_grids
-from models.layers.packing import Places, Sequences
+from models.layers.packing import Layout, Sequences
 from models.snapshot.masking import Masked, hide_tokens, mask_tokens
 from models.snapshot.patches import patch_matrices
 from models.snapshot.spec import SnapshotSpec
@@ -21,7 +21,7 @@ class SnapshotModel(PretrainingModel):
     """Masked reconstruction of snapshots around any backbone.
 
     The backbone maps vectors [B, 1 + L, width] and the number of valid ones (int64 [B], None where all are) to vectors
-    of the same shape; what lies in padding must not reach valid vectors. Where the specification packs, it also maps
+    of the same shape; padding must not reach valid vectors. Where the specification packs, it also maps
     vectors [rows, width] and their ``Sequences``. Embedding and head hold their affine maps in ``maps``, by patch side.
     """
 
@@ -37,7 +37,7 @@ class SnapshotModel(PretrainingModel):
         masked = mask_tokens(batch, draw, self.spec.masking)
         errors = token_losses(self._reconstruct(batch, masked), batch).where(masked.masked, 0)
         if isinstance(batch, PackedBatch):
-            loss = (errors * batch.weight[Places.of(batch).sample]).sum()
+            loss = (errors * batch.weight[Layout.of(batch).sample]).sum()
         else:
             loss = (errors.sum(dim=1) * batch.weight).sum()
         return (loss + self._idle(batch.variant, loss)).reshape(1)
@@ -61,7 +61,7 @@ class SnapshotModel(PretrainingModel):
     def encode(self, channels: Tensor, variant: int) -> Tensor:
         """Vectors [B, 1 + L, width], the class token's first, of complex64 channels [B, K, A] on the model's device.
 
-        Channels are expected as in training, of unit power and finite: their values are not looked at. Shapes depend on
+        Channels are expected as in training, of unit power and finite; their values are not checked. Shapes depend on
         shapes only and nothing waits for the device, so a CUDA graph can capture it.
 
         Raises:
@@ -79,15 +79,15 @@ class SnapshotModel(PretrainingModel):
 
     def _reconstruct_packed(self, batch: PackedBatch, tokens: Tensor) -> Tensor:
         assert self.spec.packs, "the data refuse packed batches of other models"
-        places = Places.of(batch)
+        layout = Layout.of(batch)
         counts: Counter[int] = Counter()
         for grid, samples in batch.grids:
             counts[1 + math.prod(grid)] += samples
-        sequences = Sequences.of(places.lengths + 1, counts)
-        sample, place = sequences.members()
-        rows = tokens[places.starts[sample] + (place - 1).clamp(min=0)].to(self._dtype())
-        encoded = self.backbone(self.embedding(rows, batch.variant, place), sequences)
-        back = sequences.first_rows()[places.sample] + 1 + places.index
+        sequences = Sequences.of(layout.lengths + 1, counts)
+        sample, index = sequences.members()
+        rows = tokens[layout.starts[sample] + (index - 1).clamp(min=0)].to(self._dtype())
+        encoded = self.backbone(self.embedding(rows, batch.variant, index), sequences)
+        back = sequences.first_rows()[layout.sample] + 1 + layout.index
         return cast(Tensor, self.head(encoded[back], batch.variant)).float()
 
     def _dtype(self) -> torch.dtype:
