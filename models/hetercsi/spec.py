@@ -33,6 +33,7 @@ class HeterCsiSpec:
 
     def __post_init__(self) -> None:
         """Raises UserError for a ratio outside [0, 1)."""
+        # Making the ratios checks them.
         _ = self.ratios
 
     @property
@@ -60,7 +61,7 @@ class HeterCsiSpec:
         """Masked shares."""
         return MaskRatios(random=self.random_ratio, time=self.time_ratio, frequency=self.frequency_ratio)
 
-    def units(self, shape: Shape) -> int:
+    def samples_per_stored(self, shape: Shape) -> int:
         """One training sample for each stored one."""
         return 1
 
@@ -93,6 +94,9 @@ class HeterCsiSpec:
     def packs(self) -> bool:
         """Padded and packed batches."""
         return True
+
+    def check(self, device: str) -> None:
+        """It computes everywhere."""
 
     def notes(self, device: str, packed: bool) -> tuple[str, ...]:
         """How packed sequences attend."""

@@ -64,6 +64,10 @@ class WiMambaSpec(SnapshotSpec):
             head = PatchHead(self.patches, self._mamba.width, self.embedding)
             return SnapshotModel(self, embedding, MambaBackbone([self._layer() for _ in range(self._layers)]), head)
 
+    def check(self, device: str) -> None:
+        """Raises UserError where the wanted backend of the selective scan cannot run."""
+        choose_backend(device, self.scan)
+
     def notes(self, device: str, packed: bool) -> tuple[str, ...]:
         """The backend of the selective scan."""
         return (f"selective scan: {choose_backend(device, self.scan).note}",)
