@@ -13,6 +13,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,7 +25,9 @@ from torch import Tensor
 from models.scan.backends import choose_backend
 from models.scan.chunked import chunked_scan
 from models.scan.problem import ScanProblem
-from models.scan.sequential import sequential_scan
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from tests.models.scan.sequential import sequential_scan
 
 BATCH, LENGTH, CHANNELS, STATES = 8, 1024, 128, 16
 Scan = Callable[[ScanProblem], Tensor]

@@ -27,7 +27,8 @@ from timing import device_name, timed, use_one_thread
 
 from channels.presets import load_preset
 from channels.spec import ChannelSpec
-from models.hetercsi.model import HeterCsi, HeterCsiSpec
+from models.hetercsi.model import HeterCsi
+from models.hetercsi.spec import HeterCsiSpec
 from models.interface import MaskDraw, PackedBatch, TokenBatch, Tokens, collate
 from models.layers.masking import TASKS
 from models.layers.packing import pack

@@ -28,7 +28,7 @@ from timing import timed, use_one_thread
 from training_step import FusedStep, make_batch, random_tokens
 
 from channels.presets import load_preset
-from models.hetercsi.model import HeterCsiSpec
+from models.hetercsi.spec import HeterCsiSpec
 from models.layers.parameters import count_parameters
 from orchestrator.data.flops import PASSES_OF_TRAINING
 from orchestrator.report.plan import catalogue_of_specs

@@ -26,8 +26,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from models.scan import choose_backend, selective_scan, short_convolution
+from models.scan.backends import choose_backend
 from models.scan.mamba_kernel import missing_kernel
+from models.scan.operations import selective_scan, short_convolution
 from models.snapshot.lwm import LwmSpec
 from models.snapshot.mamba_layers import BidirectionalMamba, grouped_linear
 from models.snapshot.model import SnapshotModel

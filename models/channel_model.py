@@ -28,7 +28,7 @@ class ChannelModel(nn.Module):
         return tuple(task.name for task in self.spec.evaluation_tasks)
 
     def forward(self, channels: Tensor) -> Tensor:
-        """Channels float32 [n, T, K, A, 2] (real, imaginary; any power) with the masked places as predicted.
+        """Channels float32 [n, T, K, A, 2] (real, imaginary; any power) with the masked part as predicted.
 
         Each training sample (a channel, or its snapshots one by one) is brought to unit power, as in training.
 
@@ -39,7 +39,7 @@ class ChannelModel(nn.Module):
             raise UserError(
                 f"channels of shape {tuple(channels.shape)}", mend="expected [n, T, K, A, 2]: real, imaginary"
             )
-        samples = channels.reshape(-1, *self._unit(channels), 2)
+        samples = channels.reshape(-1, *self._sample_shape(channels), 2)
         scale = _root_power(samples)
         return (self._complete(samples / scale) * scale).reshape(channels.shape)
 
@@ -51,8 +51,8 @@ class ChannelModel(nn.Module):
         batch = collate([tokens], np.arange(count), np.ones(count, np.float32), task.variant).to(samples.device)
         prediction = self.network.predict(batch, task.name, self.seed)
         mixed = torch.where(prediction.masked[..., None], prediction.values, batch.tokens).flatten(1)
-        unit: Shape = (samples.shape[1], samples.shape[2], samples.shape[3])
-        source = torch.from_numpy(token_places(self.spec, unit, task.variant)).to(samples.device)
+        shape: Shape = (samples.shape[1], samples.shape[2], samples.shape[3])
+        source = torch.from_numpy(token_elements(self.spec, shape, task.variant)).to(samples.device)
         return mixed[:, source].reshape(samples.shape)
 
     def _task(self) -> EvaluationTask:
@@ -61,11 +61,11 @@ class ChannelModel(nn.Module):
             raise UserError(f"no task {self.task!r}", mend=f"it has {', '.join(self.tasks)}")
         return found[0]
 
-    def _unit(self, channels: Tensor) -> Shape:
+    def _sample_shape(self, channels: Tensor) -> Shape:
         """Scale of one training sample: that of a channel, or of one of its snapshots."""
         slots, subcarriers, antennas = channels.shape[1:4]
-        units = self.spec.units((slots, subcarriers, antennas))
-        return slots // units, subcarriers, antennas
+        samples = self.spec.samples_per_stored((slots, subcarriers, antennas))
+        return slots // samples, subcarriers, antennas
 
 
 def _root_power(samples: Tensor) -> Tensor:
@@ -80,15 +80,15 @@ def _root_power(samples: Tensor) -> Tensor:
     return power.sqrt()[:, None, None, None, None]
 
 
-def token_places(spec: ModelSpec, shape: Shape, variant: int) -> NDArray[np.int64]:
-    """Where each number of a sample [T, K, A, 2] stands among its tokens [L, D], both flattened: int64 [T K A 2].
+def token_elements(spec: ModelSpec, shape: Shape, variant: int) -> NDArray[np.int64]:
+    """Index of each number of a sample [T, K, A, 2] among its tokens [L, D], both flattened: int64 [T K A 2].
 
-    Tokenising only moves numbers, so a sample that holds its own positions tells where they went.
+    Tokenising only moves numbers, so a sample of distinct numbers shows where each of them goes.
     """
     count = int(np.prod(shape))
-    position = np.arange(1, count + 1)
-    numbered = (position + 1j * (position + count)).astype(np.complex64).reshape(1, *shape)
+    number = np.arange(1, count + 1)
+    numbered = (number + 1j * (number + count)).astype(np.complex64).reshape(1, *shape)
     seen = spec.tokenise(numbered, variant).values.reshape(-1).astype(np.int64)
-    places = np.empty(2 * count + 1, np.int64)
-    places[seen] = np.arange(len(seen))
-    return places[1:].reshape(2, count).T.reshape(-1).copy()
+    index = np.empty(2 * count + 1, np.int64)
+    index[seen] = np.arange(len(seen))
+    return index[1:].reshape(2, count).T.reshape(-1).copy()

@@ -1,4 +1,4 @@
-"""What the orchestrator asks of a model: a pure specification, tokens, batches and loss sums.
+"""What the orchestrator needs of a model: a pure specification, tokens, batches and loss sums.
 
 A model comes in two parts. Its :class:`ModelSpec` is a small picklable object that knows every length and count without
 building a network, so that a plan can be made on a laptop; ``build`` then makes the :class:`PretrainingModel`.
@@ -21,8 +21,8 @@ Shape = tuple[int, int, int]
 class Tokens:
     """Samples of one scale, patched.
 
-    values: float32 [n, L, D], real parts then imaginary parts of a patch; filled places are zero.
-    elements: bool [L, D], False where a partial patch was filled up; None if every place is real.
+    values: float32 [n, L, D], real parts then imaginary parts of a patch; filled elements are zero.
+    elements: bool [L, D], False where a partial patch was filled up; None if every element is real.
     grid: blocks along (slots, subcarriers, antennas); their product is L (a class token is not counted).
     """
 
@@ -35,7 +35,7 @@ class Tokens:
 class TokenBatch:
     """A padded batch of one variant (granularity), all tensors on one device.
 
-    tokens: float32 [B, L, D], zero in padding. elements: bool [B, L, D] or None, False for filled places of partial
+    tokens: float32 [B, L, D], zero in padding. elements: bool [B, L, D] or None, False for filled elements of partial
     patches (padding included). lengths: int64 [B]. grid: int64 [B, 3]. keys: int64 [B], one stable key a sample, from
     which masks are drawn. weight: float32 [B], 0 for fillers. variant: the granularity of every sample in the batch.
     grids: the distinct grids among the samples (or more), known on the host so that sizing tensors does not wait for
@@ -86,7 +86,7 @@ class TokenBatch:
 class PackedBatch:
     """Samples of one variant laid end to end, nothing padded; all tensors on one device.
 
-    tokens: float32 [N, D]. elements: bool [N, D] or None, False for filled places of partial patches. grid: int64
+    tokens: float32 [N, D]. elements: bool [N, D] or None, False for filled elements of partial patches. grid: int64
     [B, 3], one a sample, in the order of the samples. grids: runs of samples of one grid as (grid, samples), in the
     same order, known on the host: lengths and counts are read from them, so that no size waits for the device. keys,
     weight, variant: as of ``TokenBatch``.
@@ -137,7 +137,7 @@ class EvaluationTask:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a model says of masked tokens. values: float32 [B, L, D]; masked: bool [B, L], valid tokens to be scored.
+    """Predicted masked tokens. values: float32 [B, L, D]; masked: bool [B, L], valid tokens to be scored.
 
     Of a packed batch: [N, D] and [N]; values are then zero where nothing is masked.
     """
@@ -153,7 +153,7 @@ class PretrainingModel(nn.Module):
         """Sums over the batch, float32 [tasks]: sum_i weight_i * sum over masked tokens of the mean squared error.
 
         The caller divides by the sum of ``ModelSpec.target_tokens`` over the whole global batch; the mean over a token
-        runs over its real places only. A packed batch comes only to models whose specification ``packs``.
+        runs over its real elements only. A packed batch comes only to models whose specification ``packs``.
         """
         raise NotImplementedError
 
@@ -185,8 +185,8 @@ class ModelSpec(Protocol):
     def packs(self) -> bool:
         """Whether the network also takes packed batches."""
 
-    def units(self, shape: Shape) -> int:
-        """Training samples that one stored sample yields: 1, or T for a model of single snapshots."""
+    def samples_per_stored(self, shape: Shape) -> int:
+        """Training samples that one stored sample of scale (T, K, A) yields: 1, or T for models of single snapshots."""
 
     def length(self, shape: Shape, variant: int) -> int:
         """Tokens of one training sample, class token included. Raises UserError for a variant it lacks."""
@@ -195,7 +195,7 @@ class ModelSpec(Protocol):
         """Masked tokens a training sample contributes to each task, in the order of ``tasks``."""
 
     def reference(self, name: str, task: EvaluationTask, batch: TokenBatch, masked: Tensor) -> Tensor:
-        """Tokens [B, L, D] that a training-free prediction (models.references) puts in place of the masked ones."""
+        """Tokens [B, L, D] as a training-free prediction (models.references) has the masked ones."""
 
     def tokenise(self, channels: NDArray[np.complex64], variant: int) -> Tokens:
         """Patches of complex64 [n, T, K, A]; T is 1 for a model of single snapshots."""
@@ -203,8 +203,11 @@ class ModelSpec(Protocol):
     def build(self, seed: int) -> PretrainingModel:
         """The network, its weights drawn from the seed (the global generator is left as it was)."""
 
+    def check(self, device: str) -> None:
+        """Raises UserError where the model cannot compute on a device type (``cpu``, ``cuda``) of this machine."""
+
     def notes(self, device: str, packed: bool) -> tuple[str, ...]:
-        """What was chosen for this device and kind of batch and should be told at the start of a run."""
+        """What was chosen for a device type and kind of batch, one line each for the start of a run's log."""
 
     def forward_flops(self, shape: Shape, variant: int) -> float:
         """Floating-point operations (2 x multiply-accumulate) of one training forward of one sample, all tasks."""

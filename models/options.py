@@ -16,7 +16,7 @@ MACHINE_OPTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType({"wimamba": ("
 
 
 def nearest(word: str, known: list[str]) -> str:
-    """What to tell somebody who wrote an unknown name: the nearest known one, if any is near, and all of them."""
+    """How to mend an unknown name: the nearest known one, if any is near, and all known ones."""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     meant = f"did you mean {close[0]!r}? " if close else ""
     return f"{meant}known: {', '.join(known)}"
@@ -73,4 +73,4 @@ def _tuple(value: Any, arguments: tuple[Any, ...], where: str) -> tuple[Any, ...
     if len(arguments) != len(value):
         raise UserError(f"{value!r} does not have {len(arguments)} entries", where=where)
     pairs = enumerate(zip(value, arguments, strict=True))
-    return tuple(_convert(part, hint, f"{where}[{place}]") for place, (part, hint) in pairs)
+    return tuple(_convert(part, hint, f"{where}[{index}]") for index, (part, hint) in pairs)

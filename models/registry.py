@@ -1,4 +1,4 @@
-"""Models by name: ours, and those that installed packages offer. A module is imported only when its model is asked for.
+"""Models by name: ours, and those that installed packages offer. A module is imported only when its model is made.
 
 A package offers a model by an entry point of the group ``wavetrain.models``, its name and the class of its
 specification: ``mixer = "my_package.mixer:MixerSpec"``.
@@ -16,7 +16,7 @@ from models.options import from_options, nearest
 
 SPECS: Mapping[str, str] = MappingProxyType(
     {
-        "hetercsi": "models.hetercsi.model:HeterCsiSpec",
+        "hetercsi": "models.hetercsi.spec:HeterCsiSpec",
         "wimamba": "models.snapshot.wimamba:WiMambaSpec",
         "lwm": "models.snapshot.lwm:LwmSpec",
         "raw": "models.snapshot.raw:RawSpec",
@@ -39,7 +39,7 @@ def make_spec(name: str, options: Mapping[str, Any]) -> ModelSpec:
     try:
         spec = getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        mend = "install the package that offers it anew"
+        mend = "install the package that offers it again"
         raise UserError(f"{known[name]} cannot be imported ({error})", where=f"model {name!r}", mend=mend) from None
     return cast(ModelSpec, from_options(spec, options, where="model.options"))
 

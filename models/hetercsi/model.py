@@ -6,166 +6,19 @@ prediction does not depend on the batch it is in: the encoder sees its kept toke
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, cast
+from typing import cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from channels.errors import UserError
-from models.interface import (
-    EvaluationTask,
-    MaskDraw,
-    PackedBatch,
-    Prediction,
-    PretrainingModel,
-    Shape,
-    TokenBatch,
-    Tokens,
-)
-from models.layers.attention import Stack, block_macs
+from models.hetercsi.sizes import TOKEN_WIDTH, Size
+from models.interface import MaskDraw, PackedBatch, Prediction, PretrainingModel, TokenBatch
+from models.layers.attention import Stack
 from models.layers.losses import mean_squared_errors, token_losses
-from models.layers.masking import TASKS, MaskRatios, View, host_grids, kept_tokens, make_view
-from models.layers.packed_attention import describe
+from models.layers.masking import TASKS, MaskRatios, View, host_grids, make_view
 from models.layers.packed_views import PackedViews, packed_views
-from models.layers.patches import Grid, grid_of, make_patches
 from models.layers.positions import Kind, token_positions
-from models.references import Reference, predict_reference
-
-PATCH: Shape = (4, 4, 4)
-VARIANT = 4
-TOKEN_WIDTH = 2 * PATCH[0] * PATCH[1] * PATCH[2]
-
-
-@dataclass(frozen=True, slots=True)
-class StackSize:
-    """Dimensions of an encoder or decoder."""
-
-    width: int
-    depth: int
-    heads: int
-    expansion: int
-
-
-@dataclass(frozen=True, slots=True)
-class Size:
-    """Dimensions of a network."""
-
-    encoder: StackSize
-    decoder: StackSize
-
-
-def network_size(name: str) -> Size:
-    """``published``: 69,874,048 parameters; ``base``: 21,424,768 (as WiFo-Base); ``tiny``: for a CPU core."""
-    sizes = {
-        "published": Size(StackSize(768, 8, 12, 4), StackSize(512, 4, 16, 4)),
-        "base": Size(StackSize(512, 6, 8, 2), StackSize(512, 4, 8, 2)),
-        "tiny": Size(StackSize(96, 4, 4, 4), StackSize(64, 2, 4, 4)),
-    }
-    return sizes[name]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class HeterCsiSpec:
-    """HeterCSI's options. The ratios are the masked shares of tokens, slot blocks and subcarrier blocks."""
-
-    size: Literal["published", "base", "tiny"] = "published"
-    position: Literal["flat", "grid"] = "flat"
-    random_ratio: float = 0.85
-    time_ratio: float = 0.5
-    frequency_ratio: float = 0.5
-
-    def __post_init__(self) -> None:
-        """Raises UserError for a ratio outside [0, 1)."""
-        _ = self.ratios
-
-    @property
-    def name(self) -> str:
-        """``hetercsi``."""
-        return "hetercsi"
-
-    @property
-    def variants(self) -> tuple[int, ...]:
-        """One granularity: patches of 4 x 4 x 4."""
-        return (VARIANT,)
-
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        """Reconstruction (random masks), time (later slots), frequency (upper subcarriers)."""
-        return TASKS
-
-    @property
-    def evaluation_tasks(self) -> tuple[EvaluationTask, ...]:
-        """The tasks of training."""
-        return tuple(EvaluationTask(name=task, variant=VARIANT) for task in TASKS)
-
-    @property
-    def ratios(self) -> MaskRatios:
-        """Masked shares."""
-        return MaskRatios(random=self.random_ratio, time=self.time_ratio, frequency=self.frequency_ratio)
-
-    def units(self, shape: Shape) -> int:
-        """One training sample for each stored one."""
-        return 1
-
-    def length(self, shape: Shape, variant: int) -> int:
-        """Tokens of a sample of scale (T, K, A)."""
-        slots, subcarriers, antennas = self._grid(shape, variant)
-        return slots * subcarriers * antennas
-
-    def target_tokens(self, shape: Shape, variant: int) -> tuple[int, ...]:
-        """Masked tokens of a sample for each task."""
-        grid = torch.tensor(self._grid(shape, variant))
-        return tuple((grid.prod() - kept_tokens(grid, self.ratios)).tolist())
-
-    def reference(self, name: Reference, task: EvaluationTask, batch: TokenBatch, masked: Tensor) -> Tensor:
-        """Training-free prediction of masked tokens [B, L, 128]."""
-        return predict_reference(name, task.name, batch, masked, PATCH)
-
-    def tokenise(self, channels: NDArray[np.complex64], variant: int) -> Tokens:
-        """Patches [n, L, 128] of channels [n, T, K, A]."""
-        _check_variant(variant)
-        return make_patches(channels, PATCH)
-
-    def build(self, seed: int) -> "HeterCsi":
-        """The network in float32 on the CPU, drawn from the seed."""
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
-            return HeterCsi(network_size(self.size), self.position, self.ratios)
-
-    @property
-    def packs(self) -> bool:
-        """Padded and packed batches."""
-        return True
-
-    def notes(self, device: str, packed: bool) -> tuple[str, ...]:
-        """How packed sequences attend."""
-        return (describe(device),) if packed else ()
-
-    def forward_flops(self, shape: Shape, variant: int) -> float:
-        """Operations of the three mask passes over a sample: kept tokens in the encoder, all in the decoder."""
-        length = self.length(shape, variant)
-        size = network_size(self.size)
-        counts = [length - masked for masked in self.target_tokens(shape, variant)]
-        return 2.0 * sum(_pass_macs(size, kept, length) for kept in counts)
-
-    def _grid(self, shape: Shape, variant: int) -> Grid:
-        _check_variant(variant)
-        return grid_of(shape, PATCH)
-
-
-def _check_variant(variant: int) -> None:
-    if variant != VARIANT:
-        raise UserError(f"hetercsi has no granularity {variant!r}", mend=f"it has {VARIANT}")
-
-
-def _pass_macs(size: Size, kept: int, length: int) -> int:
-    encoder, decoder = size.encoder, size.decoder
-    ends = kept * encoder.width * (TOKEN_WIDTH + decoder.width) + length * decoder.width * TOKEN_WIDTH
-    encoding = encoder.depth * block_macs(kept, encoder.width, encoder.expansion)
-    return ends + encoding + decoder.depth * block_macs(length, decoder.width, decoder.expansion)
 
 
 class HeterCsi(PretrainingModel):
@@ -220,16 +73,16 @@ class HeterCsi(PretrainingModel):
         return self._decode(states, batch).float()
 
     def _encode(self, tokens: Tensor, grid: Tensor, view: View) -> Tensor:
-        """Decoder inputs [B, L, decoder width] without positions: encoded tokens at kept places, else mask tokens."""
+        """Decoder inputs [B, L, decoder width] without positions: encoded tokens where kept, else mask tokens."""
         longest = tokens.shape[1]
-        embedded = self.patch_embedding(tokens.gather(1, view.slots[..., None].expand(-1, -1, tokens.shape[2])))
-        positions = token_positions(self.position, view.slots, grid, longest, embedded.shape[2])
+        embedded = self.patch_embedding(tokens.gather(1, view.kept[..., None].expand(-1, -1, tokens.shape[2])))
+        positions = token_positions(self.position, view.kept, grid, longest, embedded.shape[2])
         encoded = self.decoder_embedding(self.encoder(embedded + positions.to(embedded.dtype), view.present))
         mask_token = self.mask_token.to(encoded.dtype)
         if view.present is not None:
             encoded = torch.where(view.present[..., None], encoded, mask_token)
-        places = view.slots[..., None].expand_as(encoded)
-        return mask_token.expand(len(tokens), longest, -1).scatter(1, places, encoded)
+        index = view.kept[..., None].expand_as(encoded)
+        return mask_token.expand(len(tokens), longest, -1).scatter(1, index, encoded)
 
     def _decode(self, states: Tensor, batch: TokenBatch) -> Tensor:
         """Predicted tokens [views, B, L, D] of decoder inputs [views, B, L, width]."""
@@ -242,32 +95,32 @@ class HeterCsi(PretrainingModel):
         return cast(Tensor, self.head(decoded).unflatten(0, states.shape[:2]))
 
     def _packed_losses(self, batch: PackedBatch, views: PackedViews) -> Tensor:
-        elements = None if batch.elements is None else batch.elements[views.asked]
-        losses = mean_squared_errors(self._predict_packed(batch, views), batch.tokens[views.asked], elements)
-        weighted = losses * batch.weight[views.places.sample[views.asked]]
-        return torch.stack([part.sum() for part in torch.split(weighted, list(views.asked_counts))])
+        elements = None if batch.elements is None else batch.elements[views.masked]
+        losses = mean_squared_errors(self._predict_packed(batch, views), batch.tokens[views.masked], elements)
+        weighted = losses * batch.weight[views.layout.sample[views.masked]]
+        return torch.stack([part.sum() for part in torch.split(weighted, list(views.masked_counts))])
 
     def _packed_prediction(self, batch: PackedBatch, views: PackedViews) -> Prediction:
         values = self._predict_packed(batch, views)
         masked = torch.zeros(len(batch.tokens), dtype=torch.bool, device=values.device)
         return Prediction(
-            values=torch.zeros_like(batch.tokens).index_copy(0, views.asked, values),
-            masked=masked.index_fill(0, views.asked, True),
+            values=torch.zeros_like(batch.tokens).index_copy(0, views.masked, values),
+            masked=masked.index_fill(0, views.masked, True),
         )
 
     def _predict_packed(self, batch: PackedBatch, views: PackedViews) -> Tensor:
-        """Predicted values float32 [Q, D] of the tokens that are asked for, all views in one pass."""
+        """Predicted values float32 [M, D] of the masked tokens, all views in one pass."""
         dtype = self.patch_embedding.weight.dtype
         embedded = self.patch_embedding(batch.tokens[views.kept].to(dtype))
         encoded = self.encoder(embedded + self._packed_positions(batch, views, views.kept, embedded), views.encoder)
         encoded = self.decoder_embedding(encoded)
-        masked = self.mask_token.to(encoded.dtype).view(1, -1).expand(len(views.laid), -1)
-        states = masked.index_copy(0, views.filled, encoded)
-        decoded = self.decoder(states + self._packed_positions(batch, views, views.laid, states), views.decoder)
-        return cast(Tensor, self.head(decoded[views.asked_rows]).float())
+        mask_tokens = self.mask_token.to(encoded.dtype).view(1, -1).expand(len(views.decoded), -1)
+        states = mask_tokens.index_copy(0, views.kept_rows, encoded)
+        decoded = self.decoder(states + self._packed_positions(batch, views, views.decoded, states), views.decoder)
+        return cast(Tensor, self.head(decoded[views.masked_rows]).float())
 
     def _packed_positions(self, batch: PackedBatch, views: PackedViews, tokens: Tensor, like: Tensor) -> Tensor:
         """Positions of some tokens (int64 [n]) of a packed batch, in the shape and type of ``like`` [n, width]."""
-        places = views.places
-        index, grid = places.index[tokens][:, None], batch.grid[places.sample[tokens]]
-        return token_positions(self.position, index, grid, places.longest, like.shape[1]).flatten(0, 1).to(like.dtype)
+        layout = views.layout
+        index, grid = layout.index[tokens][:, None], batch.grid[layout.sample[tokens]]
+        return token_positions(self.position, index, grid, layout.longest, like.shape[1]).flatten(0, 1).to(like.dtype)

@@ -20,7 +20,7 @@ def repeated_blocks(model: nn.Module) -> list[nn.Module]:
 
 
 def checkpoint_activations(model: nn.Module) -> None:
-    """Keep only each block's input; what is inside is computed again when its gradient is asked for."""
+    """Keep only each block's input; the backward pass computes what is inside again."""
     for block in repeated_blocks(model):
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
 

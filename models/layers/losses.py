@@ -6,12 +6,12 @@ from models.interface import PackedBatch, TokenBatch
 
 
 def token_losses(predicted: Tensor, batch: TokenBatch | PackedBatch) -> Tensor:
-    """Mean squared error of each token over its real places, float32 [..., B, L] of predictions [..., B, L, D]."""
+    """Mean squared error of each token over its real elements, float32 [..., B, L] of predictions [..., B, L, D]."""
     return mean_squared_errors(predicted, batch.tokens, batch.elements)
 
 
 def mean_squared_errors(predicted: Tensor, target: Tensor, elements: Tensor | None) -> Tensor:
-    """The same [...] of predictions and targets [..., D]; elements: bool [..., D] or None, False for filled places."""
+    """The same [...] of predictions and targets [..., D]; elements: bool [..., D] or None, False where filled."""
     errors = (predicted - target).square()
     if elements is None:
         return errors.mean(dim=-1)

@@ -38,14 +38,14 @@ class MaskRatios:
 
 
 class View(NamedTuple):
-    """What the encoder sees of a batch, and what is asked of the decoder.
+    """What the encoder sees of a batch, and what the decoder is to predict.
 
-    slots: int64 [B, n], indices of the kept tokens, left-aligned; behind them other indices.
+    kept: int64 [B, n], indices of the kept tokens, left-aligned; behind them other indices.
     present: bool [B, n], False behind a sample's last kept token; None where all samples keep n.
     masked: bool [B, L], valid tokens not kept.
     """
 
-    slots: Tensor
+    kept: Tensor
     present: Tensor | None
     masked: Tensor
 
@@ -84,10 +84,10 @@ def make_view(task: str, batch: TokenBatch, draw: MaskDraw, ratios: MaskRatios) 
     index = torch.arange(batch.tokens.shape[1], device=batch.grid.device)
     valid = index < batch.lengths[:, None]
     order = torch.where(valid, _scores(task, batch.grid, batch.keys, index, draw, ratios), _INT64_MAX).argsort(dim=1)
-    slots = order[:, : max(counts)]
+    kept = order[:, : max(counts)]
     present = index[: max(counts)] < kept_tokens(batch.grid, ratios)[:, column, None]
-    kept = torch.zeros_like(valid).scatter(1, slots, present)
-    return View(slots=slots, present=None if len(set(counts)) == 1 else present, masked=valid & ~kept)
+    is_kept = torch.zeros_like(valid).scatter(1, kept, present)
+    return View(kept=kept, present=None if len(set(counts)) == 1 else present, masked=valid & ~is_kept)
 
 
 def _scores(task: str, grid: Tensor, keys: Tensor, index: Tensor, draw: MaskDraw, ratios: MaskRatios) -> Tensor:

@@ -1,7 +1,7 @@
 """Attention inside sequences that are laid end to end, without padding and without a mask.
 
 On a GPU in half precision one variable-length kernel serves all sequences (``torch.nn.attention.varlen``). Everywhere
-else sequences of equal length, which lie side by side, go through the fused kernel of torch as one batch.
+else sequences of equal length, which are neighbours, go through the fused kernel of torch as one batch.
 """
 
 from functools import cache

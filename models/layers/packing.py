@@ -1,4 +1,4 @@
-"""Packed batches: samples laid end to end, and what attention must know of such sequences."""
+"""Packed batches: samples laid end to end, and the sequences that attention runs over."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -38,21 +38,21 @@ def _elements(part: Tokens) -> NDArray[np.bool_]:
 
 
 def members(counts: Tensor, total: int) -> tuple[Tensor, Tensor]:
-    """Group, and place within the group, of every row of groups laid end to end, int64 [total] each.
+    """Group, and index within the group, of every row of groups laid end to end, int64 [total] each.
 
     counts: int64 [groups], rows of each; total: their sum, given so that it need not be read from the device.
     """
     group = torch.repeat_interleave(counts, output_size=total)
-    place = torch.arange(total, device=counts.device) - (counts.cumsum(0) - counts)[group]
-    return group, place
+    index = torch.arange(total, device=counts.device) - (counts.cumsum(0) - counts)[group]
+    return group, index
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
-    """Where the N tokens of a packed batch belong.
+class Layout:
+    """Which samples the N tokens of a packed batch belong to.
 
-    sample, index: int64 [N], sample and place within it. starts, lengths: int64 [B], first token of each sample and
-    its tokens. longest: tokens of the longest sample.
+    sample, index: int64 [N], sample of each token and its index within it. starts, lengths: int64 [B], first token of
+    each sample and its tokens. longest: tokens of the longest sample.
     """
 
     sample: Tensor
@@ -62,7 +62,7 @@ class Places:
     longest: int
 
     @classmethod
-    def of(cls, batch: PackedBatch) -> "Places":
+    def of(cls, batch: PackedBatch) -> "Layout":
         """Of the tokens of a batch."""
         lengths = batch.grid.prod(1)
         sample, index = members(lengths, len(batch.tokens))
@@ -106,9 +106,9 @@ class Sequences:
         return self.runs[-1][1]
 
     def members(self) -> tuple[Tensor, Tensor]:
-        """Sequence as given, and place within it, of every row: int64 [rows] each."""
-        laid, place = members(self.offsets.diff().long(), self.rows)
-        return self.order[laid], place
+        """Sequence as given, and index within it, of every row: int64 [rows] each."""
+        sequence, index = members(self.offsets.diff().long(), self.rows)
+        return self.order[sequence], index
 
     def first_rows(self) -> Tensor:
         """First row of each sequence as given: int64 [S]."""

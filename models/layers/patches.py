@@ -1,8 +1,8 @@
 """3-D patches of a space-time-frequency channel (HeterCSI, Eq. 1).
 
 Blocks are ordered (slot block, subcarrier block, antenna block) with the antenna block fastest; inside a patch the
-places are ordered alike, and its complex values become their real parts followed by their imaginary parts. A scale that
-is not a multiple of the patch is filled with zeros, and the filled places are marked.
+elements have the same order, and its complex values become their real parts followed by their imaginary parts. A scale
+that is not a multiple of the patch is filled with zeros, and the filled elements are marked.
 """
 
 from typing import Any
@@ -43,15 +43,15 @@ def make_patches(channels: NDArray[np.complex64], patch: Shape) -> Tokens:
         elements = np.tile(_split(real, patch)[0], (1, 2))
         channels = _fill_up(channels, grid, patch)
     blocks = _split(channels, patch)
-    places = blocks.shape[-1]
-    values = np.empty((*blocks.shape[:2], 2 * places), np.float32)
-    values[..., :places] = blocks.real
-    values[..., places:] = blocks.imag
+    count = blocks.shape[-1]
+    values = np.empty((*blocks.shape[:2], 2 * count), np.float32)
+    values[..., :count] = blocks.real
+    values[..., count:] = blocks.imag
     return Tokens(values=values, elements=elements, grid=grid)
 
 
 def unpatch(values: Tensor, grid: Grid, patch: Shape) -> Tensor:
-    """Complex [n, T, K, A] of tokens [n, L, D], the filled places of partial patches included."""
+    """Complex [n, T, K, A] of tokens [n, L, D], the filled elements of partial patches included."""
     real, imaginary = values.chunk(2, dim=-1)
     return _join(torch.complex(real, imaginary), grid, patch)
 
@@ -62,9 +62,9 @@ def repatch(channels: Tensor, patch: Shape) -> Tensor:
     return torch.cat([blocks.real, blocks.imag], dim=-1)
 
 
-def unpatch_places(places: Tensor, grid: Grid, patch: Shape) -> Tensor:
-    """Marks [n, T, K, A] of marks [n, L, D / 2], one for each complex place of a patch."""
-    return _join(places, grid, patch)
+def unpatch_marks(marks: Tensor, grid: Grid, patch: Shape) -> Tensor:
+    """Marks [n, T, K, A] of marks [n, L, D / 2], one for each complex element of a patch."""
+    return _join(marks, grid, patch)
 
 
 def _fill_up(channels: NDArray[Any], grid: Grid, patch: Shape) -> NDArray[Any]:
@@ -77,7 +77,7 @@ def _split(channels: Any, patch: Shape) -> Any:
     return rearrange(channels, f"{_BLOCKED} -> {_PATCHED}", pt=patch[0], pk=patch[1], pa=patch[2])
 
 
-def _join(places: Tensor, grid: Grid, patch: Shape) -> Tensor:
+def _join(elements: Tensor, grid: Grid, patch: Shape) -> Tensor:
     sizes = {"t": grid[0], "k": grid[1], "a": grid[2], "pt": patch[0], "pk": patch[1], "pa": patch[2]}
-    joined: Tensor = rearrange(places, f"{_PATCHED} -> {_BLOCKED}", **sizes)
+    joined: Tensor = rearrange(elements, f"{_PATCHED} -> {_BLOCKED}", **sizes)
     return joined

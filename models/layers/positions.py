@@ -35,7 +35,7 @@ def token_positions(kind: Kind, index: Tensor, grid: Tensor, longest: int, width
     if kind == "flat":
         return sine_cosine(longest, width, index.device)[index]
     subcarriers, antennas = grid[:, 1:2], grid[:, 2:]
-    places = (index // (subcarriers * antennas), index // antennas % subcarriers, (index % antennas))
+    coordinates = (index // (subcarriers * antennas), index // antennas % subcarriers, (index % antennas))
     shares = axis_widths(width)
-    tables = [sine_cosine(longest, share, index.device)[place] for share, place in zip(shares, places, strict=True)]
+    tables = [sine_cosine(longest, share, index.device)[at] for share, at in zip(shares, coordinates, strict=True)]
     return torch.cat(tables, dim=-1)

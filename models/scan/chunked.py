@@ -14,7 +14,7 @@ CHUNK = 32
 
 
 def chunked_scan(problem: ScanProblem) -> Tensor:
-    """As ``models.scan.selective_scan``, in the precision of its operands."""
+    """As ``models.scan.operations.selective_scan``, in the precision of its operands."""
     u, steps = problem.u, problem.steps
     valid = None if problem.lengths is None else valid_steps(u, problem.lengths)
     if valid is not None:
@@ -65,7 +65,7 @@ def _carry(last: Tensor, product: Tensor) -> Tensor:
 def shifted_convolution(
     x: Tensor, weight: Tensor, bias: Tensor, reverse: tuple[bool, ...], lengths: Tensor | None
 ) -> Tensor:
-    """As ``models.scan.short_convolution``: a sum of shifted copies."""
+    """As ``models.scan.operations.short_convolution``: a sum of shifted copies."""
     valid = None if lengths is None else valid_steps(x, lengths)
     length, last = x.shape[1], weight.shape[-1] - 1
     padded = functional.pad(x if valid is None else x * valid, (0, 0, 0, 0, last, last))

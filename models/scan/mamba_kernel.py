@@ -28,9 +28,9 @@ def missing_kernel() -> str | None:
 
 
 def kernel_scan(problem: ScanProblem) -> Tensor:
-    """As ``models.scan.selective_scan``, on a CUDA device: one call of the kernel over the channels of all groups.
+    """As ``models.scan.operations.selective_scan``, on a CUDA device: one kernel call for the channels of all groups.
 
-    The kernel wants time innermost, so every series is copied once; reversed groups are turned round in that copy.
+    The kernel wants time innermost, so every series is copied once; that copy reverses the time of reversed groups.
     """
     u, reverse = problem.u, problem.reverse
     if problem.lengths is not None:

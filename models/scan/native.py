@@ -82,7 +82,7 @@ def load_library() -> ctypes.CDLL:
 
 
 def native_scan(problem: ScanProblem) -> Tensor:
-    """As ``models.scan.selective_scan``, on the CPU."""
+    """As ``models.scan.operations.selective_scan``, on the CPU."""
     if problem.u.dtype != torch.float32:
         return chunked_scan(problem)
     series = (problem.u, problem.delta, problem.A, problem.B, problem.C, problem.D, problem.z, problem.delta_bias)
@@ -95,7 +95,7 @@ def native_scan(problem: ScanProblem) -> Tensor:
 def native_convolution(
     x: Tensor, weight: Tensor, bias: Tensor, reverse: tuple[bool, ...], lengths: Tensor | None
 ) -> Tensor:
-    """As ``models.scan.short_convolution``, on the CPU and for at most 16 taps."""
+    """As ``models.scan.operations.short_convolution``, on the CPU and for at most 16 taps."""
     if x.dtype != torch.float32:
         return shifted_convolution(x, weight, bias, reverse, lengths)
     assert weight.shape[-1] <= _MAX_TAPS, f"at most {_MAX_TAPS} taps"

@@ -1,4 +1,4 @@
-"""What every backend of the selective scan is given."""
+"""The operands that every backend of the selective scan takes."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from torch.nn import functional
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScanProblem:
-    """Operands of ``models.scan.selective_scan``, whose docstring gives their shapes, all of one floating type."""
+    """Operands of ``models.scan.operations.selective_scan``, which gives their shapes; all of one floating type."""
 
     u: Tensor
     delta: Tensor
@@ -25,7 +25,7 @@ class ScanProblem:
 
     @property
     def steps(self) -> Tensor:
-        """Step sizes [batch, L, groups, channels]: delta with its bias, through a softplus if asked for."""
+        """Step sizes [batch, L, groups, channels]: delta with its bias, through a softplus if ``softplus``."""
         steps = self.delta if self.delta_bias is None else self.delta + self.delta_bias
         return functional.softplus(steps) if self.softplus else steps
 
@@ -37,7 +37,7 @@ def valid_steps(series: Tensor, lengths: Tensor) -> Tensor:
 
 
 def align_time(series: Tensor, reverse: tuple[bool, ...]) -> Tensor:
-    """The series [batch, L, G, ...] with the time of reversed groups turned round."""
+    """The series [batch, L, G, ...] with the time of reversed groups reversed."""
     if not any(reverse):
         return series
     if all(reverse):

@@ -16,7 +16,8 @@ from models.interface import Shape
 from models.layers.attention import block_macs
 from models.layers.packed_attention import describe, packed_attention
 from models.layers.packing import Sequences
-from models.snapshot.model import PatchEmbedding, PatchHead, SnapshotModel
+from models.snapshot.embedding import PatchEmbedding, PatchHead
+from models.snapshot.model import SnapshotModel
 from models.snapshot.spec import SnapshotSpec, check_dropout
 
 NORM_EPS = 1e-6

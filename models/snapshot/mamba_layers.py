@@ -11,8 +11,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from models.scan import choose_backend, selective_scan, short_convolution
-from models.scan.backends import Wanted
+from models.scan.backends import Wanted, choose_backend
+from models.scan.operations import selective_scan, short_convolution
 
 REVERSE = (False, True)
 """Directions of the two halves."""
@@ -128,7 +128,7 @@ class PublishedLayer(nn.Module):
 
 
 class PaperLayer(nn.Module):
-    """The layer as the paper tells it: two directions that read all features and write a half each, and a residual.
+    """The layer of the paper's text: two directions that read all features and write a half each, and a residual.
 
     The text names no norm; the one before the mixer is that of Mamba's own residual block.
     """

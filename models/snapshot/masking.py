@@ -1,8 +1,8 @@
-"""Masks for models of single snapshots: which tokens are hidden, and what the network sees in their place (WiMamba).
+"""Masks for models of single snapshots: which tokens are hidden, and what the network sees instead (WiMamba).
 
 A share of a sample's tokens is masked, real and imaginary part together since a token holds both. Of the masked ones
 most show a constant, some random values and some themselves (80, 10 and 10 % as published, after BERT). Everything is
-drawn by hashes of (seed, epoch, sample key, token, place): a sample's masks are the same in any batch and on any
+drawn by hashes of (seed, epoch, sample key, token, element): a sample's masks are the same in any batch and on any
 device, and fresh every epoch.
 """
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from channels.errors import UserError
 from models.interface import MaskDraw, PackedBatch, TokenBatch
 from models.layers.masking import hash_packed_tokens, hash_tokens
-from models.layers.packing import Places
+from models.layers.packing import Layout
 
 MaskValues = Literal["published", "paper"]
 
@@ -80,17 +80,17 @@ def hide_tokens(batch: TokenBatch | PackedBatch, seed: int, policy: MaskPolicy) 
 def _scores(batch: TokenBatch | PackedBatch, draw: MaskDraw) -> Tensor:
     """Int64 [B, L] or [N], different for every token of a sample."""
     if isinstance(batch, PackedBatch):
-        places = Places.of(batch)
-        return hash_packed_tokens(batch.keys, places.sample, places.index, draw)
+        layout = Layout.of(batch)
+        return hash_packed_tokens(batch.keys, layout.sample, layout.index, draw)
     return hash_tokens(batch.keys, _index(batch.tokens.shape[1], batch), draw)
 
 
 def _lowest(scores: Tensor, batch: TokenBatch | PackedBatch, policy: MaskPolicy) -> Tensor:
     """Bool [B, L] or [N]: of each sample the valid tokens with the lowest scores."""
     if isinstance(batch, PackedBatch):
-        places = Places.of(batch)
-        ranks = torch.empty_like(scores).scatter(0, places.by_score(scores), places.index)
-        return ranks < _counts(places.lengths, policy)[places.sample]
+        layout = Layout.of(batch)
+        ranks = torch.empty_like(scores).scatter(0, layout.by_score(scores), layout.index)
+        return ranks < _counts(layout.lengths, policy)[layout.sample]
     valid = _index(scores.shape[1], batch) < batch.lengths[:, None]
     counts = _counts(batch.lengths, policy)
     ranks = torch.where(valid, scores, _INT64_MAX).argsort(dim=1).argsort(dim=1)
@@ -113,8 +113,8 @@ def _constant(policy: MaskPolicy) -> float:
 
 def _random(scores: Tensor, batch: TokenBatch | PackedBatch, draw: MaskDraw, policy: MaskPolicy) -> Tensor:
     """Random values float32 [B, L, D] or [N, D]."""
-    places = _index(batch.tokens.shape[-1], batch) + 1
-    uniform = _uniform(hash_tokens(scores.flatten(), places, draw)).view_as(batch.tokens)
+    elements = _index(batch.tokens.shape[-1], batch) + 1
+    uniform = _uniform(hash_tokens(scores.flatten(), elements, draw)).view_as(batch.tokens)
     if policy.values == "published":
         return uniform
     normal: Tensor = torch.special.ndtri(uniform.clamp(min=2.0**-25))

@@ -1,120 +1,27 @@
-"""The frame around a backbone for single snapshots: patch embedding, class token, reconstruction head, masked loss."""
+"""The frame around a backbone for single snapshots: embedding, backbone, head, and the loss of masked tokens."""
 
 import math
 from collections import Counter
-from collections.abc import Callable
 from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from channels.errors import UserError
 from models.interface import EvaluationTask, MaskDraw, PackedBatch, Prediction, PretrainingModel, TokenBatch
 from models.layers.losses import token_losses
 from models.layers.masking import host_grids
-from models.layers.packing import Places, Sequences
+from models.layers.packing import Layout, Sequences
 from models.snapshot.masking import Masked, hide_tokens, mask_tokens
-from models.snapshot.patches import corner, patch_matrices
-from models.snapshot.spec import ClassToken, Embedding, SnapshotSpec
-
-CLASS_VALUE = 0.2
-"""Every value of the published, constant class token."""
-
-
-class PatchEmbedding(nn.Module):
-    """Tokens of any granularity to vectors of one width, behind a class token, normalised.
-
-    ``per_granularity``: one affine map for each patch side (published). ``shared``: one map over the widest patch, of
-    which a smaller patch uses its upper left corner (paper: one shared map). Class token ``constant``: values of 0.2
-    through the same map (published); ``learnable``: a vector of its own (paper). positions: longest sequence with a
-    learned position, None for no positions.
-    """
-
-    def __init__(
-        self,
-        patches: tuple[int, ...],
-        width: int,
-        embedding: Embedding,
-        class_token: ClassToken,
-        norm: Callable[[int], nn.Module] = nn.LayerNorm,
-        positions: int | None = None,
-    ) -> None:
-        super().__init__()
-        self.widest = max(patches)
-        self.shared = embedding == "shared"
-        sides = (self.widest,) if self.shared else patches
-        self.maps = nn.ModuleDict({str(side): nn.Linear(2 * side * side, width) for side in sides})
-        self.class_token = nn.Parameter(torch.randn(width)) if class_token == "learnable" else None
-        self.positions = None if positions is None else nn.Parameter(torch.randn(positions, width))
-        self.norm = norm(width)
-
-    def forward(self, tokens: Tensor, side: int, place: Tensor | None = None) -> Tensor:
-        """[B, 1 + L, width] of tokens [B, L, 2 p^2].
-
-        Or [rows, width] of packed rows [rows, 2 p^2] with places int64 [rows] in their sequences, 0 for a class token.
-        """
-        if place is not None:
-            return self._embed_rows(tokens, side, place)
-        if self.class_token is None:
-            tokens = functional.pad(tokens, (0, 0, 1, 0), value=CLASS_VALUE)
-        vectors = self._embed(tokens, side)
-        if self.class_token is not None:
-            vectors = torch.cat([self.class_token.expand(len(vectors), 1, -1), vectors], dim=1)
-        if self.positions is not None:
-            vectors = vectors + self.positions[: vectors.shape[1]]
-        return cast(Tensor, self.norm(vectors))
-
-    def _embed_rows(self, rows: Tensor, side: int, place: Tensor) -> Tensor:
-        is_class = (place == 0)[:, None]
-        vectors = self._embed(rows.masked_fill(is_class, CLASS_VALUE), side)
-        if self.class_token is not None:
-            vectors = torch.where(is_class, self.class_token, vectors)
-        if self.positions is not None:
-            vectors = vectors + self.positions[place]
-        return cast(Tensor, self.norm(vectors))
-
-    def _embed(self, tokens: Tensor, side: int) -> Tensor:
-        if not self.shared:
-            return cast(Tensor, self.maps[str(side)](tokens))
-        linear = cast(nn.Linear, self.maps[str(self.widest)])
-        # Inputs of the map are rows of its transpose, which must lie in one piece to be cut.
-        return functional.linear(tokens, corner(linear.weight.T.contiguous(), self.widest, side).T, linear.bias)
-
-
-class PatchHead(nn.Module):
-    """Vectors to tokens: a hidden layer, then an affine map as in ``PatchEmbedding``."""
-
-    def __init__(
-        self,
-        patches: tuple[int, ...],
-        width: int,
-        embedding: Embedding,
-        norm: Callable[[int], nn.Module] = nn.LayerNorm,
-    ) -> None:
-        super().__init__()
-        self.widest = max(patches)
-        self.shared = embedding == "shared"
-        sides = (self.widest,) if self.shared else patches
-        self.hidden = nn.Linear(width, width)
-        self.norm = norm(width)
-        self.maps = nn.ModuleDict({str(side): nn.Linear(width, 2 * side * side) for side in sides})
-
-    def forward(self, vectors: Tensor, side: int) -> Tensor:
-        """[B, L, 2 p^2] of vectors [B, L, width]."""
-        hidden = self.norm(functional.gelu(self.hidden(vectors)))
-        if not self.shared:
-            return cast(Tensor, self.maps[str(side)](hidden))
-        linear = cast(nn.Linear, self.maps[str(self.widest)])
-        weight, bias = (corner(part, self.widest, side) for part in (linear.weight, linear.bias))
-        return functional.linear(hidden, weight, bias)
+from models.snapshot.patches import patch_matrices
+from models.snapshot.spec import SnapshotSpec
 
 
 class SnapshotModel(PretrainingModel):
     """Masked reconstruction of snapshots around any backbone.
 
     The backbone maps vectors [B, 1 + L, width] and the number of valid ones (int64 [B], None where all are) to vectors
-    of the same shape; what lies in padding must not reach valid vectors. Where the specification packs, it also maps
+    of the same shape; padding must not reach valid vectors. Where the specification packs, it also maps
     vectors [rows, width] and their ``Sequences``. Embedding and head hold their affine maps in ``maps``, by patch side.
     """
 
@@ -130,7 +37,7 @@ class SnapshotModel(PretrainingModel):
         masked = mask_tokens(batch, draw, self.spec.masking)
         errors = token_losses(self._reconstruct(batch, masked), batch).where(masked.masked, 0)
         if isinstance(batch, PackedBatch):
-            loss = (errors * batch.weight[Places.of(batch).sample]).sum()
+            loss = (errors * batch.weight[Layout.of(batch).sample]).sum()
         else:
             loss = (errors.sum(dim=1) * batch.weight).sum()
         return (loss + self._idle(batch.variant, loss)).reshape(1)
@@ -154,7 +61,7 @@ class SnapshotModel(PretrainingModel):
     def encode(self, channels: Tensor, variant: int) -> Tensor:
         """Vectors [B, 1 + L, width], the class token's first, of complex64 channels [B, K, A] on the model's device.
 
-        Channels are expected as in training, of unit power and finite: their values are not looked at. Shapes depend on
+        Channels are expected as in training, of unit power and finite; their values are not checked. Shapes depend on
         shapes only and nothing waits for the device, so a CUDA graph can capture it.
 
         Raises:
@@ -172,15 +79,15 @@ class SnapshotModel(PretrainingModel):
 
     def _reconstruct_packed(self, batch: PackedBatch, tokens: Tensor) -> Tensor:
         assert self.spec.packs, "the data refuse packed batches of other models"
-        places = Places.of(batch)
+        layout = Layout.of(batch)
         counts: Counter[int] = Counter()
         for grid, samples in batch.grids:
             counts[1 + math.prod(grid)] += samples
-        sequences = Sequences.of(places.lengths + 1, counts)
-        sample, place = sequences.members()
-        rows = tokens[places.starts[sample] + (place - 1).clamp(min=0)].to(self._dtype())
-        encoded = self.backbone(self.embedding(rows, batch.variant, place), sequences)
-        back = sequences.first_rows()[places.sample] + 1 + places.index
+        sequences = Sequences.of(layout.lengths + 1, counts)
+        sample, index = sequences.members()
+        rows = tokens[layout.starts[sample] + (index - 1).clamp(min=0)].to(self._dtype())
+        encoded = self.backbone(self.embedding(rows, batch.variant, index), sequences)
+        back = sequences.first_rows()[layout.sample] + 1 + layout.index
         return cast(Tensor, self.head(encoded[back], batch.variant)).float()
 
     def _dtype(self) -> torch.dtype:

@@ -1,6 +1,6 @@
 """Square patches of single snapshots (WiMamba, LWM): an antennas x subcarriers matrix cut into p x p blocks.
 
-Blocks are in row-major order of the matrix, as published: subcarrier blocks fastest. Inside a token the places of a
+Blocks are in row-major order of the matrix, as published: subcarrier blocks fastest. Inside a token the elements of a
 block are in row-major order too, all real parts before all imaginary parts, where the published tokeniser interleaves
 them along the subcarriers: the same numbers under a fixed permutation, which the first linear layer absorbs.
 """
@@ -35,7 +35,7 @@ def patch_snapshots(channels: NDArray[np.complex64], patch: int) -> Tokens:
 
 
 def patch_matrices(channels: Tensor, patch: int) -> Tensor:
-    """Tokens float32 [n, L, 2 p^2] of complex64 matrices [n, K, A] on their device; their values are not looked at.
+    """Tokens float32 [n, L, 2 p^2] of complex64 matrices [n, K, A] on their device; their values are not checked.
 
     Raises:
         UserError: an empty axis.
@@ -47,7 +47,7 @@ def patch_matrices(channels: Tensor, patch: int) -> Tensor:
 
 
 def unpatch_matrices(values: Tensor, shape: Shape, patch: int) -> Tensor:
-    """Complex [n, K, A] of tokens [n, L, 2 p^2], the filled places cut off."""
+    """Complex [n, K, A] of tokens [n, L, 2 p^2], the filled elements cut off."""
     _, subcarriers, antennas = shape
     slots, blocks_k, blocks_a = snapshot_grid(shape, patch)
     matrices = unpatch(values, (slots, blocks_a, blocks_k), (1, patch, patch))[:, 0]

@@ -35,7 +35,8 @@ class SnapshotSpec:
             what = f"{self.patches!r} are not distinct patch sides of at least 1"
             raise UserError(what, where="patches", mend="published: 2, 4, 6, 8")
         set_default(self, "mask_values", "published")
-        assert self.masking is not None
+        # Making the policy checks its shares.
+        _ = self.masking
 
     @property
     def masking(self) -> MaskPolicy:
@@ -59,7 +60,7 @@ class SnapshotSpec:
         """Reconstruction at every granularity, e.g. ``reconstruction_4x4``."""
         return tuple(EvaluationTask(name=f"reconstruction_{side}x{side}", variant=side) for side in self.patches)
 
-    def units(self, shape: Shape) -> int:
+    def samples_per_stored(self, shape: Shape) -> int:
         """Every slot is a snapshot, a training sample of its own."""
         return shape[0]
 
@@ -86,8 +87,11 @@ class SnapshotSpec:
         """Only padded batches."""
         return False
 
+    def check(self, device: str) -> None:
+        """It computes everywhere."""
+
     def notes(self, device: str, packed: bool) -> tuple[str, ...]:
-        """Nothing was to be chosen."""
+        """There is nothing to choose."""
         return ()
 
     def check_variant(self, variant: int) -> None:

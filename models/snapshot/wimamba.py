@@ -13,8 +13,9 @@ from torch import nn
 from channels.errors import UserError
 from models.interface import Shape
 from models.scan.backends import Wanted, choose_backend
+from models.snapshot.embedding import PatchEmbedding, PatchHead
 from models.snapshot.mamba_layers import MambaBackbone, MambaSize, PaperLayer, PublishedLayer
-from models.snapshot.model import PatchEmbedding, PatchHead, SnapshotModel
+from models.snapshot.model import SnapshotModel
 from models.snapshot.spec import ClassToken, Embedding, SnapshotSpec, check_dropout, set_default
 
 
@@ -62,6 +63,10 @@ class WiMambaSpec(SnapshotSpec):
             embedding = PatchEmbedding(self.patches, self._mamba.width, self.embedding, self.class_token)
             head = PatchHead(self.patches, self._mamba.width, self.embedding)
             return SnapshotModel(self, embedding, MambaBackbone([self._layer() for _ in range(self._layers)]), head)
+
+    def check(self, device: str) -> None:
+        """Raises UserError where the wanted backend of the selective scan cannot run."""
+        choose_backend(device, self.scan)
 
     def notes(self, device: str, packed: bool) -> tuple[str, ...]:
         """The backend of the selective scan."""

@@ -43,14 +43,14 @@ def check_resources(job: JobSpec, profile: Profile) -> None:
             )
 
 
-def check_model(spec: ModelSpec, job: JobSpec, profile: Profile) -> None:
+def check_model(spec: ModelSpec, profile: Profile) -> None:
     """What the model computes with is there, where this machine is the one that trains.
 
     Raises:
-        UserError: a backend asked for cannot run on the profile's device.
+        UserError: the model cannot compute on the profile's device.
     """
     if profile.launcher == "local" and profile.ray_address is None:
-        spec.notes(profile.device, job.batching.packed)
+        spec.check(profile.device)
 
 
 def local_workers(job: JobSpec, profile: Profile) -> int:

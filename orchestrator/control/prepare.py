@@ -21,7 +21,7 @@ def prepare(job: JobSpec, profile: Profile) -> Prepared:
     """
     spec = make_spec(job.model.name, job.model.options)
     preflight.check_resources(job, profile)
-    preflight.check_model(spec, job, profile)
+    preflight.check_model(spec, profile)
     catalogue, data = open_training_data(job.data, spec, job.seed, packed=job.batching.packed)
     preflight.check_store(data.store)
     preflight.check_batches(job, catalogue)

@@ -130,7 +130,7 @@ def open_training_data(
                 f"set {name} has no training samples", where=str(section.store), mend="drop it from data.sets"
             )
         shape = entry.spec.shape
-        units = spec.units(shape)
+        units = spec.samples_per_stored(shape)
         count = min(split.count, section.samples or split.count) * units
         lengths = {variant: spec.length(shape, variant) for variant in spec.variants}
         sources.extend(_sources(name, lengths, count, split.shard_samples * units))

@@ -119,7 +119,7 @@ def _batches(
     """Noisy batches and the clean tokens beside them; the noise is the same in every evaluation."""
     section: EvaluationSection = job.evaluation
     entry = store.sets[set_name]
-    origin = Origin(set_name, entry.spec.shape, variant, spec.units(entry.spec.shape))
+    origin = Origin(set_name, entry.spec.shape, variant, spec.samples_per_stored(entry.spec.shape))
     stored = min(entry.splits[section.split].count, section.samples or entry.splits[section.split].count)
     for first in range(0, stored * origin.units, section.batch):
         index = np.arange(first, min(first + section.batch, stored * origin.units), dtype=np.int64)

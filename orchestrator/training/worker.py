@@ -133,6 +133,7 @@ class Worker:
             )  # fmt: skip
             self.machines = machines
             self._watch_machine(stack, machines)
+            self.spec.check(self.engine.device.type)
             for note in self.spec.notes(self.engine.device.type, self.data.packed):
                 self._emit("note", text=note)
             if self.job.tracking.log_samples:

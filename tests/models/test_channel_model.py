@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from channels.errors import UserError
-from models.channel_model import ChannelModel, token_places
+from models.channel_model import ChannelModel, token_elements
 from models.interface import ModelSpec
 from models.layers.patches import make_patches, unpatch
 from models.registry import make_spec
@@ -80,8 +80,8 @@ def test_power_of_one_snapshot_does_not_matter_to_another() -> None:
 
 @by_model
 def test_every_number_has_one_place_among_the_tokens(spec: ModelSpec) -> None:
-    variant, shape = spec.variants[-1], (1, 7, 5) if spec.units((2, 4, 4)) > 1 else (6, 7, 5)
-    places = token_places(spec, shape, variant)
+    variant, shape = spec.variants[-1], (1, 7, 5) if spec.samples_per_stored((2, 4, 4)) > 1 else (6, 7, 5)
+    places = token_elements(spec, shape, variant)
     assert len(set(places.tolist())) == len(places) == 2 * np.prod(shape)
     channels = some_channels(shape)
     tokens = spec.tokenise(torch.view_as_complex(channels).numpy(), variant)

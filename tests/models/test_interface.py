@@ -13,7 +13,7 @@ def make_tokens(count, length, grid, partial, start):
     return Tokens(values=values, elements=elements, grid=grid)
 
 
-def test_collate_pads_to_the_longest_and_marks_real_places():
+def test_collate_pads_to_the_longest_and_marks_real_elements():
     parts = [make_tokens(2, 3, (1, 3, 1), False, 1), make_tokens(1, 4, (2, 2, 1), True, 50)]
     batch = collate(parts, np.array([5, 6, 7]), np.array([1, 0, 2]), 4)
     assert batch.tokens.shape == (3, 4, 2)

@@ -1,4 +1,7 @@
+import subprocess
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -46,3 +49,10 @@ def test_a_value_of_another_type_names_its_field(name, value, told):
     with pytest.raises(UserError, match=told) as error:
         from_options(Options, {name: value}, "model")
     assert f"model.{name}" in str(error.value)
+
+
+def test_options_of_a_job_are_read_without_torch():
+    code = "import sys, models.options; print('torch' in sys.modules)"
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
+    assert done.stdout.strip() == "False"

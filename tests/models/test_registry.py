@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,28 @@ def test_every_model_has_a_specification_of_its_name(name):
     assert spec.name == name
     assert spec.variants
     assert spec.tasks
+
+
+@pytest.mark.parametrize("name", ["hetercsi", "lwm", "raw", "wimamba"])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_every_model_computes_on_cpu_and_gpu(name: str, device: str) -> None:
+    make_spec(name, {}).check(device)
+
+
+def test_a_backend_that_the_device_lacks_is_refused() -> None:
+    with pytest.raises(UserError, match="scan: the backend 'mamba_ssm' cannot run"):
+        make_spec("wimamba", {"scan": "mamba_ssm"}).check("cpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "told"),
+    [("hetercsi", {"time_ratio": 2.0}, "time_ratio"), ("lwm", {"mask_share": 2.0}, "mask_share")],
+)
+def test_options_are_checked_where_python_drops_assertions(name: str, options: dict[str, float], told: str) -> None:
+    code = f"from models.registry import make_spec; make_spec({name!r}, {options!r})"
+    command = [sys.executable, "-O", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False)
+    assert done.returncode == 1 and f"UserError: {told}" in done.stderr
 
 
 def test_options_reach_the_specification():

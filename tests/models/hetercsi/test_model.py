@@ -60,7 +60,7 @@ def test_a_specification_is_plain_data(spec):
     assert spec.tasks == ("reconstruction", "time", "frequency")
     assert [(task.name, task.variant) for task in spec.evaluation_tasks] == [(task, 4) for task in spec.tasks]
     assert spec.variants == (4,)
-    assert spec.units((16, 32, 8)) == 1
+    assert spec.samples_per_stored((16, 32, 8)) == 1
 
 
 def test_lengths_and_targets():

@@ -65,9 +65,9 @@ def test_a_view_names_the_kept_tokens_left_aligned(spec, task):
     kept = kept_of(view, batch)
     assert kept.sum(1).tolist() == kept_tokens(batch.grid, RATIOS)[:, TASKS.index(task)].tolist()
     for row in range(len(batch.keys)):
-        named = view.slots[row][view.present[row]].tolist()
+        named = view.kept[row][view.present[row]].tolist()
         assert sorted(named) == kept[row].nonzero().flatten().tolist()
-        assert len(set(view.slots[row].tolist())) == view.slots.shape[1]
+        assert len(set(view.kept[row].tolist())) == view.kept.shape[1]
 
 
 def test_time_keeps_the_first_slots_and_frequency_the_lowest_subcarriers(spec):

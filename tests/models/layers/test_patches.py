@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from channels.errors import UserError
-from models.layers.patches import grid_of, make_patches, repatch, unpatch, unpatch_places
+from models.layers.patches import grid_of, make_patches, repatch, unpatch, unpatch_marks
 
 PATCH = (4, 4, 4)
 
@@ -44,7 +44,7 @@ def test_unpatch_is_the_inverse_and_filled_places_are_zero_and_marked(shape):
     assert tokens.elements.shape == tokens.values.shape[1:]
     assert tokens.elements.sum() == 2 * np.prod(shape)
     assert not tokens.values[:, ~tokens.elements].any()
-    real = unpatch_places(torch.from_numpy(tokens.elements[None, :, :64]), tokens.grid, PATCH)[0]
+    real = unpatch_marks(torch.from_numpy(tokens.elements[None, :, :64]), tokens.grid, PATCH)[0]
     assert real[: shape[0], : shape[1], : shape[2]].all()
 
 

@@ -15,11 +15,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from channels.errors import UserError
-from models.scan import backends, build, choose_backend, mamba_kernel, native, selective_scan, short_convolution
-from models.scan.backends import Backend
+from models.scan import backends, build, mamba_kernel, native
+from models.scan.backends import Backend, choose_backend
 from models.scan.chunked import chunked_scan, shifted_convolution
+from models.scan.operations import selective_scan, short_convolution
 from models.scan.problem import ScanProblem
-from models.scan.sequential import sequential_scan
+from tests.models.scan.sequential import sequential_scan
 
 BOTH = (False, True)
 

@@ -28,7 +28,7 @@ def test_the_registry_makes_it(name: str) -> None:
     spec = make_spec(name, {"patches": [2, 4]})
     assert spec.name == name
     assert spec.variants == (2, 4)
-    assert spec.units((16, 32, 4)) == 16
+    assert spec.samples_per_stored((16, 32, 4)) == 16
 
 
 @pytest.mark.parametrize("spec", [LwmSpec(size="tiny"), LwmSpec(size="tiny", attention="naive"), RawSpec()])

@@ -12,8 +12,7 @@ from channels.errors import UserError
 from models.interface import MaskDraw, TokenBatch
 from models.layers.parameters import count_parameters, optimizer_groups
 from models.registry import make_spec
-from models.scan import choose_backend
-from models.scan.backends import Wanted
+from models.scan.backends import Wanted, choose_backend
 from models.snapshot.masking import mask_tokens
 from models.snapshot.model import SnapshotModel
 from models.snapshot.wimamba import WiMambaSpec
@@ -68,7 +67,7 @@ def test_the_registry_makes_it_from_a_job_file() -> None:
 
 def test_counts_of_a_sample() -> None:
     spec = WiMambaSpec()
-    assert spec.units((24, 64, 16)) == 24
+    assert spec.samples_per_stored((24, 64, 16)) == 24
     assert [spec.length((24, 64, 16), side) for side in spec.variants] == [257, 65, 34, 17]
     assert spec.target_tokens((24, 64, 16), 4) == (25,)
     assert spec.tasks == ("reconstruction",)

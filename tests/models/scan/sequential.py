@@ -8,7 +8,7 @@ from models.scan.problem import ScanProblem
 
 
 def sequential_scan(problem: ScanProblem) -> Tensor:
-    """As ``models.scan.selective_scan``, sample by sample, in the precision of its operands; slow."""
+    """As ``models.scan.operations.selective_scan``, sample by sample, in the precision of its operands; slow."""
     u, steps = problem.u, problem.steps
     counts = [u.shape[1]] * u.shape[0] if problem.lengths is None else problem.lengths.tolist()
     samples = []
