@@ -7,9 +7,9 @@ import typer
 from channels.errors import UserError
 from jobs.cli.options import ClusterFileOption, ClusterOption
 from jobs.cli.runs import RunArgument, find
-from orchestrator.run.folder import RunDirectory, hold
+from orchestrator.run.folder import RunDirectory, run_lock
 from orchestrator.spec.cluster import run_folders
-from orchestrator.tracking.mlflow_run import check_uri, default_uri
+from orchestrator.tracking.mlflow_run import artifact_root, check_uri, default_uri
 from orchestrator.tracking.outbox import Delivery
 
 
@@ -31,8 +31,8 @@ def sync(
     spec = directory.read_spec()
     address = uri or spec.tracking.uri or default_uri(runs)
     check_uri(address)
-    with hold(directory):
-        artifacts = runs / "mlartifacts" / spec.tracking.experiment
+    with run_lock(directory):
+        artifacts = artifact_root(runs, spec.tracking.experiment)
         run_id = complete(directory, Delivery(directory, address, spec.tracking.experiment, artifacts, spec.name))
     typer.echo(f"run {run}: MLflow run {run_id} is complete")
 

@@ -11,7 +11,7 @@ from jobs.launch.folder import LaunchFolder
 from orchestrator.run.folder import RunDirectory
 from orchestrator.spec.cluster import Profile
 from orchestrator.spec.job import JobSpec, TrackingSection, load_job
-from orchestrator.tracking.mlflow_run import Tracker, default_uri
+from orchestrator.tracking.mlflow_run import Tracker, artifact_root, default_uri
 
 LIMIT = 1000
 PARENT_TAG = "mlflow.parentRunId"
@@ -76,7 +76,7 @@ def open_parent(name: str, tracking: TrackingSection, profile: Profile) -> Track
     runs = profile.storage.runs
     directory = RunDirectory(runs / f"{name}.sweep")
     directory.path.mkdir(parents=True, exist_ok=True)
-    artifacts = runs / "mlartifacts" / tracking.experiment
+    artifacts = artifact_root(runs, tracking.experiment)
     known = directory.read_state().get("mlflow_run_id")
     tracker = Tracker(tracking.uri or default_uri(runs), tracking.experiment, artifacts, name, known)
     directory.update_state(mlflow_run_id=tracker.run_id)

@@ -26,9 +26,10 @@ from orchestrator.evaluation.table import to_metrics, write_results
 from orchestrator.report.plan import describe_plan
 from orchestrator.run.events import read_events
 from orchestrator.run.failures import is_fatal, root_cause
-from orchestrator.run.folder import check_resumable, hold
+from orchestrator.run.folder import check_resumable, run_lock
 from orchestrator.spec.cluster import Profile
 from orchestrator.spec.job import JobSpec
+from orchestrator.tracking.mlflow_run import artifact_root
 from orchestrator.tracking.model_registry import register_model, smallest_shape
 from orchestrator.tracking.outbox import Delivery, DeliveryThread, Outbox
 from orchestrator.view.live import LiveView
@@ -71,7 +72,7 @@ def run_job(job: JobSpec, profile: Profile, view: LiveView, patience_s: float = 
     with StopRequest().installed() as stop:
         if not prepared.resumes:
             prepared.directory.path.mkdir(parents=True, exist_ok=True)
-        with hold(prepared.directory, patience_s):
+        with run_lock(prepared.directory, patience_s):
             # An earlier controller may have gone on until now, to the end even.
             check_resumable(prepared.directory, job, prepared.store.fingerprint)
             return _Controller(prepared, view, stop).run()
@@ -146,7 +147,7 @@ class _Controller:
     def _start_tracking(self) -> DeliveryThread:
         prepared, job = self.prepared, self.prepared.job
         self.view.say(f"run {job.name} in {self.directory.path}; tracking in {prepared.tracking_uri}")
-        artifacts = prepared.profile.storage.runs / "mlartifacts" / job.tracking.experiment
+        artifacts = artifact_root(prepared.profile.storage.runs, job.tracking.experiment)
         delivery = Delivery(self.directory, prepared.tracking_uri, job.tracking.experiment, artifacts, job.name)
         try:
             tracker = delivery.connect()

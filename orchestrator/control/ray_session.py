@@ -13,7 +13,7 @@ from pathlib import Path
 
 from channels.errors import UserError
 from channels.files import write_atomically
-from orchestrator.control import reaper as guardian
+from orchestrator.control import reaper
 from orchestrator.spec.cluster import Profile
 
 OBJECT_STORE_BYTES = 128 * 2**20
@@ -39,8 +39,8 @@ def _embedded(cpus: int, gpus: int) -> Iterator[None]:
     # Socket names inside must stay under 108 bytes, so the folder is as short as it can be.
     folder = Path(tempfile.mkdtemp(prefix="wt-", dir="/tmp" if Path("/tmp").is_dir() else None))
     write_atomically(folder / "token", secrets.token_hex(32), mode=0o600)
-    guard = guardian.start(folder)
-    ours = {"RAY_AUTH_MODE": "token", guardian.MARK: str(folder / "token")}
+    reaper_process = reaper.start(folder)
+    ours = {"RAY_AUTH_MODE": "token", reaper.MARK: str(folder / "token")}
     with _environment(ray_environment() | _gloo_on_loopback() | ours):
         import ray
 
@@ -60,7 +60,7 @@ def _embedded(cpus: int, gpus: int) -> Iterator[None]:
             yield
         finally:
             ray.shutdown()
-            guard.communicate()
+            reaper_process.communicate()
 
 
 @contextmanager

@@ -18,7 +18,7 @@ MARK = "RAY_AUTH_TOKEN_PATH"
 
 
 def start(folder: Path) -> "subprocess.Popen[bytes]":
-    """Guard the Ray session of a folder; close the returned process's ``stdin`` to let it finish."""
+    """Watch over the Ray session of a folder; close the returned process's ``stdin`` to let it finish."""
     return subprocess.Popen(
         [sys.executable, "-I", "-S", str(Path(__file__).resolve()), str(folder), str(os.getpid())],
         stdin=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""The folder of a run: what lies where, who holds it, and whether a start may go on with it."""
+"""The folder of a run: what lies where, its lock, and whether a start may go on with it."""
 
 import fcntl
 import json
@@ -51,7 +51,7 @@ class RunDirectory:
 
     @property
     def tracking(self) -> Path:
-        """What MLflow is to be told, a JSON line an entry."""
+        """What MLflow is to receive, a JSON line an entry."""
         return self.path / "tracking.jsonl"
 
     @property
@@ -188,7 +188,7 @@ def check_resumable(directory: RunDirectory, spec: JobSpec, store_fingerprint: s
 
 
 @contextmanager
-def hold(directory: RunDirectory, patience_s: float = 0.0) -> Iterator[None]:
+def run_lock(directory: RunDirectory, patience_s: float = 0.0) -> Iterator[None]:
     """Keep every other controller out of the run while this one works; one that is ending is waited for.
 
     Raises:

@@ -33,6 +33,11 @@ def default_uri(runs: Path) -> str:
     return f"sqlite:///{(runs / 'mlflow.db').resolve()}"
 
 
+def artifact_root(runs: Path, experiment: str) -> Path:
+    """Where the files of an experiment lie whose database is a local one."""
+    return runs / "mlartifacts" / experiment
+
+
 def check_uri(uri: str) -> None:
     """Fail early, in one line, where MLflow cannot be reached.
 

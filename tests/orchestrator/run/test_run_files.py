@@ -12,9 +12,9 @@ import pytest
 
 from channels.errors import UserError
 from channels.files import write_atomically
-from orchestrator.control import reaper as guardian
+from orchestrator.control import reaper
 from orchestrator.run.events import EventWriter, read_events, repair
-from orchestrator.run.folder import RunDirectory, check_resumable, find_run, hold
+from orchestrator.run.folder import RunDirectory, check_resumable, find_run, run_lock
 from orchestrator.training.learning_rate import learning_rate
 from tests.jobs_for_tests import small_job
 
@@ -54,13 +54,13 @@ def test_secrets_are_readable_by_their_owner_only(tmp_path: Path) -> None:
     assert (tmp_path / "token").stat().st_mode & 0o077 == 0
 
 
-def test_a_run_is_held_by_one_controller(tmp_path: Path) -> None:
+def test_one_controller_at_a_time_has_the_lock_of_a_run(tmp_path: Path) -> None:
     directory = RunDirectory(tmp_path)
     code = (
         "import sys; from pathlib import Path; from orchestrator.run.folder import *\n"
-        "with hold(RunDirectory(Path(sys.argv[1]))): pass"
+        "with run_lock(RunDirectory(Path(sys.argv[1]))): pass"
     )
-    with hold(directory):
+    with run_lock(directory):
         done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
     assert "another controller" in done.stderr
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path)]).returncode == 0
@@ -100,20 +100,20 @@ def test_learning_rate_warms_up_and_falls_along_half_a_cosine() -> None:
     assert learning_rate(0, peak=1.0, floor=0, warmup=0, total=1) == 1.0
 
 
-def test_guardian_ends_only_what_belongs_to_its_folder(tmp_path: Path) -> None:
+def test_the_reaper_ends_only_what_belongs_to_its_folder(tmp_path: Path) -> None:
     sleeper = [sys.executable, "-c", "import time; time.sleep(60)"]
     folder = tmp_path / "session"
     folder.mkdir()
     (folder / "log").touch()
     with (folder / "log").open("a") as log:
         by_file = subprocess.Popen(sleeper, stdout=log)
-    by_environment = subprocess.Popen(sleeper, env={**os.environ, guardian.MARK: f"{folder}/token"})
-    bystander = subprocess.Popen(sleeper, env={**os.environ, guardian.MARK: f"{tmp_path}/session2/token"})
+    by_environment = subprocess.Popen(sleeper, env={**os.environ, reaper.MARK: f"{folder}/token"})
+    bystander = subprocess.Popen(sleeper, env={**os.environ, reaper.MARK: f"{tmp_path}/session2/token"})
     try:
-        guard = guardian.start(folder)
+        reaper_process = reaper.start(folder)
         time.sleep(0.5)
         assert by_file.poll() is None and by_environment.poll() is None
-        guard.communicate(timeout=30)
+        reaper_process.communicate(timeout=30)
         assert by_file.wait(10) == -9 and by_environment.wait(10) == -9
         assert bystander.poll() is None
         assert not folder.exists()
