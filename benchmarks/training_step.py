@@ -33,8 +33,9 @@ from models.interface import MaskDraw, PackedBatch, TokenBatch, Tokens, collate
 from models.layers.masking import TASKS
 from models.layers.packing import pack
 from models.layers.parameters import optimizer_groups
-from orchestrator.data.flops import PASSES_OF_TRAINING, device_peak
+from orchestrator.data.flops import PASSES_OF_TRAINING
 from orchestrator.report.plan import catalogue_of_specs
+from orchestrator.training.mfu import device_peak
 from samplers.plan import Bucket, make_plan
 
 BATCH = 128

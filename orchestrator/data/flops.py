@@ -1,12 +1,9 @@
-"""Arithmetic of a step by the model's own formula, and its share of the device's peak.
+"""Arithmetic of batches by the model's own formula: what the samples need, and what their layout computes.
 
-Valid: operations the samples need. Computed: operations of the batch as it is laid out, padding and fillers included.
-Operations that activation checkpointing repeats are not counted: the utilisation is the model's (MFU).
+Operations that activation checkpointing repeats are not counted.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,69 +13,17 @@ from samplers.schedule import Slice
 PASSES_OF_TRAINING = 3.0
 """A backward pass takes twice the operations of its forward pass."""
 
-DENSE_PEAKS: tuple[tuple[frozenset[str], float, float], ...] = (
-    (frozenset({"H800", "PCIE"}), 756e12, 51e12),
-    (frozenset({"H100", "PCIE"}), 756e12, 51e12),
-    (frozenset({"H100", "NVL"}), 835e12, 60e12),
-    (frozenset({"H200", "NVL"}), 836e12, 60e12),
-    (frozenset({"H800"}), 989e12, 67e12),
-    (frozenset({"H100"}), 989e12, 67e12),
-    (frozenset({"H200"}), 989e12, 67e12),
-    (frozenset({"A100"}), 312e12, 19.5e12),
-)
-"""Words of a device's name, and operations/s without sparsity in bf16 and in fp32 (makers' data sheets); the first row
-whose words all occur counts."""
 
-
-@dataclass(frozen=True, slots=True)
-class StepWork:
-    """What all ranks did in one optimizer step; operations are of forward and backward."""
-
-    valid_tokens: int
-    computed_tokens: int
-    valid_flops: float
-    computed_flops: float
-
-    def speeds(self, seconds: float, peak: float | None) -> dict[str, float]:
-        """Metrics of a step that took so long. peak: operations/s of all devices together, None where unknown."""
-        utilisation = {} if peak is None else {"perf/mfu": self.valid_flops / seconds / peak}
-        return {
-            "perf/tokens_per_s": self.valid_tokens / seconds,
-            "perf/computed_tokens_per_s": self.computed_tokens / seconds,
-            "perf/flops_per_s": self.valid_flops / seconds,
-            "perf/computed_flops_per_s": self.computed_flops / seconds,
-            **utilisation,
-        }
-
-
-def valid_flops(forward: NDArray[np.float64], pieces: Sequence[Slice]) -> float:
+def valid_flops(forward: NDArray[np.float64], slices: Sequence[Slice]) -> float:
     """Operations to train once on the true samples; forward: of one forward pass of a sample of each source."""
-    return PASSES_OF_TRAINING * float(sum(piece.weight @ forward[piece.source] for piece in pieces))
+    return PASSES_OF_TRAINING * float(sum(slice_.weight @ forward[slice_.source] for slice_ in slices))
 
 
-def padded_flops(forward: NDArray[np.float64], piece: Slice) -> float:
-    """Operations of one padded batch: every sample, fillers too, costs as much as the dearest."""
-    return PASSES_OF_TRAINING * len(piece.source) * float(forward[piece.source].max())
+def padded_flops(forward: NDArray[np.float64], slice_: Slice) -> float:
+    """Operations of one padded batch: every sample, fillers too, costs as much as the largest."""
+    return PASSES_OF_TRAINING * len(slice_.source) * float(forward[slice_.source].max())
 
 
-def packed_flops(forward: NDArray[np.float64], piece: Slice) -> float:
+def packed_flops(forward: NDArray[np.float64], slice_: Slice) -> float:
     """Operations of one packed batch: every sample as much as it needs."""
-    return PASSES_OF_TRAINING * float(forward[piece.source].sum())
-
-
-def device_peak(device_type: str, precision: Literal["fp32", "bf16"], stated: float | None) -> float | None:
-    """Operations/s of one device: as stated in the cluster's profile, else by its name, None for unknown devices."""
-    if stated is not None or device_type != "cuda":
-        return stated
-    import torch
-
-    return known_peak(torch.cuda.get_device_name(), precision)
-
-
-def known_peak(name: str, precision: Literal["fp32", "bf16"]) -> float | None:
-    """Operations/s of a device by its name, e.g. ``NVIDIA H100 80GB HBM3``."""
-    words = set(name.upper().replace("-", " ").split())
-    for required, bf16, fp32 in DENSE_PEAKS:
-        if required <= words:
-            return bf16 if precision == "bf16" else fp32
-    return None
+    return PASSES_OF_TRAINING * float(forward[slice_.source].sum())

@@ -15,7 +15,6 @@ import torch.distributed as dist
 from models.export import save_model
 from models.registry import make_spec
 from orchestrator.checkpoint.format import folder_name
-from orchestrator.data.flops import StepWork, device_peak
 from orchestrator.data.plan import make_schedule
 from orchestrator.data.reader import open_training_data
 from orchestrator.monitoring.divergence import SpikeDetector
@@ -35,6 +34,7 @@ from orchestrator.training.engine import TrainingEngine
 from orchestrator.training.learning_rate import learning_rate
 from orchestrator.training.loader import StepBatch, StepLoader
 from orchestrator.training.memory import explained_memory
+from orchestrator.training.mfu import StepWork, device_peak
 from orchestrator.training.sample_log import SampleLog, sample_log
 from orchestrator.training.skipping import skipped_samples
 from orchestrator.training.state import Progress, RunState
