@@ -6,8 +6,9 @@ from typing import Annotated
 import typer
 
 from channels.errors import UserError
+from jobs.cli.launchers import query_launcher
 from jobs.cli.options import ClusterFileOption, ClusterOption
-from jobs.cli.runs import ask, find
+from jobs.launch.run_list import find_run
 from jobs.launch.run_status import run_status
 from orchestrator.spec.cluster import run_folders
 
@@ -21,14 +22,14 @@ def report(
     """Write a report of finished, failed and running runs, side by side."""
     check_page(out)
     folders = run_folders(cluster_file, cluster)
-    directories = {found.path.resolve(): found for found in (find(name, folders) for name in runs)}
+    directories = {found.path.resolve(): found for found in (find_run(name, folders) for name in runs)}
     check_names([path.name for path in directories])
     from orchestrator.report.page import write_report
     from orchestrator.report.record import read_run
 
     records = []
     for directory in directories.values():
-        status = run_status(directory, ask)
+        status = run_status(directory, query_launcher)
         records.append(read_run(directory, status.state, status.reason))
     page, *beside = write_report(records, out)
     typer.echo(f"{page} ({len(beside)} CSV and PNG files beside it)")

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,20 +10,21 @@ from typing import Annotated, Any
 import typer
 
 from channels.errors import UserError
-from jobs.cli.options import ClusterFileOption, ClusterOption
+from jobs.cli.launchers import make_query, query_launcher
+from jobs.cli.options import ClusterFileOption, ClusterOption, RunArgument
 from jobs.cli.watch import watch
 from jobs.launch.folder import LaunchFolder
-from jobs.launch.run_status import ENDED, Query, RunStatus, list_runs, run_status
+from jobs.launch.job_state import ENDED
+from jobs.launch.run_list import find_run, list_runs, newest_run, text_of
+from jobs.launch.run_status import RunStatus, run_status
 from jobs.ray_cluster import jobs as ray_jobs
 from jobs.slurm import state as slurm_state
-from jobs.slurm.state import JobState
 from orchestrator.run.folder import RunDirectory
 from orchestrator.run.progress import clock
 from orchestrator.spec.cluster import run_folders
 from orchestrator.view.live import LiveView
 
 FOLLOW_S = 0.5
-RunArgument = Annotated[str, typer.Argument(help="Name or folder of a run.", show_default=False)]
 
 
 def status(
@@ -38,14 +39,14 @@ def status(
     """Show state, attempt, step, loss, speed, time left, nodes and reason of one run or of all."""
     runs = run_folders(cluster_file, cluster)
     if follow:
-        raise typer.Exit(follow_run(find(run, runs) if run else newest(runs)))
-    directories = [find(run, runs)] if run else list_runs(runs)
-    question = patient()
-    found = [run_status(directory, question) for directory in directories]
+        raise typer.Exit(follow_run(find_run(run, runs) if run else newest_run(runs)))
+    directories = [find_run(run, runs)] if run else list_runs(runs)
+    query = make_query()
+    found = [run_status(directory, query) for directory in directories]
     if as_json:
         typer.echo(json.dumps([asdict(entry) for entry in found], indent=2))
     elif not found:
-        typer.echo(f"no run in {_names(runs)}")
+        typer.echo(f"no run in {text_of(runs)}")
     else:
         _print(found)
 
@@ -59,7 +60,7 @@ def logs(
     cluster_file: ClusterFileOption = None,
 ) -> None:
     """Show what a submitted run printed on its nodes."""
-    directory = find(run, run_folders(cluster_file, cluster))
+    directory = find_run(run, run_folders(cluster_file, cluster))
     submission = LaunchFolder(directory).read_submission()
     if not submission:
         mend = f"its steps are in {directory.events}"
@@ -69,7 +70,7 @@ def logs(
     going = follow
     while going:
         # Asked before the output is read: what was printed last is shown too.
-        going = run_status(directory, ask).state not in ENDED
+        going = run_status(directory, query_launcher).state not in ENDED
         time.sleep(FOLLOW_S)
         texts = _texts(submission, node)
         typer.echo("".join(text[len(shown.get(name, "")) :] for name, text in texts.items()), nl=False)
@@ -84,8 +85,8 @@ def cancel(
     cluster_file: ClusterFileOption = None,
 ) -> None:
     """End a run after a checkpoint: the same command that started it resumes it."""
-    directory = find(run, run_folders(cluster_file, cluster))
-    before = run_status(directory, ask)
+    directory = find_run(run, run_folders(cluster_file, cluster))
+    before = run_status(directory, query_launcher)
     if before.state in ENDED:
         raise UserError(f"run {run!r} has ended ({before.state})", where="cancel", mend="there is nothing to cancel")
     submission = LaunchFolder(directory).read_submission()
@@ -102,80 +103,12 @@ def cancel(
     typer.echo(f"run {run} is cancelled{' after a checkpoint' if stopped else ''}")
 
 
-def newest(runs: Sequence[Path]) -> RunDirectory:
-    """The run that was touched last.
-
-    Raises:
-        UserError: there is none.
-    """
-    known = list_runs(runs)
-    if not known:
-        raise UserError("no run is there yet", where=_names(runs), mend="wavetrain train SPEC")
-    return known[-1]
-
-
 def follow_run(directory: RunDirectory) -> int:
     """Show a run until it ends; 0, or 1 where it failed."""
-    ended = watch(directory, ask, LiveView(title=directory.path.name))
+    ended = watch(directory, query_launcher, LiveView(title=directory.path.name))
     if ended is None:
         typer.echo(f"run {directory.path.name} goes on: wavetrain status --watch {directory.path.name}", err=True)
     return 1 if ended and ended.state == "FAILED" else 0
-
-
-def find(name: str, runs: Sequence[Path]) -> RunDirectory:
-    """The folder of a run by name, unambiguous beginning of a name, or path.
-
-    Raises:
-        UserError: none, or several.
-    """
-    known = list_runs(runs)
-    called = [directory for directory in known if directory.path.name == name]
-    if len(called) > 1:
-        raise UserError(
-            f"several runs are called {name!r}", where=_names(runs), mend="choose by --cluster or by folder"
-        )
-    if called:
-        return called[0]
-    if (Path(name) / "spec.json").exists() or (Path(name) / "launch" / "spec.json").exists():
-        return RunDirectory(Path(name))
-    matching = [directory for directory in known if directory.path.name.startswith(name)]
-    if len(matching) > 1:
-        names = ", ".join(directory.path.name for directory in matching[:8])
-        raise UserError(f"{name!r} is the beginning of several runs", where=_names(runs), mend=f"give one of {names}")
-    if not matching:
-        names = ", ".join(directory.path.name for directory in known[-8:])
-        mend = f"known runs: {names}" if known else "no run is there yet"
-        raise UserError(f"no run {name!r}", where=_names(runs), mend=mend)
-    return matching[0]
-
-
-def _names(runs: Sequence[Path]) -> str:
-    return ", ".join(map(str, runs))
-
-
-def ask(submission: Mapping[str, Any]) -> JobState | None:
-    """What the launcher of a submission says of its job; UNKNOWN with the reason where it does not answer."""
-    return patient()(submission)
-
-
-def patient() -> Query:
-    """Questions to several launchers, of which one that does not answer is asked once."""
-    silent: dict[str, JobState] = {}
-
-    def question(submission: Mapping[str, Any]) -> JobState | None:
-        launcher = str(submission.get("dashboard") or submission["launcher"])
-        try:
-            return silent.get(launcher) or _state_of(submission)
-        except UserError as error:
-            return silent.setdefault(launcher, JobState("UNKNOWN", str(error)))
-
-    return question
-
-
-def _state_of(submission: Mapping[str, Any]) -> JobState | None:
-    if submission["launcher"] == "slurm":
-        return slurm_state.job_state(str(submission["job_id"]))
-    return ray_jobs.job_state(submission) if submission.get("dashboard") else None
 
 
 def _texts(submission: Mapping[str, Any], node: int | None) -> dict[str, str]:

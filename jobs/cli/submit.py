@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from channels.errors import UserError
+from jobs.cli.launchers import query_launcher
 from jobs.cli.options import ClusterFileOption, ClusterOption, SetOption, SpecArgument
-from jobs.cli.runs import ask, follow_run
-from jobs.cli.train import check_answers
+from jobs.cli.runs import follow_run
 from jobs.launch.folder import LaunchFolder
 from jobs.launch.run_status import run_status
 from jobs.launch.sweep import Sweep, make_parent, mark_child, read_sweep
 from jobs.ray_cluster import jobs as ray_jobs
 from jobs.ray_cluster import sweep as ray_sweep
 from jobs.slurm import submission as slurm
+from jobs.slurm.description import describe_submission
 from jobs.slurm.limits import check_limits
 from jobs.slurm.submission import prepare_submission
 from orchestrator.run.folder import RunDirectory
@@ -22,7 +23,6 @@ from orchestrator.spec.cluster import Profile, load_profile
 from orchestrator.spec.job import JobSpec, load_job
 
 if TYPE_CHECKING:
-    from jobs.slurm.submission import Submission
     from orchestrator.control.prepared import Prepared
 
 
@@ -68,7 +68,7 @@ def _submit_one(job: JobSpec, profile: Profile, dry_run: bool) -> None:
         check_limits(submission)
     if dry_run:
         _print_plan(prepared)
-        typer.echo(describe_slurm(submission) if submission else describe_ray(profile))
+        typer.echo(describe_submission(submission) if submission else ray_jobs.describe(profile))
         return
     _check_not_queued(prepared.directory)
     job_id = slurm.submit(submission) if submission else ray_jobs.submit(job, profile)
@@ -91,7 +91,7 @@ def _submit_sweep(sweep: Sweep, profile: Profile, parallel: int, dry_run: bool) 
     if dry_run or not waiting:
         typer.echo("\n".join(child.name for child in waiting))
         if submissions:
-            typer.echo(describe_slurm(submissions[0]))
+            typer.echo(describe_submission(submissions[0]))
         return
     if not submissions:
         _check_ray(profile)
@@ -111,12 +111,12 @@ def _submit_sweep(sweep: Sweep, profile: Profile, parallel: int, dry_run: bool) 
 
 def _check_ray(profile: Profile) -> None:
     ray_jobs.connect(profile.ray_dashboard)
-    check_answers(str(profile.ray_address))
+    ray_jobs.check_answers(str(profile.ray_address))
 
 
 def _check_not_queued(directory: RunDirectory) -> None:
     if (directory.launch / "submission.json").exists():
-        found = run_status(directory, ask)
+        found = run_status(directory, query_launcher)
         if found.state in ("PENDING", "RUNNING"):
             mend = f"wait for it, or wavetrain cancel {found.name}"
             raise UserError(f"job {found.job} is {found.state}", where=str(directory.path), mend=mend)
@@ -125,7 +125,7 @@ def _check_not_queued(directory: RunDirectory) -> None:
 def _is_wanted(directory: RunDirectory) -> bool:
     if not (directory.launch / "submission.json").exists():
         return directory.read_state().get("status") != "FINISHED"
-    return run_status(directory, ask).state in ("FAILED", "KILLED")
+    return run_status(directory, query_launcher).state in ("FAILED", "KILLED")
 
 
 def _print_plan(prepared: "Prepared") -> None:
@@ -136,44 +136,3 @@ def _print_plan(prepared: "Prepared") -> None:
     ranks = prepared.job.scale.most
     description = describe_plan(prepared.catalogue, prepared.schedule.plan, prepared.schedule, ranks)
     Console(width=200).print(plan_table(description))
-
-
-def describe_ray(profile: Profile) -> str:
-    """What a Ray job will do."""
-    return f"\nRay job on {profile.ray_dashboard}: python -m jobs.launch.attempt RUN {profile.ray_address}"
-
-
-def describe_slurm(submission: "Submission") -> str:
-    """Batch script and bring-up."""
-    script = f"\n--- batch script, in {submission.launch.submitted}\n{slurm.render(submission)}"
-    return f"{script}\n--- Ray on the nodes of the job\n{describe_bring_up(submission)}"
-
-
-def describe_bring_up(submission: "Submission") -> str:
-    """What the tasks of the job will do, in order."""
-    from jobs.node.port_window import FIRST, WIDTH, WINDOWS
-    from jobs.node.ray_node import share_of
-
-    wanted, workers = submission.slurm, submission.job.scale.most
-    share = share_of(submission.profile, workers, wanted.nodes)
-    meeting = submission.launch.path / "attempts" / "JOB-RESTART"
-    interface, last = submission.profile.network.interface, FIRST + WIDTH * WINDOWS - 1
-    size = f"--num-cpus={share.cpus} --num-gpus={share.gpus}"
-    lines = [
-        f"ports: {WIDTH} consecutive ones of {FIRST}-{last}, chosen by job id, probed on the address of {interface}",
-        f"node 0: writes {meeting}/token (mode 0600), then",
-        f"  ray start --head --block --node-ip-address=ADDRESS --port=PORT {size} --include-dashboard=false",
-    ]
-    if wanted.nodes > 1:
-        lines += [
-            f"the other {wanted.nodes - 1}: wait for {meeting}/head.json, then",
-            f"  ray start --block --address=ADDRESS:PORT {size}",
-        ]
-    if submission.profile.network.check:
-        lines.append("every node: its ranks try their devices and exchange data, in processes that end before training")
-    lines += [
-        f"node 0, when all {wanted.nodes} are ready (in at most {wanted.bootstrap_timeout_s} s): {workers} ranks",
-        f"signal {wanted.signal_lead_s} s before the time limit: checkpoint, stop, scontrol requeue "
-        f"(at most {wanted.max_requeues} times)",
-    ]
-    return "\n".join(lines)

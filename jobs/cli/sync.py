@@ -5,8 +5,8 @@ from typing import Annotated
 import typer
 
 from channels.errors import UserError
-from jobs.cli.options import ClusterFileOption, ClusterOption
-from jobs.cli.runs import RunArgument, find
+from jobs.cli.options import ClusterFileOption, ClusterOption, RunArgument
+from jobs.launch.run_list import find_run
 from orchestrator.run.folder import RunDirectory, run_lock
 from orchestrator.spec.cluster import run_folders
 from orchestrator.tracking.mlflow_run import artifact_root, check_uri, default_uri
@@ -23,7 +23,7 @@ def sync(
 ) -> None:
     """Complete the MLflow run of a run that has ended: metrics, parameters, tags, files, status. Again: no change."""
     folders = run_folders(cluster_file, cluster)
-    directory = find(run, folders)
+    directory = find_run(run, folders)
     # A folder that was moved away goes to where runs are tracked.
     runs = next((folder for folder in folders if folder.absolute() == directory.path.absolute().parent), folders[0])
     if not directory.tracking.exists():

@@ -5,8 +5,7 @@ import typer
 from channels.errors import UserError
 from jobs.cli.options import ClusterFileOption, ClusterOption, SetOption, SpecArgument
 from jobs.launch.outcome import print_outcome
-from jobs.node.port_window import answers
-from jobs.ray_cluster.jobs import adapt
+from jobs.ray_cluster.jobs import adapt, check_answers
 from orchestrator.spec.cluster import load_profile
 from orchestrator.spec.job import load_job
 
@@ -30,15 +29,3 @@ def train(
 
     outcome = run_job(job, profile, LiveView(title=job.name, every_s=job.tracking.print_every_s))
     raise typer.Exit(print_outcome(outcome))
-
-
-def check_answers(address: str) -> None:
-    """Something listens at the address of a Ray head (Ray itself would try for a minute).
-
-    Raises:
-        UserError: nothing does, or it is no address.
-    """
-    host, _, port = address.rpartition(":")
-    if address != "auto" and not (host and port.isdigit() and answers(host, int(port))):
-        mend = "give HOST:PORT of a running Ray head, e.g. 10.0.0.1:6379"
-        raise UserError(f"Ray at {address} does not answer", where="cluster.yaml: ray_address", mend=mend)

@@ -2,7 +2,8 @@
 
 import time
 
-from jobs.launch.run_status import ENDED, Query, RunStatus, run_status
+from jobs.launch.job_state import ENDED, Query
+from jobs.launch.run_status import RunStatus, run_status
 from orchestrator.run.events import read_events, read_tail
 from orchestrator.run.folder import RunDirectory
 from orchestrator.view.live import LiveView

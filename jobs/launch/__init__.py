@@ -1,1 +1,1 @@
-"""What every launcher leaves in the folder of a run. May import orchestrator."""
+"""What launchers share: launch folder, status, job states, sweeps, the controller. May import orchestrator."""

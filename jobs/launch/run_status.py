@@ -2,18 +2,16 @@
 
 import fcntl
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jobs.launch.folder import LaunchFolder
-from jobs.slurm.state import JobState, State
+from jobs.launch.job_state import ENDED, Query, State
 from orchestrator.run.folder import RunDirectory
 
 TAIL_BYTES = 1 << 18
-ENDED = ("FINISHED", "FAILED", "KILLED")
-Query = Callable[[Mapping[str, Any]], JobState | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +31,6 @@ class RunStatus:
     nodes: str | None
     """As the launcher names them, or those of the newest attempt."""
     reason: str | None
-
-
-def list_runs(folders: Sequence[Path]) -> list[RunDirectory]:
-    """Every run in these folders that was started or submitted, newest last."""
-    found = {path.parent for runs in folders for path in runs.glob("*/spec.json")} | {
-        path.parents[1] for runs in folders for path in runs.glob("*/launch/spec.json")
-    }
-    return [RunDirectory(path) for path in sorted(found, key=lambda path: path.stat().st_mtime)]
 
 
 def run_status(directory: RunDirectory, query: Query) -> RunStatus:

@@ -1,1 +1,1 @@
-"""What runs on a node of a job: checks, rendezvous, Ray, keepalive. May import launch."""
+"""What runs on a node of a job: checks, rendezvous, keepalive, Ray. May import launch."""

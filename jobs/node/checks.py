@@ -5,7 +5,7 @@ import os
 from jobs.node.doctor import examine_storage
 from jobs.node.network_check import Group, RankCheckError, describe, read, run_ranks
 from jobs.node.ray_node import RayNode, Share
-from jobs.node.rendezvous import BadNodeError, BootstrapError, Meeting
+from jobs.node.rendezvous import BadNodeError, BootstrapError, Rendezvous
 from orchestrator.spec.cluster import Profile
 
 RESULT = "network.json"
@@ -44,7 +44,7 @@ def check_machine(profile: Profile) -> None:
         raise BadNodeError("; ".join(f"{finding.check}: {finding.found}" for finding in findings))
 
 
-def check_ranks(meeting: Meeting, node: RayNode, profile: Profile, workers: int) -> None:
+def check_ranks(rendezvous: Rendezvous, node: RayNode, profile: Profile, workers: int) -> None:
     """Every rank tries its device and all of them exchange data, in processes that end before training begins.
 
     Raises:
@@ -53,24 +53,26 @@ def check_ranks(meeting: Meeting, node: RayNode, profile: Profile, workers: int)
     """
     if not profile.network.check:
         return
-    place, here = meeting.place, workers // len(meeting.place.hosts)
-    host, first_port = meeting.read(meeting.head)["lifeline"]
+    this, here = rendezvous.node, workers // len(rendezvous.node.hosts)
+    host, first_port = rendezvous.read(rendezvous.head)["keepalive"]
     port = first_port + node.window.rank_check - node.window.first
-    group = Group(host, port, workers, place.node * here, here, place.host, profile.device)
+    group = Group(host, port, workers, this.rank * here, here, this.host, profile.device)
 
     def watch() -> None:
-        if failures := meeting.failures():
+        if failures := rendezvous.failures():
             raise BootstrapError("; ".join(failures))
 
     try:
-        run_ranks(group, meeting.folder / RESULT, lambda local: meeting.log(f"ranks-{local}"), node.environment, watch)
+        run_ranks(
+            group, rendezvous.folder / RESULT, lambda local: rendezvous.log(f"ranks-{local}"), node.environment, watch
+        )
     except RankCheckError as error:
         raise (BadNodeError if error.bad_device else BootstrapError)(str(error)) from None
 
 
-def bad_nodes(meeting: Meeting, profile: Profile) -> dict[str, str]:
+def bad_nodes(rendezvous: Rendezvous, profile: Profile) -> dict[str, str]:
     """Nodes slower than the profile allows, with a word why; what was measured goes to this node's output."""
-    path = meeting.folder / RESULT
+    path = rendezvous.folder / RESULT
     if not path.exists():
         return {}
     found, least = read(path), profile.network.least_gb_s

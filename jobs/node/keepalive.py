@@ -1,4 +1,4 @@
-"""Connections from every node of a job to the first, open as long as both live: who is gone is known in seconds.
+"""Keepalive: every node of a job holds a connection to the first, so a node that is gone is found in seconds.
 
 A process that ends closes its connections; a machine that falls silent is found by TCP's keep-alive, long before
 Slurm's own time-out (SlurmdTimeout, 300 s by default).
@@ -20,8 +20,8 @@ def greeting(secret: str, node: int) -> bytes:
     return f"{node} {proof}".encode().ljust(GREETING_BYTES)
 
 
-class Lifeline:
-    """The end that a node holds.
+class KeepaliveClient:
+    """The connection of a node to the first one.
 
     Raises:
         OSError: the first node does not answer.
@@ -32,47 +32,47 @@ class Lifeline:
         _keep_alive(self._connection)
         self._connection.sendall(greeting(secret, node))
 
-    def is_cut(self) -> bool:
+    def is_lost(self) -> bool:
         """Whether the first node is gone."""
         return _received(self._connection) == b""
 
     def close(self) -> None:
-        """Leave."""
+        """Close the connection."""
         self._connection.close()
 
 
-class Lifelines:
-    """The ends that the first node holds, over a socket that listens already."""
+class KeepaliveServer:
+    """The connections of all nodes to the first one, accepted on a socket that listens already."""
 
     def __init__(self, listener: socket.socket, secret: str) -> None:
         self._listener, self._secret = listener, secret
         self._listener.setblocking(False)
-        self._strangers: list[socket.socket] = []
+        self._unknown: list[socket.socket] = []
         self._connections: dict[int, socket.socket] = {}
 
-    def cut(self) -> list[int]:
-        """Nodes that were connected and are no longer."""
+    def lost(self) -> list[int]:
+        """Nodes whose connection has ended."""
         self._accept()
         return sorted(node for node, connection in self._connections.items() if _received(connection) == b"")
 
     def connected(self) -> list[int]:
-        """Nodes that have been here, gone or not."""
+        """Nodes that have connected, gone or not."""
         self._accept()
         return sorted(self._connections)
 
     def close(self) -> None:
-        """Let everyone go."""
-        for connection in (*self._strangers, *self._connections.values()):
+        """Close all connections."""
+        for connection in (*self._unknown, *self._connections.values()):
             connection.close()
 
     def _accept(self) -> None:
         while (connection := _accepted(self._listener)) is not None:
             connection.setblocking(False)
-            self._strangers.append(connection)
-        for connection in list(self._strangers):
+            self._unknown.append(connection)
+        for connection in list(self._unknown):
             if (said := _received(connection)) is None:
                 continue
-            self._strangers.remove(connection)
+            self._unknown.remove(connection)
             number = said.split(b" ")[0]
             if number.isdigit() and hmac.compare_digest(said, greeting(self._secret, int(number))):
                 _keep_alive(connection)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jobs.node import own_processes
 from jobs.node.port_window import PortWindow, answers, claim, interface_address
-from jobs.node.rendezvous import BadNodeError, BootstrapError, Meeting
+from jobs.node.rendezvous import BadNodeError, BootstrapError, Rendezvous
 from jobs.node.session_folder import SessionFolder, remove_abandoned
 from orchestrator.control.ray_session import OBJECT_STORE_BYTES, ray_environment
 from orchestrator.spec.cluster import Profile
@@ -32,12 +32,12 @@ def share_of(profile: Profile, workers: int, nodes: int) -> Share:
 class RayNode:
     """Head or member; use it as a context manager, at whose end nothing of it is left."""
 
-    def __init__(self, meeting: Meeting, profile: Profile, share: Share) -> None:
+    def __init__(self, rendezvous: Rendezvous, profile: Profile, share: Share) -> None:
         assert profile.slurm is not None
-        self.meeting, self.profile, self.share = meeting, profile, share
+        self.rendezvous, self.profile, self.share = rendezvous, profile, share
         self.timeout_s = profile.slurm.bootstrap_timeout_s
         self.address = interface_address(profile.network.interface)
-        self.window: PortWindow = claim(self.address, meeting.place.job_id, meeting.place.node)
+        self.window: PortWindow = claim(self.address, rendezvous.node.job_id, rendezvous.node.rank)
         self.session = SessionFolder()
         remove_abandoned(self.session.path.parent)
         self.child: subprocess.Popen[bytes] | None = None
@@ -49,7 +49,7 @@ class RayNode:
         return (
             {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
             | ray_environment()
-            | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.meeting.token)}
+            | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.rendezvous.token)}
             | {"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface}
         )
 
@@ -59,17 +59,17 @@ class RayNode:
         Raises:
             BootstrapError: it did not start, the head is missing, or another node failed.
         """
-        if self.meeting.place.node == 0:
-            self.meeting.announce_token(secrets.token_hex(32))
+        if self.rendezvous.node.rank == 0:
+            self.rendezvous.announce_token(secrets.token_hex(32))
             self._start("--head", "--include-dashboard=false", *self.window.head_options)
             self._wait_for(self.window.gcs)
             head = f"{self.address}:{self.window.gcs}"
             self._wait_for(self.window.node_manager)
-            self.meeting.announce_head(head, (self.address, self.window.first))
+            self.rendezvous.announce_head(head, (self.address, self.window.first))
         else:
-            missing = f"node 0 ({self.meeting.place.hosts[0]}) has not started the Ray head"
-            self.meeting.wait(self.meeting.head.exists, [], lambda: missing, self.timeout_s)
-            head = str(self.meeting.read(self.meeting.head)["address"])
+            missing = f"node 0 ({self.rendezvous.node.hosts[0]}) has not started the Ray head"
+            self.rendezvous.wait(self.rendezvous.head.exists, [], lambda: missing, self.timeout_s)
+            head = str(self.rendezvous.read(self.rendezvous.head)["address"])
             self._check_reachable(head)
             self._start(f"--address={head}")
             self._wait_for(self.window.node_manager)
@@ -78,8 +78,8 @@ class RayNode:
     def check(self) -> None:
         """Raise BootstrapError when this node's Ray has ended, BadNodeError when it had been ready."""
         if self.child is not None and self.child.poll() is not None:
-            log = self.meeting.log("ray")
-            kind = BadNodeError if self.meeting.place.node in self.meeting.marked("ready") else BootstrapError
+            log = self.rendezvous.log("ray")
+            kind = BadNodeError if self.rendezvous.node.rank in self.rendezvous.marked("ready") else BootstrapError
             raise kind(f"Ray ended with status {self.child.returncode}: {_last_line(log)} (see {log})")
 
     def _start(self, *options: str) -> None:
@@ -90,11 +90,11 @@ class RayNode:
             f"--num-cpus={self.share.cpus}", f"--num-gpus={self.share.gpus}",
             f"--object-store-memory={OBJECT_STORE_BYTES}", "--include-log-monitor=false",
         ]  # fmt: skip
-        self.child = own_processes.start(command, self.environment, self.meeting.log("ray"))
+        self.child = own_processes.start(command, self.environment, self.rendezvous.log("ray"))
 
     def _wait_for(self, port: int) -> None:
         late = f"Ray does not answer at {self.address}:{port}"
-        self.meeting.wait(lambda: answers(self.address, port), [self.check], lambda: late, self.timeout_s)
+        self.rendezvous.wait(lambda: answers(self.address, port), [self.check], lambda: late, self.timeout_s)
 
     def _check_reachable(self, head: str) -> None:
         # `ray start` waits for ever for a head that does not answer.

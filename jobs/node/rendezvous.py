@@ -1,4 +1,4 @@
-"""Where the nodes of one Slurm attempt meet: small files, each written whole by one node, in a shared folder."""
+"""How the nodes of an attempt of a Slurm job find each other: small files in a shared folder, one writer each."""
 
 import json
 import time
@@ -21,35 +21,35 @@ class BadNodeError(BootstrapError):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """One task of a Slurm job: which job, which life of it, which of its nodes."""
+class JobNode:
+    """One node of an attempt of a Slurm job. restart: requeues of the job so far. rank: of the node, from 0."""
 
     job_id: int
     restart: int
-    node: int
+    rank: int
     hosts: tuple[str, ...]
 
     @property
     def host(self) -> str:
         """Name of this node in Slurm."""
-        return self.hosts[self.node]
+        return self.hosts[self.rank]
 
     @property
-    def label(self) -> str:
-        """Name of this life of the job."""
+    def attempt(self) -> str:
+        """Name of this attempt of the job."""
         return f"{self.job_id}-{self.restart}"
 
 
 @dataclass(frozen=True, slots=True)
-class Meeting:
-    """The files of one life of a job, as one of its nodes sees them."""
+class Rendezvous:
+    """The files of one attempt, as one of its nodes sees them."""
 
     folder: Path
-    place: Place
+    node: JobNode
 
     @property
     def token(self) -> Path:
-        """The secret of this attempt's Ray; mode 0600."""
+        """The secret of the attempt's Ray; mode 0600."""
         return self.folder / "token"
 
     @property
@@ -59,77 +59,77 @@ class Meeting:
 
     @property
     def end(self) -> Path:
-        """How the attempt ended; node 0 writes it and every node obeys."""
+        """How the attempt ended; node 0 writes it and every node follows it."""
         return self.folder / "end.json"
 
     def log(self, name: str) -> Path:
         """Output of a process on this node."""
-        return self.folder / f"{name}-{self.place.node}.log"
+        return self.folder / f"{name}-{self.node.rank}.log"
 
     def announce_token(self, secret: str) -> None:
         """Keep the secret, readable by its owner alone."""
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(self.token, secret, mode=0o600)
 
-    def announce_head(self, address: str, lifeline: tuple[str, int]) -> None:
-        """Tell the other nodes where the Ray head answers, and where node 0 holds their lifelines."""
-        write_json(self.head, {"address": address, "host": self.place.host, "lifeline": lifeline})
+    def announce_head(self, address: str, keepalive: tuple[str, int]) -> None:
+        """Write where the Ray head answers, and where node 0 accepts keepalive connections."""
+        write_json(self.head, {"address": address, "host": self.node.host, "keepalive": keepalive})
 
     def announce_end(self, outcome: str, code: int, cause: str | None) -> None:
-        """Tell every node, and whoever looks at the run, how the attempt ended."""
+        """Write how the attempt ended, for every node and for whoever looks at the run."""
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.end, {"outcome": outcome, "code": code, "cause": cause, "time": time.time()})
 
-    def mark(self, state: str, node: int | None = None, **details: Any) -> None:
+    def mark(self, state: str, rank: int | None = None, **details: Any) -> None:
         """Say that this node, or another that cannot, is ``ready``, has ``failed`` or has ``left``."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        number = self.place.node if node is None else node
-        content = {"host": self.place.hosts[number], "time": time.time(), **details}
+        number = self.node.rank if rank is None else rank
+        content = {"host": self.node.hosts[number], "time": time.time(), **details}
         write_json(self.folder / f"{state}-{number}.json", content)
 
     def is_superseded(self) -> bool:
-        """Whether Slurm has begun a later life of the job: it gave this node up and could not reach us."""
-        return (self.folder.parent / replace(self.place, restart=self.place.restart + 1).label).exists()
+        """Whether Slurm has begun a later attempt: it gave this node up and could not reach it."""
+        return (self.folder.parent / replace(self.node, restart=self.node.restart + 1).attempt).exists()
 
     def marked(self, state: str) -> set[int]:
         """Nodes that said so."""
-        return {number for number in range(len(self.place.hosts)) if (self.folder / f"{state}-{number}.json").exists()}
+        return {number for number in range(len(self.node.hosts)) if (self.folder / f"{state}-{number}.json").exists()}
 
     def missing(self, state: str) -> list[str]:
         """Names of the nodes that did not."""
         marked = self.marked(state)
-        return [host for number, host in enumerate(self.place.hosts) if number not in marked]
+        return [host for number, host in enumerate(self.node.hosts) if number not in marked]
 
     def other_versions(self) -> list[str]:
         """Ready nodes whose versions are not those of node 0: ``host: package 1.0, not 2.0``."""
         mine = self.read(self.folder / "ready-0.json").get("versions", {})
-        told = []
+        found = []
         for number in sorted(self.marked("ready")):
             entry = self.read(self.folder / f"ready-{number}.json")
             theirs = entry.get("versions", {})
-            told += [f"{entry['host']}: {name} {theirs.get(name)}, not {mine[name]}" for name in mine
+            found += [f"{entry['host']}: {name} {theirs.get(name)}, not {mine[name]}" for name in mine
                      if theirs.get(name) != mine[name]]  # fmt: skip
-        return told
+        return found
 
     def failures(self) -> list[str]:
         """``host: cause`` of every node that failed."""
         found = [self.read(self.folder / f"failed-{number}.json") for number in sorted(self.marked("failed"))]
         return [f"{entry['host']}: {entry.get('cause', 'failed')}" for entry in found]
 
-    def fail(self, error: Exception, node: int | None = None) -> None:
+    def fail(self, error: Exception, rank: int | None = None) -> None:
         """Mark a node as failed, and as bad where the error says so; its first failure counts."""
-        if (self.place.node if node is None else node) in self.marked("failed"):
+        if (self.node.rank if rank is None else rank) in self.marked("failed"):
             return
-        self.mark("failed", node, cause=str(error), bad=isinstance(error, BadNodeError))
+        self.mark("failed", rank, cause=str(error), bad=isinstance(error, BadNodeError))
 
     def bad_hosts(self) -> set[str]:
-        """Nodes found bad in this life of the job."""
+        """Nodes found bad in this attempt."""
         return {str(entry["host"]) for entry in map(self.read, self.folder.glob("failed-*.json")) if entry.get("bad")}
 
     def bad_hosts_so_far(self) -> set[str]:
-        """Nodes found bad in any life of the job."""
-        lives = self.folder.parent.glob(f"{self.place.job_id}-*")
-        return set[str]().union(*(replace(self, folder=folder).bad_hosts() for folder in lives))
+        """Nodes found bad in any attempt of the job."""
+        attempts = self.folder.parent.glob(f"{self.node.job_id}-*")
+        return set[str]().union(*(replace(self, folder=folder).bad_hosts() for folder in attempts))
 
     def read(self, path: Path) -> dict[str, Any]:
         """One of the files."""

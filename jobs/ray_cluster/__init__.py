@@ -1,1 +1,1 @@
-"""Jobs on a Ray cluster that somebody else started. May import launch."""
+"""Jobs on a Ray cluster that somebody else started. May import slurm and what is below."""

@@ -12,8 +12,9 @@ from typing import Any
 from channels.errors import UserError
 from channels.files import write_json
 from jobs.launch.folder import LaunchFolder
+from jobs.launch.job_state import JobState, State
 from jobs.launch.snapshot import take_snapshot
-from jobs.slurm.state import JobState, State
+from jobs.node.port_window import answers
 from orchestrator.control.provenance import code_version
 from orchestrator.run.folder import RunDirectory
 from orchestrator.spec.cluster import Profile
@@ -52,6 +53,23 @@ def _refused(dashboard: str, error: Exception) -> UserError:
     reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
     mend = "check the address, RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH"
     return UserError(f"Ray's job server {dashboard} refuses ({reason})", where="cluster.yaml: ray_dashboard", mend=mend)
+
+
+def check_answers(address: str) -> None:
+    """Something listens at the address of a Ray head (Ray itself would try for a minute).
+
+    Raises:
+        UserError: nothing does, or it is no address.
+    """
+    host, _, port = address.rpartition(":")
+    if address != "auto" and not (host and port.isdigit() and answers(host, int(port))):
+        mend = "give HOST:PORT of a running Ray head, e.g. 10.0.0.1:6379"
+        raise UserError(f"Ray at {address} does not answer", where="cluster.yaml: ray_address", mend=mend)
+
+
+def describe(profile: Profile) -> str:
+    """What a job of this profile will do, in words."""
+    return f"\nRay job on {profile.ray_dashboard}: python -m jobs.launch.attempt RUN {profile.ray_address}"
 
 
 def submit(job: JobSpec, profile: Profile) -> str:

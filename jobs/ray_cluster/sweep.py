@@ -14,7 +14,7 @@ from typing import Any
 from channels.errors import UserError
 from channels.files import write_json
 from jobs.launch.folder import LaunchFolder
-from jobs.launch.run_status import ENDED
+from jobs.launch.job_state import ENDED
 from jobs.launch.snapshot import take_snapshot
 from jobs.ray_cluster import jobs as ray_jobs
 from orchestrator.run.folder import RunDirectory

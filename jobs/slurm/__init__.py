@@ -1,1 +1,1 @@
-"""Slurm through submitit: submission, limits, states, the batch step of a node. May import node and launch."""
+"""Slurm through submitit: submission, limits, states, and a node's part from start to requeue. May import node."""

@@ -3,12 +3,10 @@
 import re
 import subprocess
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 from channels.errors import UserError
+from jobs.launch.job_state import JobState, State
 
-State = Literal["PENDING", "RUNNING", "FINISHED", "FAILED", "KILLED", "UNKNOWN"]
 STATES: dict[str, State] = {
     "PENDING": "PENDING",
     "CONFIGURING": "PENDING",
@@ -41,15 +39,6 @@ STATES: dict[str, State] = {
 SILENT = ("None", "Dependency", "")
 TIMEOUT_S = 30
 Run = Callable[[Sequence[str]], "subprocess.CompletedProcess[str]"]
-
-
-@dataclass(frozen=True, slots=True)
-class JobState:
-    """State of a submitted job."""
-
-    state: State
-    reason: str | None = None
-    nodes: str | None = None
 
 
 def run_command(command: Sequence[str]) -> "subprocess.CompletedProcess[str]":

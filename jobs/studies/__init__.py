@@ -1,1 +1,1 @@
-"""The paper's ablations as data: which runs a study has, and at which scales it can be made."""
+"""The paper's ablations: the runs of a study at a scale, and its tables and figures. May import launch."""

@@ -323,7 +323,7 @@ def test_a_sweep_is_an_array_whose_jobs_do_not_meet_on_one_node(
     one, other = meetings(place, names)
     assert one["host"] == other["host"] == "node1"
     assert (
-        one["token"] != other["token"] and one["address"] != other["address"] and one["lifeline"] != other["lifeline"]
+        one["token"] != other["token"] and one["address"] != other["address"] and one["keepalive"] != other["keepalive"]
     )
     for record, name in zip(records, names, strict=True):
         slurm.wait_for(f"end of {name}", lambda name=name: has_ended(place, name), 400)

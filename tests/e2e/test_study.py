@@ -11,8 +11,9 @@ from channels.catalogue import Counts
 from channels.make import generator_origin
 from channels.shards import Samples
 from channels.writer import open_writer
-from jobs.cli.study import is_finished, run_child, runs_table
 from jobs.launch.sweep import open_parent
+from jobs.studies.children import is_finished, run_child
+from jobs.studies.run import runs_table, sweep_folder
 from jobs.studies.spec import Study, StudyName, known_scales, make_study
 from orchestrator.spec.cluster import Profile
 from orchestrator.spec.job import TrackingSection
@@ -49,14 +50,15 @@ def test_a_child_is_nested_and_not_made_again(folder: Place, monkeypatch: pytest
     monkeypatch.chdir(folder.folder)
     study = a_study("table3", folder.folder)
     profile = Profile.model_validate({})
+    runs = profile.storage.runs
     child = study.children[0]
     parent = open_parent(study.name, TrackingSection(), profile)
-    assert not is_finished(child, profile)
-    run_child(child, profile, study, parent.run_id, [])
-    assert is_finished(child, profile)
+    assert not is_finished(child, runs)
+    run_child(child, runs, sweep_folder(study, runs), parent.run_id, [])
+    assert is_finished(child, runs)
     name = child.job.name
     assert folder.tracked(name).data.tags["mlflow.parentRunId"] == parent.run_id
-    table = runs_table(replace(study, children=(child,)), profile)
+    table = runs_table(replace(study, children=(child,)), runs)
     relative = dict(zip(table.column("sets"), table.column("run: relative time"), strict=True))
     assert relative[8] == 1.0 and relative[40] is None
     assert table.column("run: padding %")[0] == 0.0

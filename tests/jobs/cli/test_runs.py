@@ -10,10 +10,10 @@ import pytest
 from channels.errors import UserError
 from channels.files import write_json
 from jobs.cli import runs as runs_commands
-from jobs.cli.runs import find
 from jobs.launch.folder import LaunchFolder
+from jobs.launch.job_state import JobState
+from jobs.launch.run_list import find_run
 from jobs.launch.run_status import RunStatus, run_status
-from jobs.slurm.state import JobState
 from orchestrator.run.events import EventWriter
 from orchestrator.run.folder import RunDirectory, hold
 from orchestrator.spec.cluster import run_folders
@@ -54,12 +54,12 @@ def test_runs_of_all_profiles_are_known(tmp_path: Path) -> None:
     mine, other = a_run(tmp_path / "here", "mine"), a_run(tmp_path / "there", "other")
     everywhere, here = (run_folders(tmp_path / "cluster.yaml", name) for name in (None, "here"))
     assert everywhere == [tmp_path / "there", tmp_path / "here"] and here == [tmp_path / "here"]
-    assert find("mine", everywhere).path == mine.path and find("oth", everywhere).path == other.path
+    assert find_run("mine", everywhere).path == mine.path and find_run("oth", everywhere).path == other.path
     with pytest.raises(UserError, match="no run 'other'"):
-        find("other", here)
+        find_run("other", here)
     a_run(tmp_path / "here", "other")
     with pytest.raises(UserError, match="several runs are called 'other'"):
-        find("other", everywhere)
+        find_run("other", everywhere)
 
 
 def test_a_run_that_no_launcher_tells_of_shows_the_machines_of_its_attempt(tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_a_launcher_that_does_not_answer_is_told_and_the_other_runs_are_shown(
         asked.append(job_id)
         raise UserError("squeue does not answer in 30 s", where="slurm", mend="ask again later")
 
-    monkeypatch.setattr(runs_commands.slurm_state, "job_state", silent)
+    monkeypatch.setattr("jobs.cli.launchers.slurm_state.job_state", silent)
     code, out, _ = wavetrain("status", "--json")
     found = {entry["name"]: entry for entry in json.loads(out)}
     assert code == 0 and found["local"]["state"] == "FINISHED" and len(asked) == 1
@@ -192,13 +192,13 @@ def test_following_the_logs_of_two_nodes_to_the_last_line(
         path.write_text(f"node {node} begins\n")
     said = iter([("RUNNING", "one"), ("FAILED", "two")])
 
-    def ask(submission: dict[str, Any]) -> JobState:
+    def answer(submission: dict[str, Any]) -> JobState:
         state, word = next(said)
         for node, path in enumerate(files):
             path.write_text(f"{path.read_text()}node {node} {word}\n")
         return JobState("RUNNING" if state == "RUNNING" else "FAILED")
 
-    monkeypatch.setattr(runs_commands, "ask", ask)
+    monkeypatch.setattr(runs_commands, "query_launcher", answer)
     monkeypatch.setattr(runs_commands, "FOLLOW_S", 0.0)
     code, out, _ = wavetrain("logs", "demo", "--follow")
     assert code == 0
@@ -212,7 +212,7 @@ def test_cancelling_what_has_ended_and_what_never_listens(
     assert "has ended (FINISHED)" in wavetrain("cancel", "done")[2]
     a_run(tmp_path / "runs", "deaf", "RUNNING", job="12")
     commands: list[list[str]] = []
-    monkeypatch.setattr(runs_commands, "ask", lambda submission: JobState("RUNNING"))
+    monkeypatch.setattr(runs_commands, "query_launcher", lambda submission: JobState("RUNNING"))
     monkeypatch.setattr(runs_commands.slurm_state, "run_command", commands.append)
     code, out, _ = wavetrain("cancel", "deaf", "--wait", "1")
     assert code == 0 and "after a checkpoint" not in out
@@ -226,7 +226,7 @@ def test_cancelling_a_resumed_run_before_its_controller_has_begun(
     directory = a_run(tmp_path / "runs", "resumed", "KILLED")
     directory.launch.mkdir()
     write_json(LaunchFolder(directory).submission, {"launcher": "ray", "job_id": "ray-2", "dashboard": "http://x"})
-    monkeypatch.setattr(runs_commands, "ask", lambda submission: JobState("RUNNING"))
+    monkeypatch.setattr(runs_commands, "query_launcher", lambda submission: JobState("RUNNING"))
     stopped: list[LaunchFolder] = []
     monkeypatch.setattr(runs_commands.ray_jobs, "stop", stopped.append)
     code, out, _ = wavetrain("cancel", "resumed")
@@ -243,7 +243,7 @@ def test_a_run_that_is_queued_is_not_submitted_again(tmp_path: Path, monkeypatch
     from jobs.cli import submit as submit_command
 
     directory = a_run(tmp_path, job="12")
-    monkeypatch.setattr(submit_command, "ask", lambda submission: JobState("PENDING", "Resources"))
+    monkeypatch.setattr(submit_command, "query_launcher", lambda submission: JobState("PENDING", "Resources"))
     with pytest.raises(UserError, match="job 12 is PENDING"):
         submit_command._check_not_queued(directory)
     assert json.loads(directory.state.read_text())["status"] == "RUNNING"
@@ -266,5 +266,5 @@ def test_children_of_a_sweep_that_are_submitted_again(
 ) -> None:
     from jobs.cli import submit as submit_command
 
-    monkeypatch.setattr(submit_command, "ask", lambda submission: JobState(job))
+    monkeypatch.setattr(submit_command, "query_launcher", lambda submission: JobState(job))
     assert submit_command._is_wanted(a_run(tmp_path, status=own, job="12")) is wanted

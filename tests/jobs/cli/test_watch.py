@@ -16,10 +16,10 @@ import pytest
 from channels.errors import UserError
 from channels.files import write_json
 from jobs.cli import watch as watching
-from jobs.cli.runs import newest
 from jobs.cli.watch import watch
+from jobs.launch.job_state import JobState
+from jobs.launch.run_list import newest_run
 from jobs.launch.run_status import RunStatus
-from jobs.slurm.state import JobState
 from orchestrator.run.events import EventWriter
 from orchestrator.run.folder import RunDirectory
 from orchestrator.view.live import LiveView
@@ -121,6 +121,6 @@ def test_ctrl_c_leaves_and_the_run_goes_on(run: RunDirectory, tmp_path: Path) ->
 
 
 def test_without_a_name_the_newest_run_is_watched(run: RunDirectory, tmp_path: Path) -> None:
-    assert newest([tmp_path / "runs"]).path == run.path
+    assert newest_run([tmp_path / "runs"]).path == run.path
     with pytest.raises(UserError, match="no run is there yet"):
-        newest([tmp_path])
+        newest_run([tmp_path])

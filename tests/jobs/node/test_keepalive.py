@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from jobs.node.keepalive import Lifeline, Lifelines, greeting
+from jobs.node.keepalive import KeepaliveClient, KeepaliveServer, greeting
 from jobs.node.port_window import PortWindow, claim
 
 SECRET = "a secret"
@@ -28,36 +28,36 @@ def wait_for(reached: Callable[[], bool]) -> None:
 
 
 def hold_on(port: int) -> None:
-    lifeline = Lifeline(("127.0.0.1", port), SECRET, 2)
-    while not lifeline.is_cut():
+    client = KeepaliveClient(("127.0.0.1", port), SECRET, 2)
+    while not client.is_lost():
         time.sleep(0.05)
 
 
 def test_a_killed_node_is_found_and_the_others_are_not(window: PortWindow) -> None:
-    lines = Lifelines(window.guard, SECRET)
-    stays = Lifeline(("127.0.0.1", window.first), SECRET, 1)
+    server = KeepaliveServer(window.guard, SECRET)
+    stays = KeepaliveClient(("127.0.0.1", window.first), SECRET, 1)
     other = multiprocessing.get_context("spawn").Process(target=hold_on, args=(window.first,))
     other.start()
-    wait_for(lambda: lines.cut() == [] and lines.connected() == [1, 2])
+    wait_for(lambda: server.lost() == [] and server.connected() == [1, 2])
     assert other.pid is not None
     os.kill(other.pid, signal.SIGKILL)
-    wait_for(lambda: lines.cut() == [2])
-    assert not stays.is_cut()
-    lines.close()
-    wait_for(stays.is_cut)
+    wait_for(lambda: server.lost() == [2])
+    assert not stays.is_lost()
+    server.close()
+    wait_for(stays.is_lost)
     window.release()
     other.join()
 
 
 def test_who_does_not_know_the_secret_is_sent_away(window: PortWindow) -> None:
-    lines = Lifelines(window.guard, SECRET)
+    server = KeepaliveServer(window.guard, SECRET)
     for words in (greeting("another", 1), b"GET / HTTP/1.1".ljust(128), b"\xb2 ".ljust(128)):
         with socket.create_connection(("127.0.0.1", window.first)) as stranger:
             stranger.sendall(words)
             stranger.settimeout(0.05)
-            wait_for(lambda stranger=stranger: lines.cut() == [] and hangs_up(stranger))
-    assert lines.connected() == []
-    lines.close()
+            wait_for(lambda stranger=stranger: server.lost() == [] and hangs_up(stranger))
+    assert server.connected() == []
+    server.close()
     window.release()
 
 
@@ -71,4 +71,4 @@ def hangs_up(connection: socket.socket) -> bool:
 def test_a_first_node_that_does_not_answer(window: PortWindow) -> None:
     window.release()
     with pytest.raises(OSError):
-        Lifeline(("127.0.0.1", window.first), SECRET, 1)
+        KeepaliveClient(("127.0.0.1", window.first), SECRET, 1)

@@ -11,7 +11,7 @@ from jobs.node import network_check
 from jobs.node.checks import RESULT, bad_nodes, check_machine
 from jobs.node.doctor import Finding, examine
 from jobs.node.network_check import Group, RankCheckError, run_ranks
-from jobs.node.rendezvous import BadNodeError, Meeting, Place
+from jobs.node.rendezvous import BadNodeError, JobNode, Rendezvous
 from orchestrator.spec.cluster import Profile
 
 
@@ -47,12 +47,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def measured(folder: Path, least: float | None) -> tuple[Meeting, Profile]:
+def measured(folder: Path, least: float | None) -> tuple[Rendezvous, Profile]:
     from channels.files import write_json
 
-    meeting = Meeting(folder, Place(41, 0, 0, ("n1", "n2", "n3")))
+    rendezvous = Rendezvous(folder, JobNode(41, 0, 0, ("n1", "n2", "n3")))
     write_json(folder / RESULT, {"world": 6, "all_reduce_gb_s": 4.0, "nodes": {"n1": 9.0, "n2": 0.5, "n3": 10.0}})
-    return meeting, Profile.model_validate({"network": {"least_gb_s": least}})
+    return rendezvous, Profile.model_validate({"network": {"least_gb_s": least}})
 
 
 @pytest.mark.parametrize(("least", "bad"), [(None, []), (0.1, []), (5.0, ["n2"])])

@@ -11,9 +11,9 @@ import pytest
 
 from channels.errors import UserError
 from jobs.launch.folder import LaunchFolder
+from jobs.launch.job_state import JobState
 from jobs.ray_cluster import jobs as ray_jobs
 from jobs.ray_cluster import sweep as ray_sweep
-from jobs.slurm.state import JobState
 from orchestrator.run.folder import RunDirectory
 from orchestrator.spec.cluster import Profile
 from tests.jobs.launches import job_of

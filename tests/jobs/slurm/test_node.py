@@ -1,4 +1,4 @@
-"""The acts of a node of a Slurm job: meeting, ports, signals, requeue. No Slurm, no Ray."""
+"""What a node of a Slurm job does: rendezvous, ports, signals, requeue. No Slurm, no Ray."""
 
 import itertools
 import os
@@ -18,17 +18,21 @@ from jobs.launch.folder import LaunchFolder
 from jobs.node.checks import check_share
 from jobs.node.port_window import WIDTH, claim, interface_address
 from jobs.node.ray_node import RayNode, Share
-from jobs.node.rendezvous import BadNodeError, BootstrapError, Meeting, Place
-from jobs.slurm import node as slurm_node
-from jobs.slurm.node import NodeTask, Requests, _failed_start, _leave, grace_s, wait_for_all
+from jobs.node.rendezvous import BadNodeError, BootstrapError, JobNode, Rendezvous
+from jobs.slurm import leave as leaving
+from jobs.slurm.bring_up import failed_start, wait_for_all
+from jobs.slurm.head import grace_s
+from jobs.slurm.leave import leave
+from jobs.slurm.node import NodeTask
+from jobs.slurm.signals import SlurmSignals
 from orchestrator.run.folder import RunDirectory
 from tests.jobs.launches import job_of, slurm_profile
 
 HOSTS = ("n1", "n2", "n3")
 
 
-def meeting_of(folder: Path, node: int = 0, restart: int = 0) -> Meeting:
-    return Meeting(folder / "attempt", Place(41, restart, node, HOSTS))
+def rendezvous_of(folder: Path, node: int = 0, restart: int = 0) -> Rendezvous:
+    return Rendezvous(folder / "attempt", JobNode(41, restart, node, HOSTS))
 
 
 @pytest.fixture
@@ -45,10 +49,10 @@ def test_the_pickle_holds_a_path_only(tmp_path: Path) -> None:
 
 
 def test_a_time_out_names_the_missing_nodes(tmp_path: Path) -> None:
-    meeting = meeting_of(tmp_path)
-    meeting.mark("ready")
+    rendezvous = rendezvous_of(tmp_path)
+    rendezvous.mark("ready")
     with pytest.raises(BootstrapError, match="nodes n2, n3 have not joined within 0 s"):
-        meeting.wait(lambda: False, [], lambda: f"nodes {', '.join(meeting.missing('ready'))} have not joined", 0)
+        rendezvous.wait(lambda: False, [], lambda: f"nodes {', '.join(rendezvous.missing('ready'))} have not joined", 0)
 
 
 @pytest.mark.parametrize(("state", "says"), [("joined", "have not joined Ray"), ("ready", "are not ready")])
@@ -56,32 +60,32 @@ def test_nodes_that_are_missing_are_named_before_their_ranks_are_waited_for(
     tmp_path: Path, state: str, says: str
 ) -> None:
     node = cast("RayNode", SimpleNamespace(check=lambda: None, timeout_s=0.0))
-    meeting = meeting_of(tmp_path)
-    meeting.mark(state)
+    rendezvous = rendezvous_of(tmp_path)
+    rendezvous.mark(state)
     with pytest.raises(BootstrapError, match=f"nodes n2, n3 .*{says}"):
-        wait_for_all(meeting, state, node, Requests())
-    wait_for_all(meeting, state, node, Requests(requeue=True))
+        wait_for_all(rendezvous, state, node, SlurmSignals())
+    wait_for_all(rendezvous, state, node, SlurmSignals(requeue=True))
     for other in (1, 2):
-        meeting_of(tmp_path, other).mark(state)
-    wait_for_all(meeting, state, node, Requests())
+        rendezvous_of(tmp_path, other).mark(state)
+    wait_for_all(rendezvous, state, node, SlurmSignals())
 
 
 def test_a_failure_elsewhere_ends_the_wait_at_once(tmp_path: Path) -> None:
-    meeting_of(tmp_path, node=2).mark("failed", cause="no GPU")
+    rendezvous_of(tmp_path, node=2).mark("failed", cause="no GPU")
     with pytest.raises(BootstrapError, match="n3: no GPU"):
-        meeting_of(tmp_path).wait(lambda: False, [], lambda: "late", 60)
+        rendezvous_of(tmp_path).wait(lambda: False, [], lambda: "late", 60)
 
 
 def test_nodes_with_other_versions_are_named(tmp_path: Path) -> None:
     for node, version in enumerate(("2.60.0", "2.60.0", "2.59.1")):
-        meeting_of(tmp_path, node).mark("ready", versions={"python": "3.11.7", "ray": version})
-    assert meeting_of(tmp_path).other_versions() == ["n3: ray 2.59.1, not 2.60.0"]
+        rendezvous_of(tmp_path, node).mark("ready", versions={"python": "3.11.7", "ray": version})
+    assert rendezvous_of(tmp_path).other_versions() == ["n3: ray 2.59.1, not 2.60.0"]
 
 
 def test_the_token_is_for_its_owner_alone(tmp_path: Path) -> None:
-    meeting = meeting_of(tmp_path)
-    meeting.announce_token("secret")
-    assert meeting.token.stat().st_mode & 0o777 == 0o600
+    rendezvous = rendezvous_of(tmp_path)
+    rendezvous.announce_token("secret")
+    assert rendezvous.token.stat().st_mode & 0o777 == 0o600
 
 
 def test_two_nodes_and_two_jobs_get_different_windows() -> None:
@@ -114,16 +118,16 @@ def test_an_unknown_interface_is_told_with_those_that_exist() -> None:
 
 
 def test_signals_before_the_limit_ask_for_a_requeue_and_term_does_not() -> None:
-    with Requests().installed() as requests:
+    with SlurmSignals().installed() as signals:
         os.kill(os.getpid(), signal.SIGUSR2)
-        assert (requests.requeue, requests.terminate) == (True, False)
+        assert (signals.requeue, signals.terminate) == (True, False)
         os.kill(os.getpid(), signal.SIGTERM)
-        assert requests.terminate
+        assert signals.terminate
 
 
 @pytest.mark.parametrize(("terminate", "lead", "grace"), [(False, 600, 585), (False, 20, 15), (True, 600, 15)])
 def test_a_checkpoint_may_take_as_long_as_the_signal_comes_early(terminate: bool, lead: int, grace: float) -> None:
-    assert grace_s(Requests(requeue=True, terminate=terminate), lead) == grace
+    assert grace_s(SlurmSignals(requeue=True, terminate=terminate), lead) == grace
 
 
 class Scontrol:
@@ -141,19 +145,19 @@ class Scontrol:
 def scontrol(monkeypatch: pytest.MonkeyPatch) -> Scontrol:
     fake = Scontrol()
     monkeypatch.setattr(subprocess, "run", fake)
-    monkeypatch.setattr(slurm_node, "LEAVE_TIMEOUT_S", 0.0)
+    monkeypatch.setattr(leaving, "LEAVE_TIMEOUT_S", 0.0)
     monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
     return fake
 
 
-def ended(tmp_path: Path, outcome: str, restart: int = 0) -> Meeting:
-    meeting = meeting_of(tmp_path, restart=restart)
-    meeting.announce_end(outcome, 1, cause="why")
-    return meeting
+def ended(tmp_path: Path, outcome: str, restart: int = 0) -> Rendezvous:
+    rendezvous = rendezvous_of(tmp_path, restart=restart)
+    rendezvous.announce_end(outcome, 1, cause="why")
+    return rendezvous
 
 
 def test_a_stop_before_the_limit_is_requeued(launch: LaunchFolder, tmp_path: Path, scontrol: Scontrol) -> None:
-    code, text = _leave(launch, ended(tmp_path, "stopped"), Requests(requeue=True))
+    code, text = leave(launch, ended(tmp_path, "stopped"), SlurmSignals(requeue=True))
     assert scontrol.commands == [["scontrol", "requeue", "41"]]
     assert code != 0 and text == "why; requeued", "submitit must not see a result"
 
@@ -163,7 +167,7 @@ def test_a_task_of_an_array_is_requeued_alone(
 ) -> None:
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "40")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
-    _leave(launch, ended(tmp_path, "stopped"), Requests(requeue=True))
+    leave(launch, ended(tmp_path, "stopped"), SlurmSignals(requeue=True))
     assert scontrol.commands == [["scontrol", "requeue", "40_3"]]
 
 
@@ -171,7 +175,7 @@ def test_a_task_of_an_array_is_requeued_alone(
 def test_failures_and_cancelled_runs_are_not_requeued(
     launch: LaunchFolder, tmp_path: Path, scontrol: Scontrol, outcome: str
 ) -> None:
-    assert _leave(launch, ended(tmp_path, outcome), Requests(requeue=True)) == (1, "why")
+    assert leave(launch, ended(tmp_path, outcome), SlurmSignals(requeue=True)) == (1, "why")
     assert not scontrol.commands
 
 
@@ -179,20 +183,20 @@ def test_a_lost_node_is_excluded_from_the_next_attempts(
     launch: LaunchFolder, tmp_path: Path, scontrol: Scontrol
 ) -> None:
     for restart, node in ((0, 2), (1, 1)):
-        earlier = Meeting(tmp_path / f"41-{restart}", Place(41, restart, node, HOSTS))
+        earlier = Rendezvous(tmp_path / f"41-{restart}", JobNode(41, restart, node, HOSTS))
         earlier.fail(BadNodeError("Ray ended"))
-    meeting = Meeting(tmp_path / "41-1", Place(41, 1, 0, HOSTS))
-    meeting.announce_end("lost", 1, cause="n2: Ray ended")
-    code, text = _leave(launch, meeting, Requests(terminate=True))
+    rendezvous = Rendezvous(tmp_path / "41-1", JobNode(41, 1, 0, HOSTS))
+    rendezvous.announce_end("lost", 1, cause="n2: Ray ended")
+    code, text = leave(launch, rendezvous, SlurmSignals(terminate=True))
     assert code == 1 and text == "n2: Ray ended; requeued without n2, n3"
     assert [command[1] for command in scontrol.commands] == ["requeuehold", "update", "release"]
     assert scontrol.commands[1][2:] == ["JobId=41", "ExcNodeList=n2,n3"]
 
 
 def test_a_node_that_is_not_to_blame_is_not_excluded(launch: LaunchFolder, tmp_path: Path, scontrol: Scontrol) -> None:
-    meeting = ended(tmp_path, "lost")
-    meeting_of(tmp_path, node=1).fail(BootstrapError("node 0 does not answer any more"))
-    _leave(launch, meeting, Requests())
+    rendezvous = ended(tmp_path, "lost")
+    rendezvous_of(tmp_path, node=1).fail(BootstrapError("node 0 does not answer any more"))
+    leave(launch, rendezvous, SlurmSignals())
     assert [command[1] for command in scontrol.commands] == ["requeue"]
 
 
@@ -201,37 +205,37 @@ def test_a_start_that_a_few_nodes_spoil_is_tried_again_without_them(
     tmp_path: Path, bad: tuple[int, ...], outcome: str
 ) -> None:
     for node in range(3):
-        meeting_of(tmp_path, node).fail((BadNodeError if node in bad else BootstrapError)("no room"))
-    ending = _failed_start(meeting_of(tmp_path))
+        rendezvous_of(tmp_path, node).fail((BadNodeError if node in bad else BootstrapError)("no room"))
+    ending = failed_start(rendezvous_of(tmp_path))
     assert ending == (outcome, 1, "n1: no room; n2: no room; n3: no room")
 
 
-def test_an_attempt_that_slurm_has_begun_anew_does_not_requeue(
+def test_an_attempt_that_slurm_has_replaced_does_not_requeue(
     launch: LaunchFolder, tmp_path: Path, scontrol: Scontrol
 ) -> None:
-    meeting = Meeting(tmp_path / "attempts" / "41-0", Place(41, 0, 0, HOSTS))
-    meeting.announce_end("lost", 1, cause="why")
-    assert not meeting.is_superseded()
+    rendezvous = Rendezvous(tmp_path / "attempts" / "41-0", JobNode(41, 0, 0, HOSTS))
+    rendezvous.announce_end("lost", 1, cause="why")
+    assert not rendezvous.is_superseded()
     (tmp_path / "attempts" / "41-1").mkdir()
-    assert meeting.is_superseded()
-    assert _leave(launch, meeting, Requests()) == (1, "why")
+    assert rendezvous.is_superseded()
+    assert leave(launch, rendezvous, SlurmSignals()) == (1, "why")
     assert not scontrol.commands
 
 
 def test_scancel_during_the_stop_wins(launch: LaunchFolder, tmp_path: Path, scontrol: Scontrol) -> None:
-    assert _leave(launch, ended(tmp_path, "stopped"), Requests(requeue=True, terminate=True)) == (1, "why")
+    assert leave(launch, ended(tmp_path, "stopped"), SlurmSignals(requeue=True, terminate=True)) == (1, "why")
     assert not scontrol.commands
 
 
 def test_requeues_are_counted(launch: LaunchFolder, tmp_path: Path, scontrol: Scontrol) -> None:
-    code, text = _leave(launch, ended(tmp_path, "stopped", restart=2), Requests(requeue=True))
+    code, text = leave(launch, ended(tmp_path, "stopped", restart=2), SlurmSignals(requeue=True))
     assert (code, scontrol.commands) == (1, []) and "max_requeues 2 is reached" in text
 
 
 def test_a_run_that_finished_despite_the_signal_is_finished(
     launch: LaunchFolder, tmp_path: Path, scontrol: Scontrol
 ) -> None:
-    assert _leave(launch, ended(tmp_path, "finished"), Requests(requeue=True)) == (0, "finished")
+    assert leave(launch, ended(tmp_path, "finished"), SlurmSignals(requeue=True)) == (0, "finished")
     assert not scontrol.commands
 
 

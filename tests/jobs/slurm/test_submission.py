@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from channels.errors import UserError
-from jobs.cli.submit import describe_bring_up
+from jobs.launch.job_state import JobState
 from jobs.launch.snapshot import code_files, code_folder, take_snapshot
 from jobs.slurm import state as slurm_state
-from jobs.slurm.state import STATES, JobState, job_state
+from jobs.slurm.description import describe_bring_up
+from jobs.slurm.state import STATES, job_state
 from jobs.slurm.submission import Submission, minutes, prepare_submission, refused, render
 from tests.jobs.launches import job_of, slurm_profile, submission_in
 

@@ -1,0 +1,38 @@
+"""Bringing up an attempt: waiting for its nodes, and judging a start that failed."""
+
+import time
+
+from jobs.node.ray_node import RayNode
+from jobs.node.rendezvous import POLL_S, Rendezvous
+from jobs.slurm.signals import SlurmSignals
+
+VISIBLE_S = 10.0
+"""How long a file may take to be seen on another node."""
+
+
+def wait_for_all(rendezvous: Rendezvous, state: str, node: RayNode, signals: SlurmSignals) -> None:
+    """Wait until every node of the job says that it has ``joined`` Ray, or is ``ready``; or the attempt is to end.
+
+    Raises:
+        BootstrapError: a node failed, or has not said so in time and is named.
+    """
+    what = {"joined": "have not joined Ray", "ready": "have joined Ray and are not ready"}[state]
+    rendezvous.wait(
+        lambda: not rendezvous.missing(state) or signals.any,
+        [node.check],
+        lambda: f"nodes {', '.join(rendezvous.missing(state))} {what}",
+        node.timeout_s,
+    )
+
+
+def failed_start(rendezvous: Rendezvous) -> tuple[str, int, str]:
+    """Outcome, code and cause of an attempt whose nodes did not meet: without a few bad ones the next may succeed."""
+    deadline = time.monotonic() + VISIBLE_S
+    while rendezvous.bad_hosts() and _undecided(rendezvous) and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+    bad = rendezvous.bad_hosts()
+    return "lost" if 0 < len(bad) < len(rendezvous.node.hosts) else "failed", 1, "; ".join(rendezvous.failures())
+
+
+def _undecided(rendezvous: Rendezvous) -> set[int]:
+    return set(range(len(rendezvous.node.hosts))) - rendezvous.marked("failed") - rendezvous.marked("ready")

@@ -1,0 +1,101 @@
+"""The first node of an attempt: wait for the others, run the controller, announce how it ended."""
+
+import signal
+import subprocess
+import sys
+import time
+
+from jobs.launch.folder import LaunchFolder
+from jobs.node import own_processes
+from jobs.node.checks import bad_nodes
+from jobs.node.keepalive import KeepaliveServer
+from jobs.node.ray_node import RayNode
+from jobs.node.rendezvous import POLL_S, BadNodeError, BootstrapError, Rendezvous
+from jobs.slurm.bring_up import wait_for_all
+from jobs.slurm.signals import SlurmSignals
+
+STOP_RESERVE_S = 15.0
+"""What is left of the time before a limit to end Ray and to requeue."""
+CANCEL_GRACE_S = 15.0
+"""With what ends Ray after it, less than the 30 s (KillWait) after which Slurm kills a cancelled job."""
+LOST_GRACE_S = 5.0
+EXCLUDED_TAG = "wavetrain.excluded_nodes"
+STOPPED = {-signal.SIGTERM, 128 + signal.SIGTERM, 128 + signal.SIGINT}
+"""Exit statuses of a controller that was asked to stop: before and after it could handle a signal, by request."""
+
+
+def grace_s(signals: SlurmSignals, signal_lead_s: float) -> float:
+    """How long the controller of healthy nodes may take to write its checkpoint and end."""
+    return CANCEL_GRACE_S if signals.terminate else max(signal_lead_s - STOP_RESERVE_S, CANCEL_GRACE_S)
+
+
+class Head:
+    """The first node: wait for the others, run the controller, announce how it ended."""
+
+    def __init__(self, launch: LaunchFolder, rendezvous: Rendezvous, node: RayNode, signals: SlurmSignals) -> None:
+        self.launch, self.rendezvous, self.node, self.signals = launch, rendezvous, node, signals
+        self.keepalive = KeepaliveServer(node.window.guard, rendezvous.token.read_text())
+        self.lost: list[str] = []
+
+    def run(self, address: str) -> None:
+        """One attempt of the run.
+
+        Raises:
+            BootstrapError: a node did not join.
+        """
+        wait_for_all(self.rendezvous, "ready", self.node, self.signals)
+        if different := self.rendezvous.other_versions():
+            raise BootstrapError(f"nodes differ: {'; '.join(different)}")
+        self._check_network()
+        code = -signal.SIGTERM if self.signals.any else self._control(address)
+        outcome, cause = self._outcome(code)
+        self.rendezvous.announce_end(outcome, code, cause)
+
+    def _check_network(self) -> None:
+        slow = bad_nodes(self.rendezvous, self.node.profile)
+        for host, cause in slow.items():
+            self.rendezvous.fail(BadNodeError(cause), self.rendezvous.node.hosts.index(host))
+        if slow:
+            raise BootstrapError("; ".join(slow.values()))
+
+    def _control(self, address: str) -> int:
+        """Run the controller as a child; its exit status."""
+        if excluded := self.rendezvous.bad_hosts_so_far():
+            self.launch.tag({EXCLUDED_TAG: ", ".join(sorted(excluded))})
+        command = [sys.executable, "-m", "jobs.launch.attempt", str(self.launch.run.path), address]
+        child = own_processes.start(command, self.node.environment, log=None)
+        while child.poll() is None:
+            self.lost = [] if self.signals.any else self._lost()
+            if self.signals.any or self.lost:
+                return self._stop(child)
+            time.sleep(POLL_S)
+        return int(child.returncode)
+
+    def _stop(self, child: "subprocess.Popen[bytes]") -> int:
+        slurm = self.node.profile.slurm
+        assert slurm is not None
+        # With a node gone there is no step at which a checkpoint could be written.
+        return own_processes.end(child, LOST_GRACE_S if self.lost else grace_s(self.signals, slurm.signal_lead_s))
+
+    def _lost(self) -> list[str]:
+        try:
+            self.node.check()
+        except BootstrapError as error:
+            self.rendezvous.fail(error)
+            return [f"{self.rendezvous.node.host}: {error}"]
+        if self.rendezvous.is_superseded():
+            return ["Slurm has begun another attempt without this node"]
+        for number in set(self.keepalive.lost()) - self.rendezvous.marked("failed") - self.rendezvous.marked("left"):
+            self.rendezvous.fail(BadNodeError("the node does not answer any more"), number)
+            self.rendezvous.mark("left", number)
+        return self.rendezvous.failures()
+
+    def _outcome(self, code: int) -> tuple[str, str | None]:
+        if code == 0:
+            return "finished", None
+        if self.lost:
+            return "lost", "; ".join(self.lost)
+        if code in STOPPED or (code == -signal.SIGKILL and self.signals.any):
+            stopped = ("stopped", "asked to stop before the time limit")
+            return stopped if self.signals.requeue else ("cancelled", "cancelled or preempted")
+        return "failed", f"the controller ended with status {code}"

@@ -1,0 +1,63 @@
+"""The end of an attempt on one node: its exit code, and on node 0 the request for the next attempt."""
+
+import time
+from typing import Any
+
+from jobs.launch.folder import LaunchFolder
+from jobs.node.rendezvous import POLL_S, Rendezvous
+from jobs.slurm.requeue import own_job, requeue
+from jobs.slurm.signals import SlurmSignals
+
+LEAVE_TIMEOUT_S = 60.0
+
+
+def leave(launch: LaunchFolder, rendezvous: Rendezvous, signals: SlurmSignals) -> tuple[int, str]:
+    """Exit code and a line on why; the last act of a node, when none of its processes is left."""
+    end = _end(rendezvous, signals)
+    outcome, cause = end["outcome"], end["cause"] or "unknown"
+    if rendezvous.node.rank == 0:
+        rendezvous.token.unlink(missing_ok=True)
+    if outcome == "finished":
+        return 0, "finished"
+    if rendezvous.node.rank == 0:
+        if (outcome == "stopped" and signals.requeue and not signals.terminate) or outcome == "lost":
+            return 1, f"{cause}{_requeue(launch, rendezvous)}"
+    elif outcome in ("stopped", "lost"):
+        _wait_for_slurm(signals)
+    return 1, cause
+
+
+def _end(rendezvous: Rendezvous, signals: SlurmSignals) -> dict[str, Any]:
+    """How the attempt ended; a node that failed stays until node 0 has said so, or is gone itself."""
+    deadline = time.monotonic() + LEAVE_TIMEOUT_S
+    while not rendezvous.end.exists() and not signals.terminate and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+    if rendezvous.end.exists():
+        return rendezvous.read(rendezvous.end)
+    return {"outcome": "failed", "cause": "; ".join(rendezvous.failures())}
+
+
+def _requeue(launch: LaunchFolder, rendezvous: Rendezvous) -> str:
+    """Ask Slurm for the next attempt, once every other node has left; what came of it, to follow the cause."""
+    slurm = launch.read_profile().slurm
+    assert slurm is not None
+    node = rendezvous.node
+    if node.restart >= slurm.max_requeues:
+        return f"; not requeued, slurm.max_requeues {slurm.max_requeues} is reached"
+    deadline = time.monotonic() + LEAVE_TIMEOUT_S
+    while rendezvous.missing("left") and not rendezvous.is_superseded() and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+    if rendezvous.is_superseded():
+        return ""
+    bad = rendezvous.bad_hosts_so_far()
+    try:
+        return f"; {requeue(own_job(node.job_id), sorted({*slurm.exclude, *bad}) if bad else [])}"
+    except RuntimeError as error:
+        return f"; not requeued: {error}"
+
+
+def _wait_for_slurm(signals: SlurmSignals) -> None:
+    """Stay until node 0 has requeued and Slurm ends the job: a status of ours would end the step before that."""
+    deadline = time.monotonic() + 2 * LEAVE_TIMEOUT_S
+    while not signals.terminate and time.monotonic() < deadline:
+        time.sleep(POLL_S)

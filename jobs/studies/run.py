@@ -1,0 +1,97 @@
+"""A study from its channels to its table: children one after the other, results in the sweep's folder and in MLflow."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from channels.files import write_atomically
+from jobs.launch.sweep import open_parent
+from jobs.studies import tables
+from jobs.studies.children import run_child
+from jobs.studies.gradient_conflict import ConflictSetting, measure_conflict, shares
+from jobs.studies.pictures import draw_study
+from jobs.studies.spec import Child, Study, make_study_store
+from jobs.studies.tables import StudyTable
+from models.registry import make_spec
+from orchestrator.data.reader import open_training_data
+from orchestrator.report.figures import to_png, to_svg
+from orchestrator.report.page import render_table
+from orchestrator.report.record import read_run
+from orchestrator.report.tables import to_csv
+from orchestrator.run.folder import RunDirectory
+from orchestrator.spec.cluster import Profile
+from orchestrator.spec.job import DataSection, TrackingSection
+
+Say = Callable[[str], None]
+"""Takes a line about the progress."""
+
+
+def run_study(study: Study, waiting: Sequence[Child], profile: Profile, options: Sequence[str], say: Say) -> list[Path]:
+    """Make the channels, train the children that wait and write the table; the files of the table.
+
+    options: of the command line, those that choose the profile.
+
+    Raises:
+        ChildFailedError: a run did not finish.
+        UserError: the channels cannot be made, or a run's results cannot be read.
+    """
+    runs = profile.storage.runs
+    tracker = open_parent(study.name, TrackingSection(), profile)
+    tracker.tags({"wavetrain.study": study.kind, "mlflow.note.content": study.description})
+    try:
+        make_study_store(study, lambda name, done, total: _say_channels(say, name, done, total))
+        for number, child in enumerate(waiting, start=1):
+            say(f"run {number} of {len(waiting)}: {child.job.name}")
+            run_child(child, runs, sweep_folder(study, runs), tracker.run_id, options)
+        table = conflict_table(study, say) if study.kind == "fig1c" else runs_table(study, runs)
+        files = write_table(study, table, sweep_folder(study, runs))
+        for path in files:
+            tracker.artifact(path)
+    except BaseException:
+        tracker.end("FAILED")
+        raise
+    tracker.end("FINISHED")
+    return files
+
+
+def _say_channels(say: Say, name: str, done: int, total: int) -> None:
+    if done == total:
+        say(f"channels of {name}: {total} samples")
+
+
+def runs_table(study: Study, runs: Path) -> StudyTable:
+    """The table of a study whose runs are all finished."""
+    names = [child.job.name for child in study.children]
+    records = {name: read_run(RunDirectory(runs / name), "FINISHED") for name in names}
+    make = tables.table3 if study.kind == "table3" else tables.fig4
+    return make(study, records)
+
+
+def conflict_table(study: Study, say: Say) -> StudyTable:
+    """The table of Fig. 1c, from gradients that are taken in this process."""
+    scale = study.scale
+    spec = make_spec("hetercsi", {"size": scale.model, "position": "grid"})
+    catalogue, data = open_training_data(DataSection(store=study.store), spec, study.seed)
+    setting = ConflictSetting(scale.gradient_epochs, scale.gradient_batches, scale.lr, study.seed)
+    found = measure_conflict(data, catalogue, setting, lambda epoch: say(f"epoch {epoch} of {setting.epochs}"))
+    return tables.fig1c(study, shares(found))
+
+
+def write_table(study: Study, table: StudyTable, folder: Path) -> list[Path]:
+    """CSV, Markdown, HTML and PNG into a folder; their paths."""
+    figure = draw_study(study.kind, table)
+    files: dict[str, str | bytes] = {
+        "csv": to_csv(tables.to_rows(table)),
+        "md": tables.to_markdown(table),
+        "html": render_table(table.title, table.columns, table.cells(), table.notes, to_svg(figure)),
+        "png": to_png(figure),
+    }
+    for ending, content in files.items():
+        write_atomically(folder / f"{study.kind}.{ending}", content)
+    return [folder / f"{study.kind}.{ending}" for ending in files]
+
+
+def sweep_folder(study: Study, runs: Path) -> Path:
+    """Where the specs of the children and the table lie; it is made."""
+    folder = runs / f"{study.name}.sweep"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
