@@ -7,7 +7,7 @@ from typing import Any
 
 from channels.errors import UserError
 from channels.hetercsi_mat import find_sets
-from channels.make import check_makeable, generator_origin, make_channels
+from channels.make import as_made, check_makeable, generator_origin, make_channels
 from channels.presets import Preset
 from channels.shards import Samples
 from channels.spec import ChannelSpec
@@ -45,7 +45,7 @@ def make_store(path: Path, preset: Preset, counts: Counts, seed: int, progress: 
             if not any(wanted.values()):
                 continue
             chunks = {split: make_channels(spec, split, count, seed, device) for split, count in wanted.items()}
-            _add(writer, spec, role, wanted, chunks, origin, progress)
+            _add(writer, as_made(spec), role, wanted, chunks, origin, progress)
 
 
 def import_hetercsi(source: Path, path: Path, progress: Progress) -> None:

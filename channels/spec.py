@@ -4,13 +4,16 @@ import difflib
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 from channels.errors import UserError
 
 SCENARIOS = ("UMi", "UMa", "RMa", "Indoor")
 """Scenarios that channels can be made for; an imported set may name any other."""
+
+USER_ANTENNAS = ("directional", "omnidirectional")
+"""Elements that a user can have when channels are made: that of TR 38.901 (8 dBi, 65 degrees), or no pattern."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -20,8 +23,10 @@ class ChannelSpec:
     """One set: all its samples are complex [slots T, subcarriers K, antennas A] of these parameters.
 
     fc_ghz: carrier in GHz. subcarrier_spacing_khz: in kHz. slot_ms: time between slots in ms. rows, cols: planar array
-    of the base station, antenna index = col * rows + row. scenario: one of SCENARIOS, or any word for an imported set.
+    of the base station, antenna index = col * rows + row. Rows count upwards: for a user below the horizon the phase
+    falls from row to row, as in the published sets. scenario: one of SCENARIOS, or any word for an imported set.
     los: line of sight forced on or off; None where it is unknown. speed_kmh: range of the user's speed in km/h.
+    user_antenna: one of USER_ANTENNAS; None where it is unknown, and made as directional.
     """
 
     name: str
@@ -35,6 +40,7 @@ class ChannelSpec:
     scenario: str
     los: bool | None
     speed_kmh: tuple[float, float]
+    user_antenna: str | None = None
 
     def __post_init__(self) -> None:
         """Whole numbers become floats where floats are meant: 30 and 30.0 must have one fingerprint."""
@@ -83,11 +89,15 @@ class ChannelSpec:
             scenario=_text(entries, "scenario", here),
             los=_flag(entries, "los", here),
             speed_kmh=_range(entries, "speed_kmh", here),
+            user_antenna=_user_antenna(entries, here),
         )
 
     def to_mapping(self) -> dict[str, Any]:
-        """Plain values for YAML or JSON; ``from_mapping`` gives the same spec back."""
-        return asdict(self) | {"speed_kmh": list(self.speed_kmh)}
+        """Plain values for YAML or JSON; ``from_mapping`` gives the same spec back. What is unknown is left out."""
+        values = asdict(self) | {"speed_kmh": list(self.speed_kmh)}
+        if self.user_antenna is None:
+            del values["user_antenna"]
+        return values
 
 
 def _entries(mapping: object, where: str) -> Mapping[str, Any]:
@@ -98,9 +108,10 @@ def _entries(mapping: object, where: str) -> Mapping[str, Any]:
         if key not in known:
             nearest = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)[0]
             raise UserError(f"unknown key {key!r}", where=where, mend=f"the nearest known key is {nearest!r}")
-    for key in known:
+    required = [field.name for field in fields(ChannelSpec) if field.default is MISSING]
+    for key in required:
         if key not in mapping:
-            raise UserError(f"key {key!r} is missing", where=where, mend=f"a set has the keys {', '.join(known)}")
+            raise UserError(f"key {key!r} is missing", where=where, mend=f"a set has the keys {', '.join(required)}")
     return mapping
 
 
@@ -135,6 +146,13 @@ def _flag(entries: Mapping[str, Any], key: str, where: str) -> bool | None:
     value = entries[key]
     if value is not None and not isinstance(value, bool):
         raise UserError(f"{key} must be true, false or null, not {value!r}", where=where)
+    return value
+
+
+def _user_antenna(entries: Mapping[str, Any], where: str) -> str | None:
+    value = entries.get("user_antenna")
+    if value is not None and value not in USER_ANTENNAS:
+        raise UserError(f"user_antenna must be {' or '.join(USER_ANTENNAS)}, not {value!r}", where=where)
     return value
 
 

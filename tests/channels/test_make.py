@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from channels.errors import UserError
-from channels.make import CHUNK_SAMPLES, draw_drops, make_channels
+from channels.make import CHUNK_SAMPLES, as_made, draw_drops, make_channels
 from channels.presets import load_preset
 from channels.spec import SCENARIOS, ChannelSpec
 
@@ -33,8 +33,8 @@ def test_every_scenario(scenario: str, los: bool):
     assert channel.shape == (20, 8, 32, 4) and channel.dtype == np.complex64
     assert np.isfinite(channel).all()
     power = 10 * np.log10(np.mean(np.abs(channel) ** 2, axis=(1, 2, 3)))
-    # Path loss of a cell: far below 0 dB, far above thermal noise; every drop has its own.
-    assert power.min() > -140 and power.max() < -30 and np.std(power) > 0.5
+    # Path loss of a cell, and up to 30 dB less where the user looks away; every drop has its own.
+    assert power.min() > -170 and power.max() < -30 and np.std(power) > 0.5
     assert np.ptp(np.abs(channel), axis=2).min() > 0, "frequency-selective"
 
 
@@ -83,14 +83,17 @@ def test_delays_are_positive_and_spread_as_in_the_standard():
 
 def test_antenna_order_is_column_by_column():
     """Users are all below the station: the phase from row to row is the same, from column to column it is not."""
-    channel = make(spec_of("UMa", True, rows=4, cols=2))
+    channel = make(spec_of("UMa", True, rows=4, cols=2, user_antenna="omnidirectional"))
     grid = channel.reshape(*channel.shape[:3], 2, 4)
 
     def concentration(products: np.ndarray) -> float:
         steps = products.reshape(len(products), -1).sum(axis=1)
         return float(np.abs(np.mean(steps / np.abs(steps))))
 
-    rows = concentration(grid[..., 1:] * np.conj(grid[..., :-1]))
+    upwards = grid[..., 1:] * np.conj(grid[..., :-1])
+    # Of two rows the upper one is further from a user below the horizon: its phase lags by 0.5 rad at 30 m and 170 m.
+    assert -0.7 < np.angle(upwards.sum()) < -0.3
+    rows = concentration(upwards)
     cols = concentration(grid[..., 1:, :] * np.conj(grid[..., :-1, :]))
     assert rows > 0.99 and cols < 0.97
 
@@ -135,3 +138,23 @@ def test_what_cannot_be_made():
             next(make_channels(bad, "train", 1, 0))
     with pytest.raises(UserError, match=r"cuda:99.*cpu"):
         next(make_channels(spec, "train", 1, 0, device="cuda:99"))
+
+
+def test_the_user_looks_where_it_goes():
+    """An element of 65 degrees shows the paths in front of the user: those that shift the carrier upwards."""
+    moving = spec_of("UMi", False, slots=64, slot_ms=0.5, speed_kmh=(50.0, 50.0), subcarriers=4)
+
+    def upwards(user_antenna: str | None) -> float:
+        channel = unit(make(replace(moving, user_antenna=user_antenna))) * np.hanning(64)[None, :, None, None]
+        spectrum = np.mean(np.abs(np.fft.fft(channel, axis=1)) ** 2, axis=(0, 2, 3))
+        frequency = np.fft.fftfreq(64, 0.5e-3)
+        return float(spectrum[frequency > 0].sum() / spectrum[frequency != 0].sum())
+
+    assert upwards(None) == upwards("directional") > 0.85
+    assert 0.3 < upwards("omnidirectional") < 0.7
+
+
+def test_a_store_says_which_antenna_its_users_have():
+    spec = spec_of("UMi", False)
+    assert as_made(spec).user_antenna == "directional"
+    assert as_made(replace(spec, user_antenna="omnidirectional")).user_antenna == "omnidirectional"

@@ -4,6 +4,7 @@ from dataclasses import FrozenInstanceError, replace
 import pytest
 
 from channels.errors import UserError
+from channels.presets import load_preset
 from channels.spec import ChannelSpec
 
 
@@ -65,3 +66,12 @@ def test_whole_numbers_are_floats_where_floats_are_meant():
     again = ChannelSpec.from_mapping(whole.to_mapping(), "test")
     assert json.dumps(again.to_mapping()) == json.dumps(whole.to_mapping())
     assert '"slot_ms": 1.0' in json.dumps(whole.to_mapping())
+
+
+def test_the_users_antenna_is_optional():
+    known = load_preset("hetercsi").pretrain[0]
+    assert "user_antenna" not in known.to_mapping(), "a store made before the field was there keeps its fingerprint"
+    chosen = ChannelSpec.from_mapping(known.to_mapping() | {"user_antenna": "omnidirectional"}, "here")
+    assert chosen.to_mapping()["user_antenna"] == "omnidirectional"
+    with pytest.raises(UserError, match=r"here.*user_antenna.*directional.*'horn'"):
+        ChannelSpec.from_mapping(known.to_mapping() | {"user_antenna": "horn"}, "here")
