@@ -1,5 +1,6 @@
 """Small files written whole or not at all."""
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -45,7 +46,6 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def sync_file(path: Path) -> None:
-    """Make a file's content durable."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+def is_disk_full(error: OSError) -> bool:
+    """Whether a disk, or somebody's quota on it, has no room left."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)

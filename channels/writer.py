@@ -1,6 +1,5 @@
 """Writing a store set by set; a set counts only once the manifest names it."""
 
-import errno
 import fcntl
 import os
 import shutil
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from channels.errors import UserError
-from channels.files import sync_folder, write_atomically
+from channels.files import is_disk_full, sync_folder, write_atomically
 from channels.manifest import (
     MANIFEST_FILE,
     ROLES,
@@ -81,7 +80,7 @@ class StoreWriter:
             }
             self._publish(incoming, spec, role, written, origin)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if not is_disk_full(error):
                 raise
             raise UserError(
                 "the disk is full", where=str(self.path), mend="free some space and run it again"

@@ -1,8 +1,8 @@
 """Saving while training goes on: a copy in host memory, a thread that writes it, and the commit once all ranks have.
 
-No rank waits for another: that its share is on the disk a rank says with the next step's signals
-(:mod:`orchestrator.run.signals`), and when all have said so rank 0 commits. Until then the state lies in a folder that
-no start takes for one.
+No rank waits for another. Once its share is on the disk, a rank says so with the signals of the next step
+(:mod:`orchestrator.run.signals`); when all ranks have, rank 0 commits. Until then the state lies in a folder with a
+temporary name, which no start reads.
 """
 
 import errno
@@ -18,14 +18,13 @@ from types import TracebackType
 import torch
 import torch.distributed as dist
 
+from channels.files import is_disk_full
 from orchestrator.checkpoint import format as checkpoints
 from orchestrator.checkpoint.disk_space import has_room
 from orchestrator.checkpoint.format import CheckpointInfo
 from orchestrator.checkpoint.fragments import TrainingState
 from orchestrator.checkpoint.state_files import SUFFIX, HostCopy
 from orchestrator.run.signals import SILENCE, Signals
-
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +51,7 @@ class _Pending:
 class CheckpointWriter:
     """Writes this rank's share of training states, one state at a time; use it as a context manager.
 
-    keep: how many of the newest states stay. spared: says the steps of more that stay.
+    keep: how many of the newest states stay. spared: gives the steps of older states that stay too.
     """
 
     def __init__(
@@ -94,14 +93,18 @@ class CheckpointWriter:
         return ended
 
     def signals(self) -> tuple[int, int]:
-        """Whether the pending share is (written, impossible to write); raises what else went wrong in the thread."""
+        """(1, 0) once the pending share is written, (0, 1) if the disk is full, else (0, 0).
+
+        Raises:
+            Exception: whatever else went wrong in the thread.
+        """
         if self._pending is None or not self._pending.writing.done():
             return 0, 0
         failed = self._pending.writing.result() is not None
         return int(not failed), int(failed)
 
     def advance(self, agreed: Signals) -> list[Saved]:
-        """Take in what all ranks said in the same step; rank 0 learns of states that are complete or given up."""
+        """Take in the signals of all ranks; what is returned, on rank 0, are states that are complete or given up."""
         if self._pending is not None and agreed.written + agreed.unwritten == self._world:
             pending, self._pending = self._pending, None
             if self._rank == 0:
@@ -116,9 +119,9 @@ class CheckpointWriter:
         ended: list[Saved] = []
         if self._pending is not None:
             self._pending.writing.exception()
-            said = torch.tensor(self.signals(), device=self._device)
-            dist.all_reduce(said)
-            written, unwritten = map(int, said.tolist())
+            sums = torch.tensor(self.signals(), device=self._device)
+            dist.all_reduce(sums)
+            written, unwritten = map(int, sums.tolist())
             ended += self.advance(Signals(written=written, unwritten=unwritten))
         if self._ending is not None:
             self._ending.exception()
@@ -129,22 +132,22 @@ class CheckpointWriter:
         return f"state-{self._rank:05d}-of-{self._world:05d}{SUFFIX}"
 
     def _write(self, file: Path) -> str | None:
-        """Write this rank's share (in the thread); why it cannot be written if the disk is full."""
+        """Write this rank's share (in the thread); None, or what the system says of a full disk."""
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            # Looked for before, since a write that takes the last bytes of a disk leaves none for the run's events.
+            # A write that takes the last bytes of a disk leaves none for the run's events, so it is not even begun.
             if not has_room(file.parent, self._copy.size * self._world):
                 return os.strerror(errno.ENOSPC)
             size, digest = self._copy.write(file)
             checkpoints.write_mark(file, size, digest)
         except OSError as error:
-            if error.errno not in DISK_FULL:
+            if not is_disk_full(error):
                 raise
             return str(error.strerror)
         return None
 
     def _end(self, pending: _Pending, unwritten: int) -> Saved:
-        """Commit, or clear away (in the thread of rank 0)."""
+        """Commit the state, or remove what there is of it (in the thread of rank 0)."""
         info = pending.info
         problem = f"{unwritten} of {self._world} ranks find the disk full" if unwritten else self._commit(info)
         if problem:
@@ -155,7 +158,7 @@ class CheckpointWriter:
         try:
             checkpoints.commit(self._root, info, self._keep, self._spared())
         except OSError as error:
-            if error.errno not in DISK_FULL:
+            if not is_disk_full(error):
                 raise
             return "the disk is full"
         return None

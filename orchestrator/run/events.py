@@ -1,17 +1,14 @@
 """The run's own record: rank 0 appends lines to ``events.jsonl``, the controller reads them from an offset."""
 
-import errno
 import json
 import os
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from channels.errors import UserError
+from orchestrator.run.disk_full import disk_full_as_user_error
 
 TAIL_BYTES = 4 << 20
 
@@ -27,7 +24,7 @@ class EventWriter:
     def write(self, kind: str, **fields: Any) -> None:
         """Append an event; ``time`` is seconds since 1970, of this moment unless given."""
         line = json.dumps({"kind": kind, "time": time.time(), **fields}, separators=(",", ":"))
-        with self._lock, told_when_full(self._path):
+        with self._lock, disk_full_as_user_error(self._path):
             self._file.write(line + "\n")
             self._file.flush()
 
@@ -42,20 +39,8 @@ class EventWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        with told_when_full(self._path):
+        with disk_full_as_user_error(self._path):
             self._file.close()
-
-
-@contextmanager
-def told_when_full(path: Path) -> Iterator[None]:
-    """Turns a full disk into a UserError; what was written whole before stays."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        mend = "free some space; the same command goes on from the last checkpoint"
-        raise UserError("the disk is full", where=str(path), mend=mend) from error
 
 
 def repair(path: Path) -> None:

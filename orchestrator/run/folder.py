@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 from channels.errors import UserError
 from channels.files import write_json
-from orchestrator.run.events import told_when_full
+from orchestrator.run.disk_full import disk_full_as_user_error
 from orchestrator.spec.job import JobSpec
 from orchestrator.spec.yaml_files import differences, validate
 
@@ -141,7 +141,7 @@ class RunDirectory:
     def update_state(self, **fields: Any) -> dict[str, Any]:
         """Change fields of ``state.json`` atomically."""
         state = {**self.read_state(), **fields}
-        with told_when_full(self.state):
+        with disk_full_as_user_error(self.state):
             write_json(self.state, state)
         return state
 

@@ -1,6 +1,5 @@
 """Copies of a store's shards in node-local storage: bounded, checksummed on arrival, least recently used go first."""
 
-import errno
 import hashlib
 import os
 import threading
@@ -11,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from channels.errors import UserError
+from channels.files import is_disk_full
 from channels.manifest import SHARD_FOLDER, Shard
 
 PIECE_BYTES = 4 * 2**20
@@ -280,7 +280,7 @@ def _explained(error: OSError, source: Path, root: Path) -> OSError | UserError:
     """What a user can mend of an error while copying; anything else as it is."""
     if isinstance(error, FileNotFoundError) and not source.exists():
         return UserError("the shard is missing in the store", where=str(source), mend="make or import its set again")
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if is_disk_full(error):
         mend = "lower data.cache_gb to what the disk holds, or give storage.cache another folder"
         return UserError("the disk of the shard cache is full", where=str(root), mend=mend)
     return error
