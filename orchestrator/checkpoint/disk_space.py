@@ -1,11 +1,10 @@
-"""Says that a disk is about to be full while there is still time."""
+"""Whether a disk has room for checkpoints, looked up before it is full."""
 
 import shutil
 from pathlib import Path
 
 CHECKPOINTS = 2
-"""So many more must fit: while one is written, the one before it is still there."""
-
+"""How many more must fit: while one is written, the one before it is still there."""
 
 KEPT_FREE = 2**20
 """Bytes that a checkpoint leaves for what else a run writes beside it."""

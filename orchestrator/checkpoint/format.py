@@ -22,7 +22,7 @@ INFO = "checkpoint.json"
 CHECKSUM = "sha256"
 """Key in it of the checksum over everything else in it."""
 DAMAGED = "damaged-"
-"""Prefix of states that a start passed over: they count as states no more."""
+"""Prefix of the folders of states that a start passed over, which no longer count as states."""
 LATEST = "latest"
 MARK = ".written"
 """Suffix of a rank's note, beside its file, that it wrote it; gone once the state is complete."""
@@ -33,8 +33,8 @@ VERSIONED = ("torch", "deepspeed", "ray", "numpy", "safetensors", "wavetrain")
 class CheckpointInfo:
     """``checkpoint.json``: what a state belongs to and what it consists of.
 
-    There is no generator to save: noise, masks, order and dropout are all drawn from (seed, what they are for), so
-    ``seed`` and ``step`` hold the state of every stream.
+    There is no random generator to save: noise, masks, order and dropout are drawn from the seed and from what they are
+    for, so ``seed`` and ``step`` say where every stream of random numbers is.
     """
 
     schema: int
@@ -118,7 +118,7 @@ def prune(root: Path, keep: int, spared: Collection[int] = ()) -> None:
 def set_aside_newer(root: Path, used: Path | None) -> None:
     """Rename the states newer than the one a start uses (all, where it uses none).
 
-    They are damaged, and as states they would count as the newest to keep, at the cost of good ones.
+    They are damaged; left as they are, they would count as the newest states to keep, and good ones would go for them.
     """
     for path in sorted(root.glob("step-*")):
         if used is None or path.name > used.name:
@@ -134,7 +134,7 @@ def remove_unfinished(root: Path) -> None:
 
 
 def file_digest(path: Path) -> str:
-    """sha256 of a file, read in pieces."""
+    """sha256 of a file, read in parts."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -196,7 +196,7 @@ def read_info(path: Path) -> CheckpointInfo:
     if not isinstance(content, dict):
         raise ValueError("no JSON object")
     schema, checksum = content.get("schema"), content.pop(CHECKSUM, None)
-    # Schemas up to 2 had no checksum; of a later one it tells whether the number is what was written.
+    # Schemas up to 2 had no checksum; from then on it shows whether the number is the one that was written.
     if checksum is not None or schema == SCHEMA:
         _check(content, checksum)
     if schema == SCHEMA:

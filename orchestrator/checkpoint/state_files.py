@@ -16,14 +16,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from channels.errors import UserError
 from orchestrator.checkpoint.fragments import KINDS, Fragment
 
 SUFFIX = ".safetensors"
-PIECE_BYTES = 2**24
-"""Bytes written at a time; the hash and the write let other threads run meanwhile."""
+PART_BYTES = 2**24
+"""Bytes written at a time; other threads run while a part is hashed and written."""
 
 
 class HostCopy:
@@ -64,12 +65,12 @@ class HostCopy:
         """Write the file and force it to the disk; its bytes and sha256."""
         digest = hashlib.sha256()
         content = self._block.numpy().view(np.uint8).data
-        pieces: list[bytes | memoryview] = [self._header]
-        pieces += [content[at : at + PIECE_BYTES] for at in range(0, len(content), PIECE_BYTES)]
+        parts: list[bytes | memoryview] = [self._header]
+        parts += [content[at : at + PART_BYTES] for at in range(0, len(content), PART_BYTES)]
         with path.open("wb") as file:
-            for piece in pieces:
-                digest.update(piece)
-                file.write(piece)
+            for part in parts:
+                digest.update(part)
+                file.write(part)
             file.flush()
             os.fsync(file.fileno())
             size = file.tell()
@@ -81,12 +82,10 @@ class StateReader:
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self._paths = paths
-        self._pieces: dict[tuple[str, str], list[tuple[int, int, Any, str]]] = defaultdict(list)
+        self._ranges: dict[tuple[str, str], list[tuple[int, int, Any, str]]] = defaultdict(list)
         self._stack = ExitStack()
 
     def __enter__(self) -> "StateReader":
-        from safetensors import SafetensorError
-
         for path in self._paths:
             try:
                 self._open(path)
@@ -97,13 +96,11 @@ class StateReader:
         return self
 
     def _open(self, path: Path) -> None:
-        from safetensors import safe_open
-
         file = self._stack.enter_context(safe_open(path, framework="pt"))
         for key in file.keys():  # noqa: SIM118
             name, start, kind = key.rsplit("/", 2)
             (length,) = file.get_slice(key).get_shape()
-            self._pieces[name, kind].append((int(start), int(start) + length, file, key))
+            self._ranges[name, kind].append((int(start), int(start) + length, file, key))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -112,9 +109,8 @@ class StateReader:
 
     def sizes(self) -> dict[str, int]:
         """Elements of every parameter."""
-        return {
-            name: max(piece[1] for piece in found) for (name, kind), found in self._pieces.items() if kind == KINDS[0]
-        }
+        weights = {name: found for (name, kind), found in self._ranges.items() if kind == KINDS[0]}
+        return {name: max(stop for _, stop, _, _ in found) for name, found in weights.items()}
 
     def fill(self, fragment: Fragment) -> None:
         """Read a fragment's range into its tensors.
@@ -128,7 +124,7 @@ class StateReader:
 
     def _fill(self, name: str, kind: str, first: int, tensor: Tensor) -> int:
         read = 0
-        for start, stop, file, key in self._pieces.get((name, kind), ()):
+        for start, stop, file, key in self._ranges.get((name, kind), ()):
             low, high = max(start, first), min(stop, first + len(tensor))
             if low < high:
                 tensor[low - first : high - first].copy_(file.get_slice(key)[low - start : high - start])

@@ -1,4 +1,4 @@
-"""Losses that jump: every rank sees the same reduced loss, so every rank comes to the same verdict."""
+"""Losses that jump. Every rank sees the same reduced loss, so every rank finds the same."""
 
 import statistics
 from collections import deque
@@ -15,7 +15,7 @@ class SpikeDetector:
         self._losses: deque[float] = deque(maxlen=REMEMBERED_STEPS)
 
     def add(self, loss: float) -> str | None:
-        """What is wrong with a loss, or None."""
+        """What is wrong with the loss of the next step, or None."""
         usual = statistics.median(self._losses) if len(self._losses) >= STEPS_TO_KNOW else None
         if self._factor is not None and usual is not None and loss > self._factor * usual:
             return f"loss {loss:.4g} is {loss / usual:.1f} times the median {usual:.4g} of the steps before"

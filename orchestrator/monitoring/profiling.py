@@ -33,7 +33,7 @@ def optimizing() -> AbstractContextManager[Any]:
 
 
 class StepProfile:
-    """Profiles the steps that were asked for, once a run, on rank 0; without a section it does nothing."""
+    """Profiles the steps that the job names, once a run, on rank 0; without a section it does nothing."""
 
     def __init__(self, section: ProfileSection | None, folder: Path, rank: int, device: torch.device) -> None:
         self._section = section if rank == 0 and not (folder / SUMMARY).exists() else None
@@ -42,7 +42,7 @@ class StepProfile:
         self._first = 0
 
     def before(self, step: int) -> None:
-        """Call it before each step of the run, counted from 0, and once more when the last is done."""
+        """Call it before each step of the run, counted from 0."""
         if self._section is None:
             return
         if self._profile is not None and step >= self._first + self._section.steps:
@@ -72,7 +72,7 @@ class StepProfile:
 
 
 def summarise(events: Sequence[Any], first: int, steps: int, on_gpu: bool) -> dict[str, Any]:
-    """Milliseconds a step and shares of every part, and the dearest operations, of torch.profiler's function events."""
+    """Milliseconds a step and shares of every part, and of the costliest operations, from torch.profiler's events."""
     window = max(event.time_range.end for event in events) - min(event.time_range.start for event in events)
     spent = dict.fromkeys(PARTS, 0.0)
     operations: dict[str, float] = {}
@@ -86,13 +86,13 @@ def summarise(events: Sequence[Any], first: int, steps: int, on_gpu: bool) -> di
     def line(microseconds: float) -> dict[str, float]:
         return {"ms": microseconds / 1e3 / steps, "share": microseconds / window}
 
-    dearest = sorted(operations.items(), key=lambda item: -item[1])[:LISTED_OPERATIONS]
+    costliest = sorted(operations.items(), key=lambda item: -item[1])[:LISTED_OPERATIONS]
     return {
         "first": first,
         "steps": steps,
         "step_ms": window / 1e3 / steps,
         "parts": {part: line(time) for part, time in spent.items()},
-        "operations": [{"name": name, **line(time)} for name, time in dearest],
+        "operations": [{"name": name, **line(time)} for name, time in costliest],
     }
 
 
@@ -114,7 +114,7 @@ def part_of(event: Any) -> str | None:
 def own_time(event: Any, on_gpu: bool) -> float:
     """Microseconds an event itself took: on the device that computes, or on the host for what happens there.
 
-    Collectives run beside the thread that asked for them, so their whole length counts, and asking does not.
+    A collective runs beside the thread that starts it: its whole length counts, and the call that starts it does not.
     """
     if event.name == DATA_WAIT:
         return float(event.cpu_time_total)
@@ -138,6 +138,6 @@ def page(summary: dict[str, Any]) -> str:
     lines = [f"# Steps {summary['first']} to {last} of rank 0: {summary['step_ms']:.1f} ms a step", ""]
     lines += ["| part | ms a step | share |", "|---|---:|---:|"]
     lines += [f"| {part} | {row['ms']:.1f} | {100 * row['share']:.1f} % |" for part, row in summary["parts"].items()]
-    lines += ["", "| dearest operations | ms a step | share |", "|---|---:|---:|"]
+    lines += ["", "| costliest operations | ms a step | share |", "|---|---:|---:|"]
     lines += [f"| `{row['name']}` | {row['ms']:.1f} | {100 * row['share']:.1f} % |" for row in summary["operations"]]
     return "\n".join(lines) + "\n"

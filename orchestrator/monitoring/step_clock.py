@@ -1,4 +1,4 @@
-"""How long this rank computed in a step before it met the others, without waiting for a device to find out."""
+"""For how long this rank computes in a step before it waits for the others, measured without waiting for a device."""
 
 import time
 from collections import deque
@@ -7,7 +7,7 @@ import torch
 
 
 class StepClock:
-    """On a CPU the seconds of this step; on CUDA those of the last step the device has finished, by its own clock."""
+    """On a CPU the seconds of this step; on CUDA those of the last step that the device has finished, by its clock."""
 
     def __init__(self, device: torch.device) -> None:
         self._on_gpu = device.type == "cuda"
@@ -22,7 +22,7 @@ class StepClock:
             self._under_way.append((_mark(), torch.cuda.Event(enable_timing=True)))  # type: ignore[no-untyped-call]
 
     def stop(self) -> float:
-        """All of this rank's own work is done or queued; seconds it takes a step."""
+        """All of this rank's own work is done or queued; seconds that it takes."""
         if not self._on_gpu:
             return time.perf_counter() - self._started
         self._under_way[-1][1].record()

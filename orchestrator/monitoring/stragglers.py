@@ -1,15 +1,15 @@
-"""Ranks that keep the others waiting: persistently slower in their own computation than the median rank."""
+"""Ranks that keep the others waiting: they compute for longer than the median rank, over many steps."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
 WINDOW = 30
-"""Steps over which a rank must be slow to be named; the cost of a step differs from bucket to bucket."""
+"""Steps over which a rank must be slow on average to be named: a single step says little, as buckets differ in cost."""
 
 
 class StragglerDetector:
-    """Means of the ranks' own seconds over a window of steps. factor: so many times the median rank is slow."""
+    """Means of the ranks' own seconds over a window of steps. factor: a rank is slow above so many times the median."""
 
     def __init__(self, world: int, factor: float | None) -> None:
         self._factor = factor
@@ -24,7 +24,7 @@ class StragglerDetector:
         """
         self._sums += seconds
         self._steps += 1
-        # Of two ranks the median would be the mean of both, and hide the slower one: the lower of the middle two.
+        # The lower of the middle two. Their mean would be, of two ranks, half of the slower one, and hide it.
         usual = float(np.sort(self._sums)[(len(self._sums) - 1) // 2])
         ratios = self._sums / max(usual, 1e-9)
         found: list[tuple[int, float]] = []

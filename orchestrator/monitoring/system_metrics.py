@@ -2,8 +2,10 @@
 
 import time
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 
 import psutil
+import torch
 
 MEGABYTE = 1e6
 LOOPBACK = "lo"
@@ -47,18 +49,12 @@ class SystemSampler:
 
 
 def count_gpus() -> int:
-    """GPUs that can be asked: those torch sees, none where NVIDIA's management library (nvidia-ml-py) is missing."""
-    from importlib.util import find_spec
-
-    import torch
-
+    """GPUs that can be sampled: those torch sees; none without NVIDIA's management library (nvidia-ml-py)."""
     return torch.cuda.device_count() if find_spec("pynvml") and torch.cuda.is_available() else 0
 
 
 def gpu_metrics(count: int) -> dict[str, float]:
     """Utilisation, memory and power of the first ``count`` devices that torch sees."""
-    import torch
-
     found: dict[str, float] = {}
     for gpu in range(count):
         used = torch.cuda.device_memory_used(gpu)

@@ -1,4 +1,4 @@
-"""Notices that a rank makes no step: its stacks are written down, then it ends, and Ray Train starts the group anew."""
+"""Notices that a rank makes no step: it writes down its stacks and ends, and Ray Train starts the group again."""
 
 import faulthandler
 import os
@@ -21,8 +21,8 @@ FIRST_STEPS_S = 900.0
 class Watchdog(threading.Thread):
     """Watches one rank between ``with`` and its end.
 
-    factor: patience as a multiple of the median step time. floor_s: least patience in seconds. stacks: file that the
-    stacks of all threads go to. end: what ends the process; the main thread may be stuck where no exception reaches it.
+    factor: patience as a multiple of the median step time. floor_s: least patience in seconds. stacks: file for the
+    stacks of all threads. end: ends the process, whose main thread may be stuck where no exception reaches it.
     """
 
     def __init__(self, stacks: Path, *, factor: float, floor_s: float, end: Callable[[int], object] = os._exit) -> None:
@@ -49,7 +49,7 @@ class Watchdog(threading.Thread):
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Something other than a step is done, e.g. the saving of a state: it may take as long as it takes."""
+        """Inside it there is no patience to lose: something other than a step is done, e.g. a state is saved."""
         self._is_paused = True
         try:
             yield
@@ -67,7 +67,7 @@ class Watchdog(threading.Thread):
     def run(self) -> None:
         """Look now and then; called by the thread.
 
-        After a stop of the whole process (SIGSTOP) its own look comes late too: a look that comes late proves nothing.
+        Where the whole process was stopped (SIGSTOP), this thread was too. So a look that comes late proves no hang.
         """
         looked = time.monotonic()
         while not self._stopped.wait(self._look_s):
@@ -87,7 +87,7 @@ class Watchdog(threading.Thread):
             file.flush()
             faulthandler.dump_traceback(file, all_threads=True)
             os.fsync(file.fileno())
-        # The end of this rank is the end of all: the others look once more and write down theirs.
+        # Once this rank ends, all do. So it gives the others time for one more look, in which they write their stacks.
         time.sleep(self._look_s + 1.0)
         self._end(HANG_EXIT_CODE)
 

@@ -1,11 +1,11 @@
-"""What ranks tell each other once a step, inside the reduction that the step needs anyway."""
+"""What every rank lets the others know once a step, inside the reduction that the step needs anyway."""
 
 from dataclasses import astuple, dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Signals:
-    """What one rank says (0 or 1 each), or, summed over the ranks, how many say it."""
+    """Flags of one rank (0 or 1 each), or their sums over the ranks."""
 
     stop: int = 0
     """Save after this step and end."""
@@ -20,7 +20,7 @@ class Signals:
 
     @property
     def ask_to_save(self) -> bool:
-        """Whether somebody wants the state saved."""
+        """Whether a rank wants the state saved."""
         return bool(self.stop or self.save or self.pause)
 
     def values(self) -> tuple[int, ...]:
