@@ -17,6 +17,9 @@ from samplers.catalogue import Catalogue, Source, pooled_sources
 from samplers.schedule import Slice
 
 
+SPLIT = "train"
+
+
 @dataclass(frozen=True, slots=True)
 class Origin:
     """Where the samples of a catalogue source lie: a set of the store, read at one granularity."""
@@ -24,8 +27,8 @@ class Origin:
     set_name: str
     shape: Shape
     variant: int
-    units: int
-    """Training samples a stored sample yields (its slots, for models of single snapshots)."""
+    samples_per_stored: int
+    """Training samples that one stored sample yields: 1, or its slots, for models of single snapshots."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,64 +48,63 @@ class TrainingData:
     seed: int
     packed: bool = False
     """Batches are laid end to end, and fillers left out, instead of padded."""
-    split: str = "train"
 
-    def batch(self, piece: Slice) -> TokenBatch | PackedBatch:
+    def batch(self, slice_: Slice) -> TokenBatch | PackedBatch:
         """The slice's samples, normalised, noisy and patched; grouped by source inside the batch."""
-        piece = self._laid(piece)
+        slice_ = self._held(slice_)
         parts: list[Tokens] = []
         keys: list[NDArray[np.int64]] = []
         weights: list[NDArray[np.float32]] = []
-        for source in np.unique(piece.source):
-            chosen = piece.source == source
+        for source in np.unique(slice_.source):
+            chosen = slice_.source == source
             origin = self.origins[int(source)]
-            index = piece.index[chosen]
-            key = sample_keys(origin.set_name, self.split, index)
-            channels = read_units(self.store, origin, self.split, index)
+            index = slice_.index[chosen]
+            key = sample_keys(origin.set_name, SPLIT, index)
+            channels = read_samples(self.store, origin, SPLIT, index)
             if self.snr_db is not None:
-                channels = add_noise(channels, self.snr_db, self.seed, key, piece.epoch)
+                channels = add_noise(channels, self.snr_db, self.seed, key, slice_.epoch)
             parts.append(self.spec.tokenise(channels, origin.variant))
             keys.append(key)
-            weights.append(piece.weight[chosen])
+            weights.append(slice_.weight[chosen])
         join = pack if self.packed else collate
-        return join(parts, np.concatenate(keys), np.concatenate(weights), piece.variant)
+        return join(parts, np.concatenate(keys), np.concatenate(weights), slice_.variant)
 
-    def denominators(self, pieces: Sequence[Slice]) -> NDArray[np.float64]:
-        """Masked tokens [tasks] of all true samples in the pieces: what loss sums are divided by."""
-        sums: NDArray[np.float64] = sum((piece.weight @ self.targets[piece.source] for piece in pieces), np.zeros(()))
+    def denominators(self, slices: Sequence[Slice]) -> NDArray[np.float64]:
+        """Masked tokens [tasks] of all true samples in the slices: what loss sums are divided by."""
+        sums: NDArray[np.float64] = sum((slice_.weight @ self.targets[slice_.source] for slice_ in slices), np.zeros(()))
         return sums
 
-    def padded_tokens(self, piece: Slice) -> int:
+    def padded_tokens(self, slice_: Slice) -> int:
         """Tokens that the batch of a slice computes, padding included; class tokens count as in the plan."""
         if self.packed:
-            return int(self.lengths[self._laid(piece).source].sum())
-        return len(piece.source) * int(self.lengths[piece.source].max())
+            return int(self.lengths[self._held(slice_).source].sum())
+        return len(slice_.source) * int(self.lengths[slice_.source].max())
 
-    def computed_flops(self, piece: Slice) -> float:
+    def computed_flops(self, slice_: Slice) -> float:
         """Operations to train on the batch of a slice, padding included."""
         if self.packed:
-            return packed_flops(self.flops, self._laid(piece))
-        return padded_flops(self.flops, piece)
+            return packed_flops(self.flops, self._held(slice_))
+        return padded_flops(self.flops, slice_)
 
-    def _laid(self, piece: Slice) -> Slice:
+    def _held(self, slice_: Slice) -> Slice:
         """What a batch holds of a slice: all of it, or packed its true samples (its shortest where it has none)."""
-        if not self.packed or piece.weight.all():
-            return piece
-        held = piece.weight > 0
+        if not self.packed or slice_.weight.all():
+            return slice_
+        held = slice_.weight > 0
         if not held.any():
-            held[self.lengths[piece.source].argmin()] = True
-        return replace(piece, source=piece.source[held], index=piece.index[held], weight=piece.weight[held])
+            held[self.lengths[slice_.source].argmin()] = True
+        return replace(slice_, source=slice_.source[held], index=slice_.index[held], weight=slice_.weight[held])
 
-    def valid_tokens(self, pieces: Sequence[Slice]) -> int:
-        """Tokens of the true samples in the pieces."""
-        return int(sum(piece.weight @ self.lengths[piece.source] for piece in pieces))
+    def valid_tokens(self, slices: Sequence[Slice]) -> int:
+        """Tokens of the true samples in the slices."""
+        return int(sum(slice_.weight @ self.lengths[slice_.source] for slice_ in slices))
 
 
-def read_units(store: ChannelStore, origin: Origin, split: str, index: NDArray[np.int64]) -> NDArray[np.complex64]:
+def read_samples(store: ChannelStore, origin: Origin, split: str, index: NDArray[np.int64]) -> NDArray[np.complex64]:
     """Unit-power channels [n, T, K, A] of training samples (T = 1 where a slot is a sample)."""
-    if origin.units == 1:
+    if origin.samples_per_stored == 1:
         return unit_power(store.read(origin.set_name, split, index))
-    stored, slot = np.divmod(index, origin.units)
+    stored, slot = np.divmod(index, origin.samples_per_stored)
     unique, position = np.unique(stored, return_inverse=True)
     samples = store.read(origin.set_name, split, unique)
     return unit_power(samples[position, slot][:, None])
@@ -124,21 +126,21 @@ def open_training_data(
     origins: list[Origin] = []
     for name in chosen_sets(store, section):
         entry = store.sets[name]
-        split = entry.splits.get("train")
+        split = entry.splits.get(SPLIT)
         if split is None or split.count == 0:
             raise UserError(
                 f"set {name} has no training samples", where=str(section.store), mend="drop it from data.sets"
             )
         shape = entry.spec.shape
-        units = spec.samples_per_stored(shape)
-        count = min(split.count, section.samples or split.count) * units
+        per_stored = spec.samples_per_stored(shape)
+        count = min(split.count, section.samples or split.count) * per_stored
         lengths = {variant: spec.length(shape, variant) for variant in spec.variants}
-        sources.extend(_sources(name, lengths, count, split.shard_samples * units))
-        origins.extend(Origin(name, shape, variant, units) for variant in lengths)
+        sources.extend(_sources(name, lengths, count, split.shard_samples * per_stored))
+        origins.extend(Origin(name, shape, variant, per_stored) for variant in lengths)
     catalogue = Catalogue(tuple(sources))
-    unit_shapes = [_unit_shape(origin) for origin in origins]
-    targets = [spec.target_tokens(shape, origin.variant) for shape, origin in zip(unit_shapes, origins, strict=True)]
-    flops = [spec.forward_flops(shape, origin.variant) for shape, origin in zip(unit_shapes, origins, strict=True)]
+    shapes = [_sample_shape(origin) for origin in origins]
+    targets = [spec.target_tokens(shape, origin.variant) for shape, origin in zip(shapes, origins, strict=True)]
+    flops = [spec.forward_flops(shape, origin.variant) for shape, origin in zip(shapes, origins, strict=True)]
     data = TrainingData(
         store=store,
         spec=spec,
@@ -160,9 +162,10 @@ def _sources(name: str, lengths: dict[int, int], count: int, shard_samples: int)
     return (Source(name=name, length=length, count=count, variant=variant, shard_samples=shard_samples),)
 
 
-def _unit_shape(origin: Origin) -> Shape:
+def _sample_shape(origin: Origin) -> Shape:
+    """Scale of a training sample."""
     slots, subcarriers, antennas = origin.shape
-    return (slots, subcarriers, antennas) if origin.units == 1 else (1, subcarriers, antennas)
+    return (slots, subcarriers, antennas) if origin.samples_per_stored == 1 else (1, subcarriers, antennas)
 
 
 def chosen_sets(store: ChannelStore, section: DataSection) -> tuple[str, ...]:
@@ -180,16 +183,16 @@ def chosen_zeroshot_sets(store: ChannelStore, section: DataSection) -> tuple[str
     return _choose(known, section.zeroshot_sets, "data.zeroshot_sets", str(section.store))
 
 
-def _choose(known: tuple[str, ...], asked: tuple[str, ...] | int | None, field: str, where: str) -> tuple[str, ...]:
-    if asked is None:
+def _choose(known: tuple[str, ...], wanted: tuple[str, ...] | int | None, field: str, where: str) -> tuple[str, ...]:
+    if wanted is None:
         if not known:
             raise UserError("the store has no such sets", where=f"{where} ({field})", mend="make or import some")
         return known
-    if isinstance(asked, int):
-        if asked > len(known):
-            raise UserError(f"{field} = {asked}, the store has {len(known)}", where=where, mend="ask for fewer")
-        return known[:asked]
-    missing = [name for name in asked if name not in known]
+    if isinstance(wanted, int):
+        if wanted > len(known):
+            raise UserError(f"{field} = {wanted}, the store has {len(known)}", where=where, mend="ask for fewer")
+        return known[:wanted]
+    missing = [name for name in wanted if name not in known]
     if missing:
         raise UserError(f"{field}: no set {missing[0]!r}", where=where, mend=f"known: {', '.join(known) or 'none'}")
-    return asked
+    return wanted

@@ -22,7 +22,7 @@ from channels.store import ChannelStore
 from models.export import load_model
 from models.interface import EvaluationTask, ModelSpec, PretrainingModel, TokenBatch, collate
 from models.references import REFERENCES
-from orchestrator.data.reader import Origin, chosen_zeroshot_sets, read_units
+from orchestrator.data.reader import Origin, chosen_zeroshot_sets, read_samples
 from orchestrator.spec.job import EvaluationSection, JobSpec
 
 MODEL = "model"
@@ -121,10 +121,10 @@ def _batches(
     entry = store.sets[set_name]
     origin = Origin(set_name, entry.spec.shape, variant, spec.samples_per_stored(entry.spec.shape))
     stored = min(entry.splits[section.split].count, section.samples or entry.splits[section.split].count)
-    for first in range(0, stored * origin.units, section.batch):
-        index = np.arange(first, min(first + section.batch, stored * origin.units), dtype=np.int64)
+    for first in range(0, stored * origin.samples_per_stored, section.batch):
+        index = np.arange(first, min(first + section.batch, stored * origin.samples_per_stored), dtype=np.int64)
         keys = sample_keys(set_name, section.split, index)
-        clean = read_units(store, origin, section.split, index)
+        clean = read_samples(store, origin, section.split, index)
         noisy = clean if job.data.snr_db is None else add_noise(clean, job.data.snr_db, section.seed, keys, epoch=0)
         weight = np.ones(len(index), np.float32)
         batch = collate([spec.tokenise(noisy, variant)], keys, weight, variant).to(device)

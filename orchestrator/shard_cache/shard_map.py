@@ -33,7 +33,7 @@ class ShardMap:
         samples = []
         for source, origin in zip(catalogue, origins, strict=True):
             split = store.sets[origin.set_name].splits["train"]
-            samples.append(split.shard_samples * origin.units)
+            samples.append(split.shard_samples * origin.samples_per_stored)
             members = catalogue.pools[source.pool] if source.pool is not None else None
             count = source.count if members is None else sum(catalogue[member].count for member in members)
             by_source.append(split.shards[: -(-count // samples[-1])])
