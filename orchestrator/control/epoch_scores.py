@@ -5,8 +5,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from orchestrator.control.scoring import Scoring, keep_if_best, step_of
+from orchestrator.control.scoring import Scoring, keep_if_best
 from orchestrator.evaluation.table import to_metrics
+from orchestrator.run.exports import step_of, waiting_exports
 from orchestrator.run.folder import RunDirectory
 from orchestrator.tracking.outbox import Outbox
 
@@ -48,7 +49,7 @@ class EpochScores:
 
     def _unscored(self) -> list[Path]:
         """Complete exports in order; those of epochs that a resumed attempt repeated are dropped."""
-        exports = sorted(self._directory.exports.glob("step-*"))
+        exports = waiting_exports(self._directory)
         scored = int(self._directory.read_state().get("scored_step", -1)) if exports else -1
         for export in exports:
             if step_of(export) <= scored:

@@ -1,6 +1,5 @@
 """Scoring an exported model on the held-out sets, one Ray task each, and keeping the best one of a run."""
 
-import json
 import math
 import shutil
 import time
@@ -11,11 +10,10 @@ from typing import Any
 
 from channels.files import write_json
 from orchestrator.evaluation.nmse import Score, decibels, evaluate_set, overall
+from orchestrator.run.exports import SCORE, best_so_far, previous_best
 from orchestrator.run.folder import RunDirectory
 from orchestrator.spec.cluster import Profile
 from orchestrator.spec.job import JobSpec
-
-SCORE = "score.json"
 
 
 @dataclass(slots=True)
@@ -73,39 +71,22 @@ def _score_remotely(export: Path, store: Path, name: str, job: JobSpec, profile:
     return evaluate_set(export, store, name, job, device)
 
 
-def best_so_far(directory: RunDirectory) -> tuple[int, float] | None:
-    """(step, NMSE) of ``model-best/``, if there is one."""
-    for folder in (directory.best, _previous(directory)):
-        try:
-            score = json.loads((folder / SCORE).read_text())
-        except FileNotFoundError:
-            continue
-        return int(score["step"]), float(score["nmse"])
-    return None
-
-
-def _previous(directory: RunDirectory) -> Path:
-    """Where the best model lies while a better one takes its place."""
-    return directory.best.with_name(f".{directory.best.name}.old")
-
-
-def step_of(export: Path) -> int:
-    """Step after which an export was made."""
-    return int(export.name.removeprefix("step-"))
-
-
 def keep_if_best(directory: RunDirectory, export: Path, scores: list[Score], step: int) -> bool:
     """Make an export the content of ``model-best/`` if no earlier one scored better, and protect its checkpoint."""
     best, found = best_so_far(directory), overall(scores)
     if not math.isfinite(found) or (best is not None and best[1] <= found):
         return False
     new = directory.best.with_name(f".{directory.best.name}.tmp")
-    shutil.rmtree(new, ignore_errors=True)
-    shutil.copytree(export, new)
-    write_json(new / SCORE, {"step": step, "nmse": found, "nmse_db": decibels(found)})
-    if directory.best.exists():
-        shutil.rmtree(_previous(directory), ignore_errors=True)
-        directory.best.replace(_previous(directory))
-    new.replace(directory.best)
-    shutil.rmtree(_previous(directory), ignore_errors=True)
+    try:
+        shutil.rmtree(new, ignore_errors=True)
+        shutil.copytree(export, new)
+        write_json(new / SCORE, {"step": step, "nmse": found, "nmse_db": decibels(found)})
+        if directory.best.exists():
+            shutil.rmtree(previous_best(directory), ignore_errors=True)
+            directory.best.replace(previous_best(directory))
+        new.replace(directory.best)
+    finally:
+        # A full disk ends this half-way; later scores need not be better and would leave the copy there.
+        shutil.rmtree(new, ignore_errors=True)
+    shutil.rmtree(previous_best(directory), ignore_errors=True)
     return True

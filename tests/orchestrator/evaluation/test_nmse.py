@@ -1,5 +1,6 @@
 """Scores: the formula, the noise floor, averages, and the references against what is known of them."""
 
+import errno
 import math
 from pathlib import Path
 
@@ -9,9 +10,10 @@ import torch
 
 from models.export import save_model
 from models.registry import make_spec
-from orchestrator.control.scoring import best_so_far, keep_if_best
+from orchestrator.control.scoring import keep_if_best
 from orchestrator.evaluation.nmse import CLEAN, NOISY, Score, averages, decibels, evaluate_set, sample_nmse
 from orchestrator.evaluation.table import read_results, to_csv, to_metrics, to_tables, write_results
+from orchestrator.run.exports import best_so_far
 from orchestrator.run.folder import RunDirectory
 from tests.jobs_for_tests import small_job
 
@@ -42,6 +44,22 @@ def test_a_prediction_that_is_not_finite_is_never_the_best(tmp_path: Path) -> No
     for step, (nmse, is_best) in enumerate([(math.nan, False), (0.5, True), (math.nan, False), (0.4, True)]):
         assert keep_if_best(directory, export, [Score("time", "D1", "model", NOISY, nmse, 1)], step) is is_best
     assert best_so_far(directory) == (3, 0.4)
+
+
+def test_a_copy_that_a_full_disk_breaks_off_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory, export = RunDirectory(tmp_path / "run"), tmp_path / "export"
+    export.mkdir()
+    (export / "weights").write_text("all of them")
+    assert keep_if_best(directory, export, [Score("time", "D1", "model", NOISY, 0.5, 1)], 1)
+
+    def fail(path: Path, value: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("orchestrator.control.scoring.write_json", fail)
+    with pytest.raises(OSError, match="No space"):
+        keep_if_best(directory, export, [Score("time", "D1", "model", NOISY, 0.4, 1)], 2)
+    assert [path.name for path in directory.path.iterdir()] == ["model-best"]
+    assert best_so_far(directory) == (1, 0.5)
 
 
 @pytest.fixture(scope="module")
