@@ -27,6 +27,7 @@ from channels.presets import load_preset
 from channels.shards import Samples
 from channels.writer import open_writer
 from orchestrator.run.folder import RunDirectory
+from orchestrator.run.worker_config import WorkerConfig
 from orchestrator.spec.job import JobSpec
 
 
@@ -94,16 +95,17 @@ def work(rank: int, world: int, meeting: str, folder: str, queue: Any) -> None:
     import torch
     import torch.distributed as dist
 
-    from orchestrator.training.worker import Worker
+    from orchestrator.training.build import build
+    from orchestrator.training.worker import train
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world)
-    worker = Worker(RunDirectory(Path(folder)), "cpu")
-    network = worker.engine.deepspeed
+    parts = build(WorkerConfig(Path(folder), "cpu"))
+    network = parts.engine.deepspeed
     spent: dict[str, list[float]] = {"forward": [], "backward": []}
     network.forward = stopwatch(network.forward, spent["forward"])
     network.backward = stopwatch(network.backward, spent["backward"])
-    worker.run()
+    train(parts)
     if rank == 0:
         queue.put(spent)
     dist.destroy_process_group()

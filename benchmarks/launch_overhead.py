@@ -29,6 +29,7 @@ from rich.table import Table
 
 from channels.files import write_json
 from orchestrator.run.folder import RunDirectory
+from orchestrator.run.worker_config import WorkerConfig
 from orchestrator.spec.cluster import load_profile
 from orchestrator.spec.job import JobSpec, load_job
 from tests.e2e.slurm_cluster import slurm_cluster
@@ -117,11 +118,12 @@ def run_rank(folder: Path) -> None:
     import torch
     import torch.distributed as dist
 
-    from orchestrator.training.worker import Worker
+    from orchestrator.training.build import build
+    from orchestrator.training.worker import train
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
-    Worker(RunDirectory(folder), device="cpu").run()
+    train(build(WorkerConfig(folder, "cpu")))
     dist.destroy_process_group()
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from channels.errors import UserError
 from orchestrator.run.adjustments import Adjustments
-from orchestrator.run.failures import MicroBatchTooLargeError, TrainingDivergedError, root_cause
+from orchestrator.run.failures import MicroBatchTooLargeError, TrainingDivergedError, is_out_of_memory, root_cause
 from orchestrator.spec.job import FailuresSection
 
 CAUSE_LENGTH = 400
@@ -78,7 +78,7 @@ def decide(section: FailuresSection, past: Sequence[Kind], error: BaseException,
     if isinstance(error, TrainingDivergedError) and error.step is not None:
         adjustments = replace(now, skipped_steps=tuple(sorted({*now.skipped_steps, error.step})))
     if isinstance(error, MicroBatchTooLargeError):
-        adjustments = replace(now, micro_batch=error.fitting)
+        adjustments = replace(now, micro_batch={**now.micro_batch, error.bucket: error.fitting})
         retry = retry and error.fitting >= 1
     return Decision(retry, wait_s, adjustments)
 
@@ -100,7 +100,7 @@ def _kind(error: BaseException) -> Kind:
         return Kind.BAD_DATA
     if isinstance(error, TrainingDivergedError):
         return Kind.DIVERGED
-    if isinstance(error, MicroBatchTooLargeError | MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if is_out_of_memory(error):
         return Kind.OUT_OF_MEMORY
     preempted = getattr(error, "preempted", False) or type(error).__name__ == "PreemptionError"
     return Kind.PREEMPTION if preempted else Kind.WORKER

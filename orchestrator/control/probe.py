@@ -19,14 +19,12 @@ from models.layers.blocks import checkpoint_activations
 from models.registry import make_spec
 from orchestrator.data.plan import make_schedule
 from orchestrator.data.reader import TrainingData, open_training_data
+from orchestrator.run.failures import is_out_of_memory
 from orchestrator.spec.job import JobSpec
 from samplers.schedule import Schedule, Slice
 
 RESERVE = 0.05
 """Share of a GPU's memory that is left to communication buffers and fragmentation."""
-
-OUT_OF_MEMORY = ("alloc", "could not create a primitive")
-"""What torch and oneDNN say, inside a RuntimeError, when a CPU has no more memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +126,8 @@ class _Trial:
                 batch = self._data.batch(self._longest(bucket, size)).to(self._device)
                 self._model(batch, MaskDraw(seed=0, epoch=0)).sum().backward()
                 self._step()
-        except (torch.OutOfMemoryError, MemoryError):
-            return False
-        except RuntimeError as error:
-            if not any(sign in str(error).lower() for sign in OUT_OF_MEMORY):
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
                 raise
             return False
         finally:

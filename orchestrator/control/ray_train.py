@@ -5,8 +5,12 @@ from typing import Any
 from orchestrator.control.elastic import RESIZE_INTERVAL_S, make_scaling_policy
 from orchestrator.control.failure_book import FailureBook
 from orchestrator.run.folder import RunDirectory
+from orchestrator.run.worker_config import WorkerConfig
 from orchestrator.spec.cluster import Profile
 from orchestrator.spec.job import JobSpec
+
+CONFIG = "worker"
+"""Key of the workers' configuration: Ray Train hands a dictionary to its workers."""
 
 
 def make_trainer(job: JobSpec, profile: Profile, directory: RunDirectory, *, dashboard: bool) -> Any:
@@ -51,17 +55,19 @@ def make_trainer(job: JobSpec, profile: Profile, directory: RunDirectory, *, das
         resources_per_worker=resources,
         elastic_resize_monitor_interval_s=RESIZE_INTERVAL_S,
     )
+    cache = profile.storage.cache
+    worker = WorkerConfig(
+        run=directory.path,
+        device=profile.device,
+        threads=profile.cpus_per_worker,
+        cache=cache.absolute() if cache else None,
+        peak_flops=profile.device_peak_flops,
+    )
     elastic = config.elasticity_enabled
     scaling = make_scaling_policy(config, directory, job.batching.partitions) if elastic else None
     return WavetrainTrainer(
         train_loop_per_worker=_ray_worker,
-        train_loop_config={
-            "run": str(directory.path),
-            "device": profile.device,
-            "threads": str(profile.cpus_per_worker),
-            "cache": str(profile.storage.cache.absolute()) if profile.storage.cache else "",
-            "peak_flops": "" if profile.device_peak_flops is None else str(profile.device_peak_flops),
-        },
+        train_loop_config={CONFIG: worker},
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
         scaling_config=config,
         run_config=RunConfig(
@@ -72,7 +78,7 @@ def make_trainer(job: JobSpec, profile: Profile, directory: RunDirectory, *, das
     )
 
 
-def _ray_worker(config: dict[str, str]) -> None:
+def _ray_worker(config: dict[str, WorkerConfig]) -> None:
     from orchestrator.training.worker import ray_worker
 
-    ray_worker(config)
+    ray_worker(config[CONFIG])

@@ -16,7 +16,6 @@ from orchestrator.spec.job import DataSection
 from samplers.catalogue import Catalogue, Source, pooled_sources
 from samplers.schedule import Slice
 
-
 SPLIT = "train"
 
 
@@ -71,7 +70,9 @@ class TrainingData:
 
     def denominators(self, slices: Sequence[Slice]) -> NDArray[np.float64]:
         """Masked tokens [tasks] of all true samples in the slices: what loss sums are divided by."""
-        sums: NDArray[np.float64] = sum((slice_.weight @ self.targets[slice_.source] for slice_ in slices), np.zeros(()))
+        sums: NDArray[np.float64] = sum(
+            (slice_.weight @ self.targets[slice_.source] for slice_ in slices), np.zeros(())
+        )
         return sums
 
     def padded_tokens(self, slice_: Slice) -> int:

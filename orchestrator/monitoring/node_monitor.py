@@ -13,8 +13,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import torch.distributed as dist
-
 from channels.files import write_json
 from orchestrator.monitoring.system_metrics import SystemSampler, count_gpus
 from orchestrator.run.events import EventWriter
@@ -23,14 +21,7 @@ FIRST_S = 1.0
 """Seconds until the first sample."""
 MOST_S = 60.0
 SAMPLES_AT_FULL_RATE = 300
-"""After so many samples they become rarer, down to one in ``MOST_S``, so that weeks of training stay readable."""
-
-
-def gather_machines(own: str) -> list[str]:
-    """Name of every rank's machine, in the order of the ranks (collective over torch.distributed)."""
-    names = [""] * dist.get_world_size()
-    dist.all_gather_object(names, own)
-    return names
+"""After so many samples they become rarer, down to one in ``MOST_S`` seconds: weeks of training stay readable."""
 
 
 def watches(machines: Sequence[str], rank: int) -> bool:
@@ -41,8 +32,8 @@ def watches(machines: Sequence[str], rank: int) -> bool:
 class NodeMonitor:
     """Samples this machine until the ``with`` ends.
 
-    folder: of the run's samples, one file a machine. every_s: seconds between two samples, at first. step: says how
-    many optimizer steps are done. events: of rank 0, None elsewhere.
+    folder: of the run's samples, one file a machine. every_s: seconds between two samples, at first. step: gives the
+    optimizer steps done. events: of rank 0, None elsewhere.
     """
 
     def __init__(
@@ -67,7 +58,7 @@ class NodeMonitor:
     def _run(self) -> None:
         try:
             self._sample_until_the_end()
-        # A full disk, a lost folder, whatever a GPU's driver answers: training meets it by itself, or need not care.
+        # A full disk or a lost folder ends training by itself; an error of a GPU's driver here should not.
         except Exception as error:
             logging.getLogger(__name__).warning("system metrics of %s end here: %s", self._machine, error)
 

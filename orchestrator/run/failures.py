@@ -4,6 +4,17 @@ from typing import Any
 
 from channels.errors import UserError
 
+OUT_OF_MEMORY = (
+    "out of memory",
+    "allocate memory",
+    "not enough memory",
+    "bad alloc",
+    "bad_alloc",
+    "alloc_failed",
+    "could not create a primitive",
+)
+"""What torch, cuBLAS and oneDNN say, inside a RuntimeError, where an allocation failed."""
+
 
 class TrainingDivergedError(RuntimeError):
     """A loss became NaN or infinite, or jumped: which step, rank and bucket. step: optimizer step, from 0."""
@@ -17,18 +28,28 @@ class TrainingDivergedError(RuntimeError):
 
 
 class MicroBatchTooLargeError(RuntimeError):
-    """The memory of a rank did not suffice for a micro-batch. fitting: samples to try instead; 0: none is left."""
+    """The memory of a rank did not suffice for a micro-batch of a bucket.
 
-    def __init__(self, cause: str, fitting: int) -> None:
+    fitting: samples to try instead; 0: none is left. bucket: number in the plan.
+    """
+
+    def __init__(self, cause: str, fitting: int, bucket: int) -> None:
         super().__init__(cause)
-        self.fitting = fitting
+        self.fitting, self.bucket = fitting, bucket
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (str(self), self.fitting)
+        return type(self), (str(self), self.fitting, self.bucket)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception of Python, torch or Ray means that the memory of a process or a node did not suffice."""
+    if isinstance(error, MemoryError | MicroBatchTooLargeError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in OUT_OF_MEMORY)
 
 
 def is_fatal(error: BaseException) -> bool:
-    """Whether the error says itself what went wrong, so that no traceback is needed."""
+    """Whether the error's own text says what went wrong, so that no traceback is needed."""
     return isinstance(root_cause(error), UserError | TrainingDivergedError | MicroBatchTooLargeError)
 
 

@@ -1,10 +1,5 @@
 """One optimizer step under DeepSpeed ZeRO: exact normalisation over ranks, micro-batches and fillers."""
 
-import importlib
-import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -13,42 +8,17 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.interface import MaskDraw, PackedBatch, PretrainingModel, TokenBatch
+from models.interface import MaskDraw, PretrainingModel
 from models.layers.blocks import checkpoint_activations, compile_blocks
 from models.layers.parameters import optimizer_groups
+from orchestrator.checkpoint.deepspeed_private import forget_first_step, set_up_deepspeed
 from orchestrator.monitoring.profiling import optimizing
 from orchestrator.monitoring.step_clock import StepClock
 from orchestrator.run.signals import SILENCE, Signals
 from orchestrator.spec.job import TrainSection
-from orchestrator.training.loader import StepBatch
+from orchestrator.training.loader import MicroBatch, StepBatch
+from orchestrator.training.memory import explained_memory
 from orchestrator.training.step_report import StepReport, StepResult
-
-
-def set_up_deepspeed(device: str) -> None:
-    """Import DeepSpeed for this device, without what a worker has no use for.
-
-    Its autotuner imports MLflow where there is one, which takes as long as DeepSpeed itself; on a CPU it compiles a
-    shared-memory operation for two minutes.
-    """
-    if device == "cpu":
-        os.environ["DS_ACCELERATOR"] = "cpu"
-    with _hidden("mlflow"):
-        torch_backend = importlib.import_module("deepspeed.comm.torch")
-    if device == "cpu":
-        setattr(torch_backend, "build_shm_op", lambda: None)  # noqa: B010
-
-
-@contextmanager
-def _hidden(package: str) -> Iterator[None]:
-    """Let imports of a package fail for the time of a ``with``, unless it has been imported already."""
-    if package in sys.modules:
-        yield
-        return
-    sys.modules[package] = None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        del sys.modules[package]
 
 
 def deepspeed_config(train: TrainSection) -> dict[str, Any]:
@@ -80,7 +50,7 @@ class TrainingEngine:
             compile_blocks(model)
         optimizer = torch.optim.AdamW(
             [dict(group) for group in optimizer_groups(model, train.weight_decay)],
-            # Set at every step; DeepSpeed makes one of its own at the start, which must change nothing.
+            # Each step sets the rate. DeepSpeed makes a step by itself at the start, which must change nothing.
             lr=0.0,
             betas=train.betas,
             fused=True,
@@ -88,7 +58,7 @@ class TrainingEngine:
         self.deepspeed, *_ = deepspeed.initialize(
             model=model, optimizer=optimizer, config=deepspeed_config(train), dist_init_required=False
         )
-        _forget_first_step(self.deepspeed.optimizer)
+        forget_first_step(self.deepspeed.optimizer)
         self.device = self.deepspeed.device
         self.rank = dist.get_rank()
         self.world = dist.get_world_size()
@@ -110,6 +80,7 @@ class TrainingEngine:
         the world size, the micro-batches and the fillers: DeepSpeed divides by the world size, so it is put back here.
 
         Raises:
+            MicroBatchTooLargeError: the memory of this rank does not suffice for a micro-batch.
             TrainingDivergedError: on all ranks, if any rank saw a loss that is not finite; no weight has changed then.
                 With a ``lag`` it is raised by the report instead, when the weights are spoilt: do not save them before
                 every report has been read.
@@ -120,31 +91,34 @@ class TrainingEngine:
             group["lr"] = lr
         scale = torch.from_numpy(task_scale(batch.denominators)).to(self.device, non_blocking=True)
         sums = torch.zeros(self._tasks, dtype=torch.float32, device=self.device)
-        *early, last = zip(batch.micro_batches, batch.draws, strict=True)
+        *early, last = batch.micro_batches
         engine.set_gradient_accumulation_boundary(False)
         own_seconds: float | None = None
-        for micro, epoch in early:
-            part = self._forward(micro, seed, epoch)
-            if self._reduces_early and own_seconds is None:
-                own_seconds = self._clock.stop()
-            sums += part.detach()
-            engine.backward((part * scale).sum() * self.world)
-            engine.step()
+        for micro in early:
+            with explained_memory(micro, self.rank):
+                part = self._forward(micro, seed)
+                if self._reduces_early and own_seconds is None:
+                    own_seconds = self._clock.stop()
+                sums += part.detach()
+                engine.backward((part * scale).sum() * self.world)
+                engine.step()
         engine.set_gradient_accumulation_boundary(True)
-        part = self._forward(last[0], seed, last[1])
-        own_seconds = self._clock.stop() if own_seconds is None else own_seconds
-        report = StepReport((sums + part.detach()) * scale, batch, signals, own_seconds)
-        if not self.lag:
-            report.check_losses()
-        engine.backward((part * scale).sum() * self.world)
-        plain = self._plain_norm()
-        with optimizing():
-            engine.step()
+        with explained_memory(last, self.rank):
+            part = self._forward(last, seed)
+            own_seconds = self._clock.stop() if own_seconds is None else own_seconds
+            report = StepReport((sums + part.detach()) * scale, batch, signals, own_seconds)
+            if not self.lag:
+                report.check_losses()
+            engine.backward((part * scale).sum() * self.world)
+            plain = self._plain_norm()
+            with optimizing():
+                engine.step()
         report.add_norm(engine.get_global_grad_norm() if plain is None else plain)
         return report
 
-    def _forward(self, micro: TokenBatch | PackedBatch, seed: int, epoch: int) -> Tensor:
-        part: Tensor = self.deepspeed(micro.to(self.device, non_blocking=True), MaskDraw(seed=seed, epoch=epoch))
+    def _forward(self, micro: MicroBatch, seed: int) -> Tensor:
+        samples = micro.samples.to(self.device, non_blocking=True)
+        part: Tensor = self.deepspeed(samples, MaskDraw(seed=seed, epoch=micro.epoch))
         return part
 
     def _plain_norm(self) -> Tensor | None:
@@ -168,14 +142,6 @@ class TrainingEngine:
             persistent = module.state_dict().keys()
             weights |= {name: buffer.cpu() for name, buffer in module.named_buffers() if name in persistent}
         return weights
-
-
-def _forget_first_step(optimizer: Any) -> None:
-    """Undo the count of the step that DeepSpeed makes at the start where it wraps AdamW whole (bf16 with stage 0)."""
-    from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
-
-    if isinstance(optimizer, FP16_UnfusedOptimizer):
-        optimizer.optimizer.state.clear()
 
 
 def task_scale(denominators: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -2,6 +2,8 @@
 
 import math
 
+from orchestrator.spec.job import TrainSection
+
 
 def learning_rate(position: float, *, peak: float, floor: float, warmup: float, total: float) -> float:
     """Rate at ``position`` epochs into a run of ``total`` epochs whose first ``warmup`` epochs rise from zero."""
@@ -9,3 +11,10 @@ def learning_rate(position: float, *, peak: float, floor: float, warmup: float, 
         return peak * position / warmup
     progress = min(1.0, (position - warmup) / max(total - warmup, 1e-12))
     return floor + (peak - floor) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def job_rate(train: TrainSection, epoch: int, step: int, steps: int) -> float:
+    """Rate of a job at a step of an epoch of so many steps."""
+    return learning_rate(
+        epoch + step / steps, peak=train.lr, floor=train.min_lr, warmup=train.warmup_epochs, total=float(train.epochs)
+    )

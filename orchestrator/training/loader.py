@@ -21,15 +21,24 @@ from samplers.schedule import Slice
 
 
 @dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """What one rank trains on in one forward and backward pass."""
+
+    samples: TokenBatch | PackedBatch
+    bucket: int
+    """Number in the plan."""
+    epoch: int
+    """Epoch from which the masks are drawn."""
+
+
+@dataclass(frozen=True, slots=True)
 class StepBatch:
     """What one rank trains on in one optimizer step."""
 
     epoch: int
     step: int
     """Step within the epoch."""
-    micro_batches: tuple[TokenBatch | PackedBatch, ...]
-    draws: tuple[int, ...]
-    """Epoch from which the masks of each micro-batch are drawn."""
+    micro_batches: tuple[MicroBatch, ...]
     denominators: NDArray[np.float64]
     """Masked tokens [tasks] of the whole global batch."""
     valid_tokens: int
@@ -45,15 +54,21 @@ class StepBatch:
     imbalance: float
     """By how much the rank with the most tokens exceeds the mean, as a share."""
     bucket: int
-    pieces: tuple[Slice, ...]
-    """This rank's slices, as scheduled."""
+    """Of its first slice."""
+    slices: tuple[Slice, ...]
+    """Of this rank, as scheduled."""
+
+    @property
+    def where(self) -> str:
+        """Which step it is, for messages."""
+        return f"epoch {self.epoch}, step {self.step} of the epoch, bucket {self.bucket}"
 
 
 class StepLoader:
     """Iterates over :class:`StepBatch` in schedule order, ``prefetch`` steps ahead.
 
     The cursor of ``batches`` moves only when the consumer acknowledges a step, so a checkpoint counts what was
-    trained, not what was prepared.
+    trained, not what was prepared. micro_batch: most samples of a micro-batch, or one number a bucket.
     """
 
     def __init__(
@@ -86,54 +101,57 @@ class StepLoader:
     def __iter__(self) -> Iterator[StepBatch]:
         waiting: deque[Future[StepBatch]] = deque()
         begun: int | None = None
-        for epoch, step, pieces in self._batches:
+        for epoch, step, slices in self._batches:
             if epoch != begun:
                 self._placement.begin_epoch(epoch, step)
                 begun = epoch
-            waiting.append(self._pool.submit(self._prepare, epoch, step, pieces))
+            waiting.append(self._pool.submit(self._prepare, epoch, step, slices))
             if len(waiting) > self._prefetch:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
 
-    def _prepare(self, epoch: int, step: int, pieces: tuple[Slice, ...]) -> StepBatch:
+    def _prepare(self, epoch: int, step: int, slices: tuple[Slice, ...]) -> StepBatch:
         everything = self._batches.schedule.global_step(epoch, step)
-        micro_slices = [micro for piece in pieces for micro in split_slice(piece, self._most(piece))]
-        with self._placement.step(epoch, step, pieces):
-            micro_batches = tuple(self._data.batch(micro) for micro in micro_slices)
-        if self._pin_memory and torch.cuda.is_available():
-            micro_batches = tuple(batch.pin_memory() for batch in micro_batches)
+        micro_slices = [micro for slice_ in slices for micro in split_slice(slice_, self._most(slice_))]
+        with self._placement.step(epoch, step, slices):
+            micro_batches = tuple(map(self._micro_batch_of, micro_slices))
         return StepBatch(
             epoch=epoch,
             step=step,
             micro_batches=micro_batches,
-            draws=tuple(micro.epoch for micro in micro_slices),
             denominators=self._data.denominators(everything),
             valid_tokens=self._data.valid_tokens(everything),
-            padded_tokens=sum(self._data.padded_tokens(micro) for micro in micro_slices),
+            padded_tokens=sum(map(self._data.padded_tokens, micro_slices)),
             valid_flops=valid_flops(self._data.flops, everything),
-            computed_flops=sum(self._data.computed_flops(micro) for micro in micro_slices),
+            computed_flops=sum(map(self._data.computed_flops, micro_slices)),
             source_entropy=source_entropy(
                 self._batches.schedule.catalogue,
-                np.concatenate([piece.source for piece in everything]),
-                np.concatenate([piece.weight for piece in everything]),
+                np.concatenate([slice_.source for slice_ in everything]),
+                np.concatenate([slice_.weight for slice_ in everything]),
             ).bits,
             imbalance=step_imbalance(self._batches.schedule, everything, self._batches.world),
-            bucket=pieces[0].bucket,
-            pieces=pieces,
+            bucket=slices[0].bucket,
+            slices=slices,
         )
 
-    def _most(self, piece: Slice) -> int:
-        return self._micro_batch if isinstance(self._micro_batch, int) else self._micro_batch[piece.bucket]
+    def _micro_batch_of(self, slice_: Slice) -> MicroBatch:
+        samples = self._data.batch(slice_)
+        if self._pin_memory and torch.cuda.is_available():
+            samples = samples.pin_memory()
+        return MicroBatch(samples, slice_.bucket, slice_.epoch)
+
+    def _most(self, slice_: Slice) -> int:
+        return self._micro_batch if isinstance(self._micro_batch, int) else self._micro_batch[slice_.bucket]
 
 
-def split_slice(piece: Slice, most: int) -> list[Slice]:
+def split_slice(slice_: Slice, most: int) -> list[Slice]:
     """Near-equal parts of at most ``most`` samples; the same number of parts on every rank."""
-    count = -(-len(piece.index) // most)
+    count = -(-len(slice_.index) // most)
     chunks = zip(
-        np.array_split(piece.source, count),
-        np.array_split(piece.index, count),
-        np.array_split(piece.weight, count),
+        np.array_split(slice_.source, count),
+        np.array_split(slice_.index, count),
+        np.array_split(slice_.weight, count),
         strict=True,
     )
-    return [replace(piece, source=source, index=index, weight=weight) for source, index, weight in chunks]
+    return [replace(slice_, source=source, index=index, weight=weight) for source, index, weight in chunks]

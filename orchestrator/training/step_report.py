@@ -1,4 +1,4 @@
-"""What the ranks tell each other about a step, in one reduction, and the host's reading of it, at once or later."""
+"""What the ranks learn of each other in a step, in one reduction, and the host's reading of it, at once or later."""
 
 from dataclasses import dataclass
 
@@ -25,9 +25,9 @@ class StepResult:
     computed_flops: float
     """Operations of all ranks, padding included."""
     signals: Signals
-    """How many ranks said what."""
+    """Each one's sum over the ranks."""
     rank_seconds: tuple[float, ...]
-    """What each rank computed before it waited for the others."""
+    """For which each rank computed before it waited for the others."""
 
 
 class StepReport:
@@ -37,7 +37,7 @@ class StepReport:
     """
 
     def __init__(self, share: Tensor, batch: StepBatch, signals: Signals, seconds: float) -> None:
-        """Collective. share: float32 [tasks], this rank's part of the losses. seconds: what it computed."""
+        """Collective. share: float32 [tasks], this rank's part of the losses. seconds: for which it computed."""
         self._batch = batch
         work, world = (batch.padded_tokens, batch.computed_flops), dist.get_world_size()
         took = [seconds if rank == dist.get_rank() else 0.0 for rank in range(world)]
@@ -76,9 +76,9 @@ class StepReport:
         losses, (padded, flops), signals, took, strange = self._split()
         self._check_losses(strange)
         norm = float(self._norm)
-        # DeepSpeed tells of a norm that is not finite as -1.
+        # DeepSpeed gives -1 for a norm that is not finite.
         if not np.isfinite(norm) or norm < 0:
-            raise TrainingDivergedError(f"gradient is NaN or infinite at {self._place()}")
+            raise TrainingDivergedError(f"gradient is NaN or infinite at {self._batch.where}")
         tasks = max(int((self._batch.denominators > 0).sum()), 1)
         agreed = Signals(*map(int, signals))
         return StepResult(tuple(losses * tasks), norm, int(padded), float(flops), agreed, tuple(took))
@@ -90,8 +90,4 @@ class StepReport:
         bad = np.flatnonzero(strange)
         if len(bad):
             ranks = ", ".join(map(str, bad))
-            raise TrainingDivergedError(f"loss is NaN or infinite at {self._place()}, rank {ranks}")
-
-    def _place(self) -> str:
-        batch = self._batch
-        return f"epoch {batch.epoch}, step {batch.step} of the epoch, bucket {batch.bucket}"
+            raise TrainingDivergedError(f"loss is NaN or infinite at {self._batch.where}, rank {ranks}")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from orchestrator.control.elastic import largest_world
-from orchestrator.run.folder import RunDirectory
+from orchestrator.run.worker_config import WorkerConfig
 from orchestrator.spec.job import JobSpec
 from tests.e2e.raylets import RayletsProcess, add_node, connection, lose_node
 from tests.e2e.runs import RUN_TIMEOUT_S, Place
@@ -61,9 +61,10 @@ def wait_for_world(place: Place, attempt: int, world: int, process: "subprocess.
 
 
 def train_here(folder: str) -> str:
-    from orchestrator.training.worker import Worker
+    from orchestrator.training.build import build
+    from orchestrator.training.worker import train
 
-    return Worker(RunDirectory(Path(folder)), "cpu").run()
+    return train(build(WorkerConfig(Path(folder), "cpu")))
 
 
 @pytest.mark.faults

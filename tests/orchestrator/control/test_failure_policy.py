@@ -7,7 +7,7 @@ import pytest
 from channels.errors import UserError
 from orchestrator.control.failure_book import FailureBook
 from orchestrator.control.failure_policy import Kind, classify, decide, describe, describe_all
-from orchestrator.run.adjustments import Adjustments, read_adjustments, smaller, write_adjustments
+from orchestrator.run.adjustments import Adjustments, read_adjustments
 from orchestrator.run.events import read_events
 from orchestrator.run.failures import MicroBatchTooLargeError, TrainingDivergedError
 from orchestrator.run.folder import RunDirectory
@@ -36,8 +36,9 @@ class WrappedError(Exception):
     [
         ({0: GLOO, 1: ActorDiedError("gone")}, (), Kind.WORKER, 1),
         ({0: GLOO, 1: ActorDiedError("gone", preempted=True)}, (), Kind.PREEMPTION, 1),
-        ({0: GLOO, 3: WrappedError(MicroBatchTooLargeError("too large", 4))}, (), Kind.OUT_OF_MEMORY, 3),
+        ({0: GLOO, 3: WrappedError(MicroBatchTooLargeError("too large", 4, 1))}, (), Kind.OUT_OF_MEMORY, 3),
         ({0: GLOO, 2: MemoryError()}, (), Kind.OUT_OF_MEMORY, 2),
+        ({0: GLOO, 2: RuntimeError("could not create a primitive")}, (), Kind.OUT_OF_MEMORY, 2),
         ({0: TrainingDivergedError("NaN", 3), 1: TrainingDivergedError("NaN", 3)}, (), Kind.DIVERGED, 0),
         ({1: WrappedError(UserError("shard missing")), 0: GLOO}, (), Kind.BAD_DATA, 1),
         ({0: ActorDiedError("exit 86"), 1: ActorDiedError("killed")}, (0,), Kind.HANG, 0),
@@ -68,13 +69,14 @@ def test_a_diverged_step_is_skipped_where_the_budget_allows_to_go_back() -> None
     assert decision.retry and decision.adjustments.skipped_steps == (3, 17)
 
 
-def test_a_micro_batch_is_halved_until_none_is_left() -> None:
-    decision = decide(FailuresSection(), [Kind.OUT_OF_MEMORY], MicroBatchTooLargeError("", 8), NONE)
-    assert decision.retry and decision.adjustments.micro_batch == 8
-    assert not decide(FailuresSection(), [Kind.OUT_OF_MEMORY], MicroBatchTooLargeError("", 0), NONE).retry
+def test_the_micro_batch_of_a_bucket_is_halved_until_none_is_left() -> None:
+    now = Adjustments(micro_batch={0: 5, 2: 16})
+    decision = decide(FailuresSection(), [Kind.OUT_OF_MEMORY], MicroBatchTooLargeError("", 8, bucket=2), now)
+    assert decision.retry and decision.adjustments.micro_batch == {0: 5, 2: 8}
+    assert not decide(FailuresSection(), [Kind.OUT_OF_MEMORY], MicroBatchTooLargeError("", 0, bucket=2), now).retry
 
 
-@pytest.mark.parametrize("error", [TrainingDivergedError("NaN here", 5), MicroBatchTooLargeError("too large", 4)])
+@pytest.mark.parametrize("error", [TrainingDivergedError("NaN here", 5), MicroBatchTooLargeError("too large", 4, 2)])
 def test_errors_survive_the_way_between_processes(error: RuntimeError) -> None:
     again = pickle.loads(pickle.dumps(error))
     assert (type(again), str(again), vars(again)) == (type(error), str(error), vars(error))
@@ -95,7 +97,7 @@ def test_the_book_keeps_what_happened(tmp_path) -> None:
     assert [(event["failure"]["kind"], event["retry"]) for event in events] == [
         ("worker", True), ("diverged", True), ("hang", True), ("worker", False),
     ]  # fmt: skip
-    assert read_adjustments(directory.adjustments) == Adjustments((9,), None)
+    assert read_adjustments(directory.adjustments) == Adjustments((9,))
     failures = [event["failure"] | {"node": "n7"} for event in events]
     assert describe(failures[0]) == "worker of rank 1 on n7: ActorDiedError: gone"
     assert describe_all(failures).count("on n7") == 4
@@ -105,14 +107,3 @@ def test_waiting_ends_where_the_run_is_asked_to_stop(tmp_path) -> None:
     directory = RunDirectory(tmp_path)
     directory.stop_request.touch()
     assert FailureBook(directory, FailuresSection(backoff_s=300)).fail({0: GLOO})
-
-
-def test_adjustments_are_kept_and_broken_ones_refused(tmp_path) -> None:
-    path = tmp_path / "adjustments.json"
-    assert read_adjustments(path) == NONE
-    write_adjustments(path, Adjustments((1, 2), 4))
-    assert read_adjustments(path) == Adjustments((1, 2), 4)
-    path.write_text("{}")
-    with pytest.raises(UserError, match=r"adjustments\.json"):
-        read_adjustments(path)
-    assert (smaller(8, None), smaller(8, 4), smaller((2, 8), 4)) == (8, 4, (2, 4))

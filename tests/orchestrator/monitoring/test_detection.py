@@ -1,4 +1,4 @@
-"""Hangs, spikes, stragglers and exhausted memory, noticed and named."""
+"""Hangs, spikes, stragglers and a disk that is nearly full, noticed and named."""
 
 import threading
 import time
@@ -6,15 +6,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import torch
 
-from models.interface import PackedBatch
 from orchestrator.checkpoint.disk_space import shortage
 from orchestrator.monitoring.divergence import SpikeDetector
 from orchestrator.monitoring.stragglers import WINDOW, StragglerDetector
 from orchestrator.monitoring.watchdog import HANG_EXIT_CODE, STEPS_TO_KNOW, Watchdog, stack_files, stacks_file
-from orchestrator.run.failures import MicroBatchTooLargeError
-from orchestrator.training.memory import explained_memory
 
 
 def test_a_hang_leaves_the_stacks_of_all_threads_and_ends_the_process(tmp_path: Path) -> None:
@@ -87,40 +83,7 @@ def test_a_rank_that_is_slow_now_and_then_is_not_named() -> None:
     assert [rank for rank, _ in slow] == [1]
 
 
-def padded(samples: int) -> SimpleNamespace:
-    return SimpleNamespace(tokens=torch.zeros(samples, 10, 3), grid=torch.ones(samples, 3))
-
-
-def test_exhausted_memory_of_a_packed_batch_is_explained() -> None:
-    packed = PackedBatch(
-        tokens=torch.zeros(900, 3), elements=None, grid=torch.ones(5, 3), grids=(), keys=torch.zeros(5),
-        weight=torch.ones(5), variant=0,
-    )  # fmt: skip
-    batch = SimpleNamespace(bucket=0, micro_batches=[packed])
-    told = pytest.raises(MicroBatchTooLargeError, match="micro-batch of 5 packed samples, 900 tokens")
-    with told as caught, explained_memory(batch, 1):
-        torch.empty(2**50)
-    assert caught.value.fitting == 2
-
-
-def test_exhausted_memory_is_explained() -> None:
-    batch = SimpleNamespace(
-        bucket=2,
-        micro_batches=[padded(4), padded(6)],
-    )
-    with (
-        pytest.raises(
-            MicroBatchTooLargeError, match=r"rank 5 in bucket 2, micro-batch of 6 samples x 10 tok"
-        ) as caught,
-        explained_memory(batch, 5),
-    ):
-        torch.empty(2**50)
-    assert caught.value.fitting == 3
-    with pytest.raises(RuntimeError, match="something else"), explained_memory(batch, 5):
-        raise RuntimeError("something else")
-
-
-def test_a_disk_that_holds_less_than_two_checkpoints_more_is_told(
+def test_a_disk_that_holds_less_than_two_checkpoints_more_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoint = tmp_path / "checkpoints" / "step-000000005"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from channels.files import write_json
-from orchestrator.monitoring.node_monitor import NodeMonitor, gather_machines, watches
+from orchestrator.monitoring.node_monitor import NodeMonitor, watches
 from orchestrator.monitoring.system_metrics import SystemSampler, gpu_metrics
 from orchestrator.run.events import EventWriter, read_events
 from orchestrator.run.progress import RunProgress
@@ -19,16 +19,16 @@ def machines_of_ranks(names: list[str]) -> tuple[list[str], bool]:
     """What a rank learns of all machines, each rank calling its own by the name given; whether it samples."""
     import torch.distributed as dist
 
+    from orchestrator.training.collectives import gather
+
     rank = dist.get_rank()
-    found = gather_machines(names[rank])
+    found = gather(names[rank])
     return found, watches(found, rank)
 
 
 def test_one_rank_of_each_machine_samples(ranks: Any) -> None:
-    told = ranks(2, machines_of_ranks, ["n1", "n2"])
-    assert told == [(["n1", "n2"], True)] * 2
-    told = ranks(2, machines_of_ranks, ["n1", "n1"])
-    assert told == [(["n1", "n1"], True), (["n1", "n1"], False)]
+    assert ranks(2, machines_of_ranks, ["n1", "n2"]) == [(["n1", "n2"], True)] * 2
+    assert ranks(2, machines_of_ranks, ["n1", "n1"]) == [(["n1", "n1"], True), (["n1", "n1"], False)]
 
 
 def test_a_sample_has_what_every_machine_has() -> None:

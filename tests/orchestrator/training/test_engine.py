@@ -37,7 +37,7 @@ def train_some(job: JobSpec, steps: int) -> dict[str, Any]:
     ) as loader:
         for batch, _ in zip(loader, range(steps), strict=False):
             results.append(engine.step(batch, job.seed, lr=1e-3))
-            ids.append(np.concatenate([np.c_[piece.source, piece.index, piece.weight] for piece in batch.pieces]))
+            ids.append(np.concatenate([np.c_[held.source, held.index, held.weight] for held in batch.slices]))
     weights = engine.full_weights()
     return {
         "losses": np.array([result.losses for result in results]),
@@ -104,7 +104,7 @@ def test_bf16_trains(ranks: Any, small_store: Path, reference: dict[str, Any]) -
 
 @pytest.mark.parametrize("stage", [0, 2])
 def test_the_first_update_in_bf16_is_the_learning_rate(ranks: Any, small_store: Path, stage: int) -> None:
-    """AdamW moves every weight by the rate at its first step; a step that nobody asked for would change that."""
+    """AdamW moves every weight by the rate at its first step; another step before it would change that."""
     job = small_job(small_store, train={"zero_stage": stage, "precision": "bf16", "weight_decay": 0.0})
     before, after = (ranks(1, train_some, job, steps)[0]["weights"] for steps in (0, 1))
     moved = np.concatenate([np.abs(after[name] - before[name]).ravel() for name in before])
@@ -163,7 +163,7 @@ def test_gradients_are_reduced_once_a_step_where_the_stage_allows(
 
 
 def diverge(job: JobSpec) -> str:
-    """Rank 1 sees a NaN; every rank must hear of it."""
+    """Rank 1 sees a NaN; every rank must learn of it."""
     import torch
     import torch.distributed as dist
 
@@ -184,7 +184,7 @@ def diverge(job: JobSpec) -> str:
     with StepLoader(data, batches, SharedPlacement(data.store), micro_batch=16, threads=1, prefetch=1) as loader:
         batch = next(iter(loader))
         if dist.get_rank() == 1:
-            batch.micro_batches[0].tokens.fill_(float("nan"))
+            batch.micro_batches[0].samples.tokens.fill_(float("nan"))
         try:
             engine.step(batch, job.seed, lr=1e-3)
         except TrainingDivergedError as error:
@@ -205,7 +205,7 @@ def test_deepspeed_comes_without_mlflow() -> None:
     """Workers never talk to MLflow, whose import would double their start."""
     lines = (
         "import sys",
-        "from orchestrator.training.engine import set_up_deepspeed",
+        "from orchestrator.checkpoint.deepspeed_private import set_up_deepspeed",
         "set_up_deepspeed('cpu')",
         "print('deepspeed' in sys.modules, 'mlflow' in sys.modules)",
     )

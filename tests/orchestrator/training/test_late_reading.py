@@ -5,22 +5,22 @@ from typing import Any
 
 import pytest
 
-from orchestrator.run.folder import RunDirectory
+from orchestrator.run.worker_config import WorkerConfig
 from orchestrator.spec.job import JobSpec
 from tests.jobs_for_tests import small_job
 from tests.orchestrator.training.test_worker import events_of, prepare
 
 
 def work_with_lag(folder: str, lag: int) -> str:
-    """One life of a worker that reads so many steps late and looks for a stop request at once; how it ended."""
+    """One attempt of a worker that reads so many steps late; how it ended."""
     from orchestrator.run.failures import TrainingDivergedError
-    from orchestrator.training.worker import Worker
+    from orchestrator.training.build import build
+    from orchestrator.training.worker import train
 
-    worker = Worker(RunDirectory(Path(folder)), "cpu")
-    worker.engine.lag = lag
-    worker.progress.requests_checked = 0.0
+    parts = build(WorkerConfig(Path(folder), "cpu"))
+    parts.engine.lag = lag
     try:
-        return worker.run()
+        return train(parts)
     except TrainingDivergedError as error:
         return str(error)
 

@@ -91,8 +91,8 @@ def test_a_packed_run_over_all_sets_stops_and_goes_on_with_the_same_bits(
 
 def test_fillers_are_left_out_but_no_batch_is_empty(small_store: Path) -> None:
     schedule, data = open_job(packed_job(small_store))
-    piece = schedule.global_step(0, 0)[0]
-    held = replace(piece, weight=np.where(np.arange(len(piece.index)) % 3 == 0, 0, 1).astype(np.float32))
+    slice_ = schedule.global_step(0, 0)[0]
+    held = replace(slice_, weight=np.where(np.arange(len(slice_.index)) % 3 == 0, 0, 1).astype(np.float32))
     batch = data.batch(held)
     assert isinstance(batch, PackedBatch)
     true = held.source[held.weight > 0]
@@ -100,18 +100,18 @@ def test_fillers_are_left_out_but_no_batch_is_empty(small_store: Path) -> None:
     assert batch.weight.tolist() == [1.0] * len(true)
     assert data.computed_flops(held) == pytest.approx(3 * data.flops[true].sum())
 
-    nothing = replace(piece, weight=np.zeros_like(piece.weight))
+    nothing = replace(slice_, weight=np.zeros_like(slice_.weight))
     batch = data.batch(nothing)
     assert batch.weight.tolist() == [0.0]
-    assert len(batch.tokens) == data.lengths[piece.source].min()
+    assert len(batch.tokens) == data.lengths[slice_.source].min()
 
 
 def test_a_batch_holds_the_samples_of_the_padded_one(small_store: Path) -> None:
     schedule, packed = open_job(packed_job(small_store))
     _, padded = open_job(small_job(small_store))
-    pieces: list[Slice] = [schedule.global_step(0, step)[0] for step in range(schedule.steps(0))]
-    for piece in pieces:
-        flat, rows = packed.batch(piece), padded.batch(piece)
+    slices: list[Slice] = [schedule.global_step(0, step)[0] for step in range(schedule.steps(0))]
+    for slice_ in slices:
+        flat, rows = packed.batch(slice_), padded.batch(slice_)
         true = rows.weight > 0
         assert flat.keys.tolist() == rows.keys[true].tolist()
         valid = np.arange(rows.tokens.shape[1]) < rows.lengths[true][:, None].numpy()

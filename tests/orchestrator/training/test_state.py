@@ -9,6 +9,7 @@ from typing import Any
 from channels.files import write_json
 from orchestrator.checkpoint import format as checkpoints
 from orchestrator.run.folder import RunDirectory
+from orchestrator.run.worker_config import WorkerConfig
 from orchestrator.spec.job import JobSpec
 from tests.jobs_for_tests import small_job
 
@@ -16,10 +17,11 @@ PATIENCE_S = 60.0
 
 
 def work(folder: str) -> str:
-    """One life of a worker."""
-    from orchestrator.training.worker import Worker
+    """One attempt of a worker."""
+    from orchestrator.training.build import build
+    from orchestrator.training.worker import train
 
-    return Worker(RunDirectory(Path(folder)), "cpu").run()
+    return train(build(WorkerConfig(Path(folder), "cpu")))
 
 
 def prepare(folder: Path, job: JobSpec) -> RunDirectory:

@@ -13,7 +13,9 @@ from models.export import load_model
 from orchestrator.data.reader import open_training_data
 from orchestrator.evaluation.nmse import evaluate_set
 from orchestrator.run.adjustments import Adjustments, write_adjustments
+from orchestrator.run.exports import step_of, unfinished, waiting_exports
 from orchestrator.run.folder import RunDirectory
+from orchestrator.run.worker_config import WorkerConfig
 from orchestrator.spec.job import JobSpec
 from tests.jobs_for_tests import small_job
 from tests.stores import make_random_store
@@ -37,10 +39,11 @@ def snapshot_job(store: Path, model: dict[str, Any]) -> JobSpec:
 
 
 def work(folder: str) -> str:
-    """One life of a worker."""
-    from orchestrator.training.worker import Worker
+    """One attempt of a worker."""
+    from orchestrator.training.build import build
+    from orchestrator.training.worker import train
 
-    return Worker(RunDirectory(Path(folder)), "cpu").run()
+    return train(build(WorkerConfig(Path(folder), "cpu")))
 
 
 def prepare(folder: Path, job: JobSpec) -> RunDirectory:
@@ -97,12 +100,13 @@ def test_every_snapshot_comes_once_at_one_granularity_and_both_are_balanced(smal
     for epoch in range(2):
         drawn[epoch] = {}
         for step in range(schedule.steps(epoch)):
-            for piece in schedule.global_step(epoch, step):
-                assert {data.origins[source].variant for source in piece.source} == {piece.variant}
-                for source, index in zip(piece.source[piece.weight > 0], piece.index[piece.weight > 0], strict=True):
+            for slice_ in schedule.global_step(epoch, step):
+                assert {data.origins[source].variant for source in slice_.source} == {slice_.variant}
+                true = slice_.weight > 0
+                for source, index in zip(slice_.source[true], slice_.index[true], strict=True):
                     key = (data.origins[source].set_name, int(index))
                     assert key not in drawn[epoch]
-                    drawn[epoch][key] = piece.variant
+                    drawn[epoch][key] = slice_.variant
         assert len(drawn[epoch]) == 12 * (8 + 8 + 12 + 6)
         sides, counts = np.unique(list(drawn[epoch].values()), return_counts=True)
         assert sides.tolist() == [2, 4] and abs(int(counts[0]) - int(counts[1])) <= 4
@@ -128,6 +132,25 @@ def test_a_step_that_diverged_is_passed_over_and_its_samples_are_named(
     assert ranks(2, work, str(directory.path)) == ["finished"] * 2
     again = [event["metrics"]["data/coverage"] for event in events_of(directory, "epoch")]
     assert again == [first, second] * 2, "an attempt that goes on does not count the step as done"
+
+
+def test_a_repeated_epoch_whose_export_still_waits_leaves_no_second_one(
+    ranks: Any, small_store: Path, tmp_path: Path
+) -> None:
+    sections = {"data": {"samples": 12}, "checkpoint": {"every_steps": 2, "keep": 99}}
+    directory = prepare(tmp_path / "run", small_job(small_store, **sections, evaluation={"every_epochs": 1}))
+    assert ranks(2, work, str(directory.path)) == ["finished"] * 2
+    [export] = waiting_exports(directory)
+    weights = (export / "model.safetensors").read_bytes()
+    broken_off = unfinished(export.with_name("step-000000001"))
+    broken_off.mkdir()
+
+    for state in sorted(directory.checkpoints.glob("step-*"))[1:]:
+        shutil.rmtree(state)
+    assert ranks(2, work, str(directory.path)) == ["finished"] * 2
+    assert [event["step"] for event in events_of(directory, "export")] == [step_of(export)] * 2
+    assert list(directory.exports.iterdir()) == [export]
+    assert (export / "model.safetensors").read_bytes() == weights
 
 
 def test_a_task_that_masks_nothing_is_no_part_of_the_loss(ranks: Any, tmp_path: Path) -> None:

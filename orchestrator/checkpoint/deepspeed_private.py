@@ -1,0 +1,138 @@
+"""Every private part of DeepSpeed that we use, in one place.
+
+A training state is found in flat buffers whose layout follows from rank and ZeRO stage, and a start leaves out what a
+worker has no use for. Another version of DeepSpeed may change any of it: ``tests/orchestrator/checkpoint/
+test_deepspeed_private.py`` names what changed.
+"""
+
+import importlib
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, slots=True)
+class MasterRange:
+    """Where this rank keeps a range of one parameter: in a master tensor in float32, which AdamW steps."""
+
+    parameter: nn.Parameter
+    start: int
+    """First element of the range in the flattened parameter."""
+    master: Tensor
+    offset: int
+    """First element of the range in the flattened master."""
+    length: int
+
+
+def set_up_deepspeed(device: str) -> None:
+    """Import DeepSpeed for this device, without what a worker has no use for.
+
+    Its autotuner imports MLflow where there is one, which takes as long as DeepSpeed itself; on a CPU it compiles a
+    shared-memory operation for two minutes.
+    """
+    if device == "cpu":
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    with _hidden("mlflow"):
+        torch_backend = importlib.import_module("deepspeed.comm.torch")
+    if device == "cpu":
+        setattr(torch_backend, "build_shm_op", lambda: None)  # noqa: B010
+
+
+@contextmanager
+def _hidden(package: str) -> Iterator[None]:
+    """Let imports of a package fail for the time of a ``with``, unless it has been imported already."""
+    if package in sys.modules:
+        yield
+        return
+    sys.modules[package] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[package]
+
+
+def forget_first_step(optimizer: Any) -> None:
+    """Undo the count of the step that DeepSpeed makes at the start where it wraps AdamW whole (bf16 with stage 0)."""
+    from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
+
+    if isinstance(optimizer, FP16_UnfusedOptimizer):
+        optimizer.optimizer.state.clear()
+
+
+def elements(parameter: nn.Parameter) -> int:
+    """Elements of a whole parameter, of which stage 3 leaves an empty tensor in the model."""
+    return int(getattr(parameter, "ds_numel", parameter.numel()))
+
+
+def adam(optimizer: Any) -> torch.optim.Optimizer:
+    """AdamW itself, without DeepSpeed's wrapper where there is one."""
+    inner: torch.optim.Optimizer = getattr(optimizer, "optimizer", optimizer)
+    return inner
+
+
+def masters(optimizer: Any, stage: int) -> list[Tensor]:
+    """The tensors that AdamW steps on this rank."""
+    if stage == 3:
+        return list(optimizer.fp32_partitioned_groups_flat)
+    if stage:
+        return list(optimizer.single_partition_of_fp32_groups)
+    return [master for _, master in replicas(optimizer)]
+
+
+def replicas(optimizer: Any) -> list[tuple[nn.Parameter, Tensor]]:
+    """Stage 0: (parameter, master) pairs; in fp32 a parameter is its own master."""
+    if isinstance(optimizer, torch.optim.Optimizer):
+        return [(parameter, parameter) for group in optimizer.param_groups for parameter in group["params"]]
+    groups = zip(optimizer.fp16_groups, optimizer.fp32_groups, strict=True)
+    return [pair for low, high in groups for pair in zip(low, high, strict=True)]
+
+
+def ranges(optimizer: Any, stage: int, parameters: list[nn.Parameter], rank: int) -> Iterator[MasterRange]:
+    """All that this rank trains with; the ranges of all ranks may overlap. parameters: of the model, in its order."""
+    if stage == 3:
+        yield from _scattered(optimizer, parameters, rank)
+    elif stage:
+        yield from _flat(optimizer)
+    else:
+        for parameter, master in replicas(optimizer):
+            yield MasterRange(parameter, 0, master, 0, master.numel())
+
+
+def _flat(optimizer: Any) -> Iterator[MasterRange]:
+    """Stages 1 and 2: one flat buffer a group, cut into as many ranges as ranks."""
+    for flat, group in zip(optimizer.single_partition_of_fp32_groups, optimizer.bit16_groups, strict=True):
+        for parameter in group:
+            mapping = parameter._hp_mapping
+            if mapping is not None:
+                inside, within = mapping.hp_fragment_address, mapping.lp_fragment_address
+                yield MasterRange(parameter, within.start, flat, inside.start, inside.numel)
+
+
+def _scattered(optimizer: Any, parameters: list[nn.Parameter], rank: int) -> Iterator[MasterRange]:
+    """Stage 3: every parameter is cut into as many ranges as ranks, the last ones padded."""
+    for parameter in parameters:
+        group, offset, padded = optimizer.grad_position[optimizer.get_param_id(parameter)]
+        start = rank * padded
+        length = min(padded, elements(parameter) - start)
+        if length > 0:
+            yield MasterRange(parameter, start, optimizer.fp32_partitioned_groups_flat[group], offset, length)
+
+
+def publish(optimizer: Any, stage: int) -> None:
+    """Make the weights that the forward pass uses follow the master weights (collective)."""
+    with torch.no_grad():
+        if stage == 3:
+            for group in range(len(optimizer.fp32_partitioned_groups_flat)):
+                optimizer._reassign_or_swap_out_partitioned_parameters(group)
+            optimizer.checkpoint_event_epilogue()
+        elif stage:
+            optimizer.update_lp_params()
+        else:
+            for parameter, master in replicas(optimizer):
+                parameter.copy_(master)

@@ -1,0 +1,126 @@
+"""Makes what one rank of an attempt trains with, from the run's folder.
+
+:func:`open_job` needs no other rank. :func:`build` is collective: who shares a node, DeepSpeed's groups, and what
+rank 0 reads of the run's adjustments are agreed on in that order.
+"""
+
+from dataclasses import dataclass
+
+import torch.distributed as dist
+
+from models.interface import ModelSpec
+from models.registry import make_spec
+from orchestrator.data.plan import make_schedule
+from orchestrator.data.reader import TrainingData, open_training_data
+from orchestrator.run.adjustments import Adjustments, micro_batches, read_adjustments
+from orchestrator.run.folder import RunDirectory
+from orchestrator.run.worker_config import WorkerConfig
+from orchestrator.shard_cache.placement import Placement, gather_node_group, make_placement
+from orchestrator.spec.job import JobSpec
+from orchestrator.training.collectives import from_rank_zero
+from orchestrator.training.engine import TrainingEngine
+from orchestrator.training.loader import StepLoader
+from orchestrator.training.mfu import device_peak
+from samplers.batches import ScheduledBatches
+from samplers.schedule import Schedule
+
+
+@dataclass(frozen=True, slots=True)
+class JobParts:
+    """What a job says without any other rank: model, data and who trains on what, when."""
+
+    job: JobSpec
+    spec: ModelSpec
+    data: TrainingData
+    schedule: Schedule
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What one rank of an attempt trains with."""
+
+    directory: RunDirectory
+    job: JobSpec
+    spec: ModelSpec
+    data: TrainingData
+    batches: ScheduledBatches
+    placement: Placement
+    engine: TrainingEngine
+    adjustments: Adjustments
+    peak_flops: float | None
+    """Operations/s of all devices together; None: unknown."""
+
+    @property
+    def schedule(self) -> Schedule:
+        """Of the whole run, over all ranks."""
+        return self.batches.schedule
+
+    def loader(self) -> StepLoader:
+        """This rank's batches from the cursor on."""
+        job = self.job
+        sizes = micro_batches(job.batching.micro_batch, self.adjustments.micro_batch, len(self.schedule.plan.buckets))
+        return StepLoader(
+            self.data,
+            self.batches,
+            self.placement,
+            micro_batch=sizes,
+            threads=job.train.loader_threads,
+            prefetch=job.train.prefetch,
+            pin_memory=self.engine.device.type == "cuda",
+        )
+
+
+def open_job(job: JobSpec) -> JobParts:
+    """The parts of a job that are the same on every rank.
+
+    Raises:
+        UserError: the store, the plan or the model do not fit the job.
+    """
+    spec = make_spec(job.model.name, job.model.options)
+    catalogue, data = open_training_data(job.data, spec, job.seed, packed=job.batching.packed)
+    return JobParts(job, spec, data, make_schedule(job, catalogue, data.flops))
+
+
+def build(config: WorkerConfig, node: str | None = None) -> Parts:
+    """All parts of this rank (collective). node: Ray's id of the rank's node, needed where shards are copied.
+
+    Raises:
+        UserError: the store, the plan, the model, the device or the cache do not fit the job.
+    """
+    directory = RunDirectory(config.run)
+    parts = open_job(directory.read_spec())
+    job, world = parts.job, dist.get_world_size()
+    parts.spec.check(config.device)
+    batches = ScheduledBatches(parts.schedule, dist.get_rank(), world)
+    placement = _place(parts, batches, config, node)
+    engine = TrainingEngine(parts.spec.build(job.seed), job.train, device=config.device, tasks=len(parts.spec.tasks))
+    peak = device_peak(engine.device.type, job.train.precision, config.peak_flops)
+    return Parts(
+        directory=directory,
+        job=job,
+        spec=parts.spec,
+        data=parts.data,
+        batches=batches,
+        placement=placement,
+        engine=engine,
+        # A file server may still hide a new file from another node than that of rank 0.
+        adjustments=from_rank_zero(lambda: read_adjustments(directory.adjustments)),
+        peak_flops=None if peak is None else peak * world,
+    )
+
+
+def _place(parts: JobParts, batches: ScheduledBatches, config: WorkerConfig, node: str | None) -> Placement:
+    section = parts.job.data
+    group = None if section.placement == "shared" or node is None else gather_node_group(node)
+    return make_placement(
+        section.placement,
+        parts.data.store,
+        parts.schedule,
+        parts.data.origins,
+        rank=batches.rank,
+        world=batches.world,
+        group=group,
+        cache=config.cache,
+        capacity=section.cache_bytes,
+        run=parts.job.name,
+    )

@@ -1,0 +1,111 @@
+"""How far a run is, and what was done in the epoch under way."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from orchestrator.training.collectives import gather, sum_over_ranks
+from orchestrator.training.loader import StepBatch
+from orchestrator.training.step_report import StepResult
+from samplers.catalogue import Catalogue
+from samplers.schedule import Slice
+
+
+class EpochCoverage:
+    """How often each sample was trained on: one byte a sample of the catalogue; fillers (weight 0) do not count."""
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        offsets: dict[str, int] = {}
+        total = 0
+        self._offset = np.zeros(len(catalogue.sources), np.int64)
+        for number, source in enumerate(catalogue.sources):
+            pool = source.pool or source.name
+            if pool not in offsets:
+                offsets[pool] = total
+                total += sum(other.count for other in catalogue.sources if (other.pool or other.name) == pool)
+            self._offset[number] = offsets[pool]
+        self._seen = np.zeros(total, np.uint8)
+
+    def add(self, slices: Sequence[Slice]) -> None:
+        """Count the true samples of this rank's slices."""
+        for slice_ in slices:
+            true = slice_.weight > 0
+            np.add.at(self._seen, self._offset[slice_.source[true]] + slice_.index[true], 1)
+
+    def finish(self) -> tuple[float, float]:
+        """Shares of samples that were seen, and seen more than once (collective); the next epoch begins."""
+        seen = torch.from_numpy(self._seen.astype(np.int32))
+        if dist.get_backend() == "nccl":
+            seen = seen.cuda()
+        dist.all_reduce(seen)
+        self._seen[:] = 0
+        return float((seen > 0).double().mean()), float((seen > 1).double().mean())
+
+
+class EpochTotals:
+    """Sums over the steps of an epoch. A resumed attempt takes up those of all ranks, not those of this rank."""
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self._coverage = EpochCoverage(catalogue)
+        self._seconds = 0.0
+        self._padded, self._valid = 0, 0
+        self._own_padded = 0
+
+    @property
+    def saved(self) -> tuple[float, int, int]:
+        """What a training state keeps: seconds, computed tokens, valid tokens, of all ranks."""
+        return self._seconds, self._padded, self._valid
+
+    def resume(self, saved: tuple[float, int, int], slices_done: Iterable[Sequence[Slice]]) -> None:
+        """Take up what earlier attempts did. slices_done: of this rank, by step, those that were trained on."""
+        self._seconds, self._padded, self._valid = saved
+        for slices in slices_done:
+            self._coverage.add(slices)
+
+    def add(self, batch: StepBatch, result: StepResult, seconds: float) -> None:
+        """Count a step that was trained on."""
+        self._coverage.add(batch.slices)
+        self._seconds += seconds
+        self._padded += result.padded_tokens
+        self._valid += batch.valid_tokens
+        self._own_padded += batch.padded_tokens
+
+    def finish(self, epoch: int, moved: Mapping[str, float]) -> dict[str, float]:
+        """Metrics of an epoch that is done (collective); the next one begins.
+
+        moved: this rank's share of the bytes that the placement of shards has moved.
+        """
+        coverage, repeated = self._coverage.finish()
+        moved_by_all = sum_over_ranks(moved)
+        metrics = {
+            "data/coverage": coverage,
+            "data/repeated": repeated,
+            "data/epoch_padding_ratio": 1.0 - self._valid / max(self._padded, 1),
+            "perf/epoch_tokens_per_s": self._valid / max(self._seconds, 1e-9),
+            "time/epoch_min": self._seconds / 60,
+            "train/epochs_done": float(epoch + 1),
+            "data/rank_imbalance": _imbalance(gather(self._own_padded)),
+            **moved_by_all,
+        }
+        self._seconds = 0.0
+        self._padded = self._valid = self._own_padded = 0
+        return metrics
+
+
+@dataclass(slots=True)
+class Progress:
+    """What all attempts of a run have done together."""
+
+    epoch: EpochTotals
+    """Of the epoch under way."""
+    step: int = 0
+    """Optimizer steps done."""
+    train_seconds: float = 0.0
+
+
+def _imbalance(tokens: Sequence[int]) -> float:
+    """(most - fewest) / mean of what the ranks computed."""
+    return (max(tokens) - min(tokens)) / max(float(np.mean(tokens)), 1.0)

@@ -1,0 +1,73 @@
+"""The private parts of DeepSpeed that we use are there; where one is not, its name stands in the failure."""
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.jobs_for_tests import small_job
+
+PLAIN = ("param_groups",)
+FLAT = (
+    "optimizer", "param_groups", "single_partition_of_fp32_groups", "bit16_groups", "update_lp_params",
+)  # fmt: skip
+SCATTERED = (
+    "optimizer", "param_groups", "fp32_partitioned_groups_flat", "grad_position", "get_param_id",
+    "_reassign_or_swap_out_partitioned_parameters", "checkpoint_event_epilogue",
+)  # fmt: skip
+OF_OPTIMIZER = {
+    (0, "fp32"): PLAIN,
+    (0, "bf16"): ("optimizer", "param_groups", "fp16_groups", "fp32_groups"),
+    (1, "fp32"): FLAT,
+    (1, "bf16"): FLAT,
+    (2, "fp32"): FLAT,
+    (2, "bf16"): FLAT,
+    (3, "fp32"): SCATTERED,
+    (3, "bf16"): SCATTERED,
+}
+ADDRESSES = (
+    "_hp_mapping.hp_fragment_address.start",
+    "_hp_mapping.hp_fragment_address.numel",
+    "_hp_mapping.lp_fragment_address.start",
+)
+OF_PARAMETERS = {0: (), 1: ADDRESSES, 2: ADDRESSES, 3: ("ds_numel",)}
+OF_MODULES = (
+    ("deepspeed.comm.torch", "build_shm_op"),
+    ("deepspeed.runtime.fp16.unfused_optimizer", "FP16_UnfusedOptimizer"),
+)
+
+
+def missing(job: Any) -> list[str]:
+    """Names that DeepSpeed's engine for a job lacks, and kinds that changed."""
+    import torch
+
+    from models.registry import make_spec
+    from orchestrator.training.engine import TrainingEngine
+
+    spec = make_spec(job.model.name, job.model.options)
+    engine = TrainingEngine(spec.build(0), job.train, device="cpu", tasks=len(spec.tasks)).deepspeed
+    stage, optimizer = job.train.zero_stage, engine.optimizer
+    lost = [f"optimizer.{name}" for name in OF_OPTIMIZER[stage, job.train.precision] if not has(optimizer, name)]
+    parameter = next(engine.module.parameters())
+    lost += [f"parameter.{name}" for name in OF_PARAMETERS[stage] if not has(parameter, name)]
+    lost += [f"{module}.{name}" for module, name in OF_MODULES if not has(importlib.import_module(module), name)]
+    if isinstance(optimizer, torch.optim.Optimizer) != ((stage, job.train.precision) == (0, "fp32")):
+        lost.append(f"the optimizer of stage {stage} in {job.train.precision} is {type(optimizer).__name__}")
+    if engine.zero_optimization_stage() != stage:
+        lost.append("engine.zero_optimization_stage()")
+    return lost
+
+
+def has(thing: Any, name: str) -> bool:
+    for part in name.split("."):
+        if not hasattr(thing, part):
+            return False
+        thing = getattr(thing, part)
+    return True
+
+
+@pytest.mark.parametrize(("stage", "precision"), OF_OPTIMIZER)
+def test_private_parts_are_there(ranks: Any, small_store: Path, stage: int, precision: str) -> None:
+    job = small_job(small_store, train={"zero_stage": stage, "precision": precision})
+    assert ranks(1, missing, job) == [[]]
