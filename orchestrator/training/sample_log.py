@@ -11,7 +11,7 @@ from orchestrator.training.loader import StepBatch
 
 
 class SampleLog:
-    """The log of one rank. attempt: number of the attempt, from 1; it tells a step from its repetition."""
+    """The log of one rank. attempt: its number, from 1; a step that is repeated has another one."""
 
     def __init__(self, writer: EventWriter, attempt: int) -> None:
         self._writer = writer

@@ -9,8 +9,12 @@ import pytest
 
 from orchestrator.checkpoint.disk_space import shortage
 from orchestrator.monitoring.divergence import SpikeDetector
+from orchestrator.monitoring.health import Health
 from orchestrator.monitoring.stragglers import WINDOW, StragglerDetector
 from orchestrator.monitoring.watchdog import HANG_EXIT_CODE, STEPS_TO_KNOW, Watchdog, stack_files, stacks_file
+from orchestrator.run.events import read_events
+from orchestrator.run.failures import TrainingDivergedError
+from orchestrator.run.rank_events import rank_events
 
 
 def test_a_hang_leaves_the_stacks_of_all_threads_and_ends_the_process(tmp_path: Path) -> None:
@@ -81,6 +85,33 @@ def test_a_rank_that_is_slow_now_and_then_is_not_named() -> None:
     for _ in range(WINDOW):
         slow, _ = detector.add((1.0, 2.0))
     assert [rank for rank, _ in slow] == [1]
+
+
+def test_health_names_slow_ranks_in_a_warning_and_ends_at_a_loss_that_jumps(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    with rank_events(path, 0) as events:
+        health = Health(["n1", "n2"], events, spike_factor=5.0, slow_factor=1.5)
+        slowest = [health.check(step, f"step {step}", 1.0, (1.0, 2.0)) for step in range(WINDOW)]
+        assert slowest == [2.0] * WINDOW
+        with pytest.raises(TrainingDivergedError, match=r"8.0 times the median .*, at bucket 3") as caught:
+            health.check(WINDOW, "bucket 3", 8.0, (1.0, 2.0))
+    assert caught.value.step == WINDOW
+    [warning], _ = read_events(path)
+    assert warning["text"] == "rank 1 on n2 computes 2.0 times as long as the median rank"
+    assert (warning["step"], warning["metrics"]) == (WINDOW - 1, {"health/slow_rank": 1.0})
+
+
+def test_only_rank_0_writes_events_and_what_a_killed_attempt_left_is_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    with rank_events(path, 1) as events:
+        events.emit("step", step=1)
+        events.sync()
+    assert not path.exists()
+    path.write_text('{"kind":"step","step":1}\n{"kind":"st')
+    with rank_events(path, 0) as events:
+        events.emit("step", step=2)
+        events.sync()
+    assert [event["step"] for event in read_events(path)[0]] == [1, 2]
 
 
 def test_a_disk_that_holds_less_than_two_checkpoints_more_is_named(

@@ -201,6 +201,48 @@ def test_a_loss_that_is_not_finite_stops_all_ranks_before_the_weights_change(ran
         assert part in messages[0]
 
 
+def exhaust(job: JobSpec, number: int) -> tuple[list[tuple[int, int]], tuple[int, int]]:
+    """(bucket, samples) of each micro-batch of a step, and (bucket, samples to try) where one pass has no memory."""
+    import torch.distributed as dist
+
+    from orchestrator.run.failures import MicroBatchTooLargeError
+    from orchestrator.shard_cache.placement import SharedPlacement
+    from orchestrator.training.build import open_job
+    from orchestrator.training.engine import TrainingEngine
+    from orchestrator.training.loader import StepLoader
+    from samplers.batches import ScheduledBatches
+
+    parts = open_job(job)
+    batches = ScheduledBatches(parts.schedule, dist.get_rank(), dist.get_world_size())
+    engine = TrainingEngine(parts.spec.build(job.seed), job.train, device="cpu", tasks=len(parts.spec.tasks))
+    passes = iter(range(number + 1))
+    forward = engine.deepspeed.forward
+
+    def limited(*arguments: Any, **options: Any) -> Any:
+        if next(passes) == number:
+            raise RuntimeError("could not create a primitive")
+        return forward(*arguments, **options)
+
+    engine.deepspeed.forward = limited
+    placement = SharedPlacement(parts.data.store)
+    with StepLoader(parts.data, batches, placement, micro_batch=16, threads=1, prefetch=1) as loader:
+        for batch in loader:
+            held = [(micro.bucket, len(micro.samples.grid)) for micro in batch.micro_batches]
+            if len(dict(held)) == 2:
+                try:
+                    engine.step(batch, job.seed, lr=1e-3)
+                except MicroBatchTooLargeError as error:
+                    return held, (error.bucket, error.fitting)
+    raise AssertionError("no step of two buckets ran out of memory")
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_memory_that_runs_out_is_charged_to_the_bucket_of_the_pass(ranks: Any, small_store: Path, number: int) -> None:
+    batching = {"slices": 2, "mix": "step", "global_batch": 32}
+    [(held, charged)] = ranks(1, exhaust, small_job(small_store, batching=batching), number)
+    assert charged == (held[number][0], held[number][1] // 2)
+
+
 def test_deepspeed_comes_without_mlflow() -> None:
     """Workers never talk to MLflow, whose import would double their start."""
     lines = (

@@ -155,19 +155,19 @@ def test_the_loss_is_the_mean_of_the_tasks_that_mask_anything() -> None:
     lag=st.integers(0, 3),
     skipped=st.sets(st.integers(0, 11)),
     planned=st.sets(st.integers(1, 12)),
-    asked=st.sets(st.integers(0, 11)),
+    wished=st.sets(st.integers(0, 11)),
 )
 def test_steps_come_in_order_once_and_settle_before_any_state(
-    steps: int, lag: int, skipped: set[int], planned: set[int], asked: set[int]
+    steps: int, lag: int, skipped: set[int], planned: set[int], wished: set[int]
 ) -> None:
-    engine = StandIn(signals=dict.fromkeys(asked, SAVE))
+    engine = StandIn(signals=dict.fromkeys(wished, SAVE))
     running: set[int] = set()
     seen: list[int] = []
     begun_before: set[int] = set()
     wanted = False
     for step in engine.run(steps, lag, skipped=skipped, settles_after=lambda batch, done: done in planned):
         begun = {int(note.split()[1]) for note in engine.notes if note.startswith("begin")}
-        assert not wanted or begun == begun_before, "a step began while a state was asked for"
+        assert not wanted or begun == begun_before, "a step began while a state was waited for"
         seen.append(step.number)
         running = begun - set(seen)
         assert len(running) <= lag
@@ -177,7 +177,7 @@ def test_steps_come_in_order_once_and_settle_before_any_state(
         assert step.running == len(running)
         if step.number + 1 in planned:
             assert not running
-        wanted = (wanted or step.number in asked) and bool(running)
+        wanted = (wanted or step.number in wished) and bool(running)
         begun_before = begun
     assert seen == list(range(steps)) and not running
 
