@@ -4,7 +4,6 @@ import typer
 
 from channels.errors import UserError
 from jobs.cli.options import ClusterFileOption, ClusterOption, SetOption, SpecArgument
-from jobs.launch.outcome import print_outcome
 from jobs.ray_cluster.jobs import adapt, check_answers
 from orchestrator.spec.cluster import load_profile
 from orchestrator.spec.job import load_job
@@ -24,6 +23,8 @@ def train(
         raise UserError("a Slurm profile cannot train in this process", where="--cluster", mend=mend)
     if profile.ray_address is not None:
         check_answers(profile.ray_address)
+    # The controller needs torch.
+    from jobs.launch.outcome import print_outcome
     from orchestrator.control.controller import run_job
     from orchestrator.view.live import LiveView
 
