@@ -66,20 +66,19 @@ def _state(
     if own == "FINISHED":
         return own, None, None
     job = query(submission) if submission else None
-    if job is None:
-        if own == "RUNNING" and not is_locked(directory.lock):
-            return "KILLED", "its controller is gone; the same command resumes the run", None
+    is_trained = own == "RUNNING" and is_locked(directory.lock)
+    if job is None and own == "RUNNING" and not is_trained:
+        return "KILLED", "its controller is gone; the same command resumes the run", None
+    # A run that is trained though its job has ended was started again by another command.
+    if job is None or (is_trained and job.state in ENDED):
         return own, cause, None
-    if job.state in ENDED:
-        # The launcher knows that the job is over; the run itself knows better why.
-        if own in ("FAILED", "KILLED"):
-            return own, cause or job.reason, job.nodes
-        return (
-            ("FAILED" if job.state == "FINISHED" else job.state),
-            _attempt_cause(directory, submission) or job.reason,
-            job.nodes,
-        )
-    return job.state, job.reason, job.nodes
+    if job.state not in ENDED:
+        return job.state, job.reason, job.nodes
+    # The launcher knows that the job is over; the run itself knows better why.
+    if own in ("FAILED", "KILLED"):
+        return own, cause or job.reason, job.nodes
+    state: State = "FAILED" if job.state == "FINISHED" else job.state
+    return state, _attempt_cause(directory, submission) or job.reason, job.nodes
 
 
 def _attempt_cause(directory: RunDirectory, submission: Mapping[str, Any]) -> str | None:

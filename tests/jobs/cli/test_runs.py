@@ -117,6 +117,14 @@ def test_a_local_run_without_controller_is_not_running(tmp_path: Path) -> None:
     assert found.state == "KILLED" and "controller is gone" in str(found.reason)
 
 
+def test_a_run_that_is_trained_after_its_job_has_ended_is_running(tmp_path: Path) -> None:
+    directory = a_run(tmp_path, job="12")
+    with run_lock(directory):
+        found = seen(directory, JobState("KILLED", "CANCELLED"))
+    assert (found.state, found.reason) == ("RUNNING", None)
+    assert seen(directory, JobState("KILLED", "CANCELLED")).state == "KILLED"
+
+
 def test_after_a_restart_the_newest_attempt_counts(tmp_path: Path) -> None:
     directory = a_run(tmp_path, status="FINISHED")
     long = {f"perf/{number}": 0.5 for number in range(100)}
@@ -278,8 +286,20 @@ def test_a_run_that_is_queued_is_not_submitted_again(tmp_path: Path, monkeypatch
     directory = a_run(tmp_path, job="12")
     monkeypatch.setattr(submit_command, "query_launcher", lambda submission: JobState("PENDING", "Resources"))
     with pytest.raises(UserError, match="job 12 is PENDING"):
-        submit_command._check_not_queued(directory)
+        submit_command._check_idle(directory)
     assert json.loads(directory.state.read_text())["status"] == "RUNNING"
+
+
+def test_a_run_that_is_trained_here_is_not_submitted(tmp_path: Path) -> None:
+    from jobs.cli import submit as submit_command
+
+    directory = a_run(tmp_path)
+    with run_lock(directory):
+        with pytest.raises(UserError, match="another controller"):
+            submit_command._check_idle(directory)
+        assert not submit_command._is_wanted(directory)
+    submit_command._check_idle(directory)
+    assert submit_command._is_wanted(directory) and submit_command._is_wanted(RunDirectory(tmp_path / "new"))
 
 
 @pytest.mark.parametrize(
