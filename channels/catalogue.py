@@ -7,7 +7,6 @@ from typing import Any
 
 from channels.errors import UserError
 from channels.hetercsi_mat import find_sets
-from channels.make import as_made, check_makeable, generator_origin, make_channels
 from channels.presets import Preset
 from channels.shards import Samples
 from channels.spec import ChannelSpec
@@ -35,6 +34,9 @@ def make_store(path: Path, preset: Preset, counts: Counts, seed: int, progress: 
 
     Raises UserError where the store holds another set of the same name or cannot be written.
     """
+    # Making channels needs torch; naming sets and importing them does not.
+    from channels.make import as_made, check_makeable, generator_origin, make_channels
+
     sets = [(spec, "pretrain") for spec in preset.pretrain] + [(spec, "zeroshot") for spec in preset.zeroshot]
     for spec, _ in sets:
         check_makeable(spec, device)

@@ -19,7 +19,9 @@ from channels.presets import load_preset
 from channels.store import ChannelStore
 from channels.verify import verify as verify_store
 
-app = typer.Typer(help="Channel data: make, import, show and verify stores.", no_args_is_help=True)
+app = typer.Typer(
+    help="Channel data: make, import, show and verify stores.", no_args_is_help=True, add_completion=False
+)
 
 PATCH = 4
 """Edge of the patches by which ``show`` counts tokens."""

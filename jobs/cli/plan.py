@@ -1,50 +1,53 @@
 """``wavetrain plan``: buckets, padding and steps of a job, or of a preset before there is any data."""
 
 import json
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from channels.catalogue import select_sets
 from channels.errors import UserError
-from channels.presets import load_preset
 from jobs.cli.options import ClusterOption
-from orchestrator.report.plan import catalogue_of_specs, describe_plan, plan_table
+from jobs.cli.plan_preset import DEFAULT_BATCH, PresetOptions, plan_preset
+from orchestrator.report.plan import describe_plan, plan_table
 from orchestrator.report.plan_figures import draw_plan
-from orchestrator.spec.cluster import load_profile
-from orchestrator.spec.job import JobSpec, load_job
-from samplers.catalogue import Catalogue
 from samplers.choices import Method, Pack, Strategy
-from samplers.partition import Cost
-from samplers.plan import make_plan
-from samplers.schedule import Schedule
-from samplers.segmentation import Constraints
 
 if TYPE_CHECKING:
     from orchestrator.control.probe import Fit
 
-DEFAULT_BATCH = 128
+
+DEFAULTS = {field.name: field.default for field in fields(PresetOptions)} | {"batch": DEFAULT_BATCH}
+
+
+def _preset(name: str, help_text: str, **limits: Any) -> Any:
+    """An option of --preset, whose default the help names: a job spec must not be given it at all."""
+    return typer.Option(help=f"{help_text.rstrip('.')} (default {DEFAULTS[name]}).", **limits)
 
 
 def plan(
     spec: Annotated[Path | None, typer.Argument(help="Job spec whose store is planned; or give --preset.")] = None,
     preset: Annotated[str | None, typer.Option(help="Catalogue without data: demo, hetercsi or wimamba.")] = None,
     sets: Annotated[str | None, typer.Option(help="First N pre-training sets, or names: P01,P05.")] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Training samples of each set.")] = 9000,
-    batch: Annotated[int | None, typer.Option(min=1, help="Samples of a slice over all ranks.  [default: 128]")] = None,
+    samples: Annotated[int | None, _preset("samples", "Training samples of each set.", min=1)] = None,
+    batch: Annotated[int | None, _preset("batch", "Samples of a slice over all ranks.", min=1)] = None,
     batch_tokens: Annotated[int | None, typer.Option(min=1, help="Token budget of a slice, in place of batch.")] = None,
-    buckets: Annotated[int, typer.Option(min=1, help="At most so many buckets.")] = 4,
-    method: Annotated[Method, typer.Option(help="How boundaries are found.")] = "optimal",
-    strategy: Annotated[Strategy, typer.Option(help="What trains together.")] = "bucket",
-    pack: Annotated[Pack, typer.Option(help="Strategy packed: samples of a bucket or of all sets.")] = "bucket",
-    min_sources: Annotated[int, typer.Option(min=1, help="Sets in every bucket, at least.")] = 1,
-    min_entropy: Annotated[float, typer.Option(min=0, help="Source entropy of every bucket in bits, at least.")] = 0.0,
-    partitions: Annotated[int, typer.Option(min=1, help="Canonical partitions: multiples of the ranks.")] = 1,
-    epochs: Annotated[int, typer.Option(min=1, help="Epochs of the run.")] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the schedule.")] = 0,
+    buckets: Annotated[int | None, _preset("buckets", "At most so many buckets.", min=1)] = None,
+    method: Annotated[Method | None, _preset("method", "How boundaries are found.")] = None,
+    strategy: Annotated[Strategy | None, _preset("strategy", "What trains together.")] = None,
+    pack: Annotated[Pack | None, _preset("pack", "Strategy packed: samples of a bucket or of all sets.")] = None,
+    min_sources: Annotated[int | None, _preset("min_sources", "Sets in every bucket, at least.", min=1)] = None,
+    min_entropy: Annotated[
+        float | None, _preset("min_entropy", "Source entropy of every bucket in bits, at least.", min=0)
+    ] = None,
+    partitions: Annotated[
+        int | None, _preset("partitions", "Canonical partitions: multiples of the ranks.", min=1)
+    ] = None,
+    epochs: Annotated[int | None, _preset("epochs", "Epochs of the run.", min=1)] = None,
+    seed: Annotated[int | None, _preset("seed", "Seed of the schedule.", min=0)] = None,
     override: Annotated[
         list[str] | None, typer.Option("--set", help="Override a field of the job spec: a.b=c (repeatable).")
     ] = None,
@@ -59,32 +62,43 @@ def plan(
     """Show buckets, sets, padding and steps: of a job spec as `train` will run it, or of a preset without any data."""
     if (spec is None) == (preset is None):
         raise UserError("give either a job spec or --preset", where="plan", mend="e.g. wavetrain plan jobs/demo.yaml")
-    fits: list[Fit] = []
-    ranks = 1
-    if spec is not None:
-        job = load_job(spec, override or [])
-        catalogue, schedule = _planned_job(job)
-        ranks = job.scale.most
-        fits = _probed(job, cluster, memory_gb) if probe else []
-    else:
-        catalogue = catalogue_of_specs(select_sets(load_preset(str(preset)), sets).pretrain, samples)
-        made = make_plan(
-            catalogue,
-            strategy=strategy,
-            method=method,
-            pack=pack,
-            buckets=buckets,
-            batch=DEFAULT_BATCH if batch is None and batch_tokens is None else batch,
-            batch_tokens=batch_tokens,
-            partitions=partitions,
-            cost=Cost(),
-            constraints=Constraints(min_sources, min_entropy),
-        )
-        schedule = Schedule(catalogue, made, seed, partitions, epochs)
+    for_preset = _given(
+        sets=sets, samples=samples, batch=batch, batch_tokens=batch_tokens, buckets=buckets, method=method,
+        strategy=strategy, pack=pack, min_sources=min_sources, min_entropy=min_entropy, partitions=partitions,
+        epochs=epochs, seed=seed,
+    )  # fmt: skip
+    for_job = _given(overrides=tuple(override or ()), probe=probe, memory_gb=memory_gb, cluster=cluster)
     if picture is not None:
         _check_picture(picture)
-        draw_plan(schedule.plan, catalogue, picture)
-    description = describe_plan(catalogue, schedule.plan, schedule, ranks)
+    ranks, fits = 1, list["Fit"]()
+    if spec is not None:
+        _refuse(for_preset, "it is for --preset", "a job spec has its own: e.g. --set batching.buckets=8")
+        if memory_gb is not None and not probe:
+            raise UserError("it is the memory for --probe", where="--memory-gb", mend="add --probe or leave it out")
+        # A job's plan needs its model, and that needs torch.
+        from jobs.cli.plan_job import JobOptions, plan_job
+
+        schedule, ranks, fits = plan_job(JobOptions(spec, **for_job))
+    else:
+        _refuse(for_job, "it is for a job spec", "leave it out, or give a spec in place of --preset")
+        schedule = plan_preset(PresetOptions(str(preset), **for_preset))
+    if picture is not None:
+        draw_plan(schedule.plan, schedule.catalogue, picture)
+    _print(describe_plan(schedule.catalogue, schedule.plan, schedule, ranks), fits, as_json)
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """Those that the command line holds."""
+    return {name: value for name, value in options.items() if value is not None and value is not False and value != ()}
+
+
+def _refuse(options: Mapping[str, Any], what: str, mend: str) -> None:
+    for name in options:
+        flag = "set" if name == "overrides" else name.replace("_", "-")
+        raise UserError(what, where=f"--{flag}", mend=mend)
+
+
+def _print(description: dict[str, Any], fits: "Sequence[Fit]", as_json: bool) -> None:
     if fits:
         description["micro_batches"] = [asdict(fit) for fit in fits]
     if as_json:
@@ -96,24 +110,6 @@ def plan(
         typer.echo(f"bucket {fit.bucket} ({fit.length} tokens): micro-batch {fit.micro_batch}, bounded by {bound}")
     if fits:
         typer.echo(f"batching.micro_batch: {[fit.micro_batch for fit in fits]}")
-
-
-def _probed(job: JobSpec, cluster: str | None, memory_gb: float | None) -> "list[Fit]":
-    from orchestrator.control.probe import probe
-
-    device = load_profile(None, cluster).device
-    return probe(job, device, None if memory_gb is None else int(memory_gb * 2**30))
-
-
-def _planned_job(job: JobSpec) -> tuple[Catalogue, Schedule]:
-    """Catalogue and schedule exactly as the controller makes them."""
-    from models.registry import make_spec
-    from orchestrator.data.plan import make_schedule
-    from orchestrator.data.reader import open_training_data
-
-    spec = make_spec(job.model.name, job.model.options)
-    catalogue, data = open_training_data(job.data, spec, job.seed, packed=job.batching.packed)
-    return catalogue, make_schedule(job, catalogue, data.flops)
 
 
 def _check_picture(path: Path) -> None:

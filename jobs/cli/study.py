@@ -20,7 +20,7 @@ def study(
     model: Annotated[str | None, typer.Option(help="tiny, base or published, in place of the scale's.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs of a run, in place of the scale's.")] = None,
     sets: Annotated[str | None, typer.Option(help="table3: numbers of sets that are trained, e.g. 8,40.")] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the sweep.  [default: e.g. table3-small]")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the sweep (default: e.g. table3-small).")] = None,
     stores: Annotated[Path, typer.Option(help="Folder for the channels that are made.")] = Path("data"),
     seed: Annotated[int, typer.Option(min=0, help="Seed of channels and runs.")] = 42,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and run nothing.")] = False,

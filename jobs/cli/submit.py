@@ -70,7 +70,7 @@ def _submit_one(job: JobSpec, profile: Profile, dry_run: bool) -> None:
         _print_plan(prepared)
         typer.echo(describe_submission(submission) if submission else ray_jobs.describe(profile))
         return
-    _check_not_queued(prepared.directory)
+    _check_idle(prepared.directory)
     job_id = slurm.submit(submission) if submission else ray_jobs.submit(job, profile)
     name, folder = job.name, prepared.directory.path
     typer.echo(f"job {job_id} {'resumes' if prepared.resumes else 'will train'} run {name} in {folder}")
@@ -114,18 +114,17 @@ def _check_ray(profile: Profile) -> None:
     ray_jobs.check_answers(str(profile.ray_address))
 
 
-def _check_not_queued(directory: RunDirectory) -> None:
-    if (directory.launch / "submission.json").exists():
-        found = run_status(directory, query_launcher)
-        if found.state in ("PENDING", "RUNNING"):
-            mend = f"wait for it, or wavetrain cancel {found.name}"
-            raise UserError(f"job {found.job} is {found.state}", where=str(directory.path), mend=mend)
+def _check_idle(directory: RunDirectory) -> None:
+    found = run_status(directory, query_launcher)
+    if found.state in ("PENDING", "RUNNING"):
+        what = f"job {found.job} is {found.state}" if found.job else "another controller is working on this run"
+        raise UserError(what, where=str(directory.path), mend=f"wait for it, or wavetrain cancel {found.name}")
 
 
 def _is_wanted(directory: RunDirectory) -> bool:
-    if not (directory.launch / "submission.json").exists():
-        return directory.read_state().get("status") != "FINISHED"
-    return run_status(directory, query_launcher).state in ("FAILED", "KILLED")
+    state = run_status(directory, query_launcher).state
+    is_new = state == "UNKNOWN" and not LaunchFolder(directory).submission.exists()
+    return is_new or state in ("FAILED", "KILLED")
 
 
 def _print_plan(prepared: "Prepared") -> None:

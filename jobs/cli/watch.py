@@ -4,7 +4,8 @@ import time
 
 from jobs.launch.job_state import ENDED, Query
 from jobs.launch.run_status import RunStatus, run_status
-from orchestrator.run.events import read_events, read_tail
+from orchestrator.run.event_tail import read_tail
+from orchestrator.run.events import read_events
 from orchestrator.run.folder import RunDirectory
 from orchestrator.view.live import LiveView
 

@@ -6,7 +6,9 @@ from pathlib import Path
 from channels.errors import UserError
 from jobs.launch.folder import LaunchFolder
 from jobs.launch.outcome import print_outcome
+from orchestrator.control.controller import run_job
 from orchestrator.run.folder import RunDirectory
+from orchestrator.view.live import LiveView
 
 LOCK_PATIENCE_S = 120.0
 """A file server may keep the lock of a node that was lost for a minute or two."""
@@ -15,14 +17,11 @@ LOCK_PATIENCE_S = 120.0
 def main(run: str, address: str) -> int:
     """Train and evaluate on the Ray that answers at an address; the exit code.
 
-    A run that is finished is a success: Slurm starts a job anew whose first node it lost sight of, while that node may
-    go on to the end.
+    A run that is finished is a success: Slurm restarts a job when it loses contact with the first node, while that node
+    may go on to the end.
     """
     launch = LaunchFolder(RunDirectory(Path(run)))
     profile = launch.read_profile().model_copy(update={"ray_address": address})
-    from orchestrator.control.controller import run_job
-    from orchestrator.view.live import LiveView
-
     try:
         job = launch.read_job()
         return print_outcome(run_job(job, profile, LiveView(every_s=job.tracking.print_every_s), LOCK_PATIENCE_S))

@@ -1,17 +1,13 @@
 """What is printed when a run has ended, and its exit code."""
 
-from typing import TYPE_CHECKING
+from rich.console import Console
 
-if TYPE_CHECKING:
-    from orchestrator.control.prepared import RunOutcome
+from orchestrator.control.prepared import RunOutcome
+from orchestrator.evaluation.table import to_tables
 
 
-def print_outcome(outcome: "RunOutcome") -> int:
+def print_outcome(outcome: RunOutcome) -> int:
     """Print how a run ended and what to do next; its exit code."""
-    from rich.console import Console
-
-    from orchestrator.evaluation.table import to_tables
-
     console = Console()
     name = outcome.directory.path.name
     if outcome.scores:

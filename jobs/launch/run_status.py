@@ -1,6 +1,5 @@
 """One view of a run, wherever it runs: its own files, and what the launcher says of its job."""
 
-import fcntl
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,9 +8,9 @@ from typing import Any
 
 from jobs.launch.folder import LaunchFolder
 from jobs.launch.job_state import ENDED, Query, State
+from orchestrator.run.event_tail import last_events
+from orchestrator.run.file_lock import is_locked
 from orchestrator.run.folder import RunDirectory
-
-TAIL_BYTES = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +33,11 @@ class RunStatus:
 
 
 def run_status(directory: RunDirectory, query: Query) -> RunStatus:
-    """Read the run's files, ask the launcher where the files do not say that it ended."""
+    """Read the run's files, and ask the launcher where the files do not say that the run has ended."""
     submission = LaunchFolder(directory).read_submission()
     record = directory.read_state()
     state, reason, nodes = _state(directory, submission, record, query)
-    attempt, step = _last_events(directory.events)
+    attempt, step = _newest(directory.events)
     metrics = step.get("metrics", {})
     total, done = attempt.get("total_steps"), int(step.get("step", 0))
     milliseconds = metrics.get("perf/step_ms")
@@ -67,57 +66,38 @@ def _state(
     if own == "FINISHED":
         return own, None, None
     job = query(submission) if submission else None
-    if job is None:
-        if own == "RUNNING" and not is_held(directory):
-            return "KILLED", "its controller is gone; the same command resumes the run", None
+    is_trained = own == "RUNNING" and is_locked(directory.lock)
+    if job is None and own == "RUNNING" and not is_trained:
+        return "KILLED", "its controller is gone; the same command resumes the run", None
+    # A run that is trained though its job has ended was started again by another command.
+    if job is None or (is_trained and job.state in ENDED):
         return own, cause, None
-    if job.state in ENDED:
-        # The launcher knows that the job is over; why, the run itself knows better.
-        if own in ("FAILED", "KILLED"):
-            return own, cause or job.reason, job.nodes
-        return (
-            ("FAILED" if job.state == "FINISHED" else job.state),
-            _attempt_cause(directory, submission) or job.reason,
-            job.nodes,
-        )
-    return job.state, job.reason, job.nodes
+    if job.state not in ENDED:
+        return job.state, job.reason, job.nodes
+    # The launcher knows that the job is over; the run itself knows better why.
+    if own in ("FAILED", "KILLED"):
+        return own, cause or job.reason, job.nodes
+    state: State = "FAILED" if job.state == "FINISHED" else job.state
+    return state, _attempt_cause(directory, submission) or job.reason, job.nodes
 
 
 def _attempt_cause(directory: RunDirectory, submission: Mapping[str, Any]) -> str | None:
-    """What the newest attempt of the job said when it ended, if it came to that; no earlier one."""
+    """The cause that the newest attempt of the job wrote when it ended; None if it wrote none."""
     if submission.get("launcher") != "slurm":
         return None
     # The tasks of an array have ids of their own, no lower than that of the array.
     first = int(str(submission["job_id"]).partition("_")[0])
-    lives = [tuple(map(int, path.name.split("-"))) for path in directory.launch.glob("attempts/*-*")]
-    job_id, restart = max(lives, default=(-1, 0))
+    attempts = [tuple(map(int, path.name.split("-"))) for path in directory.launch.glob("attempts/*-*")]
+    job_id, restart = max(attempts, default=(-1, 0))
     end = directory.launch / "attempts" / f"{job_id}-{restart}" / "end.json"
     return json.loads(end.read_text())["cause"] if job_id >= first and end.exists() else None
 
 
-def is_held(directory: RunDirectory) -> bool:
-    """Whether a controller on this machine works on the run."""
-    path = directory.path / "controller.lock"
-    if not path.exists():
-        return False
-    with path.open("r+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
-
-
-def _last_events(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The last ``attempt`` and the last ``step``; a long file is read from its ends only."""
-    found: dict[str, dict[str, Any]] = {}
-    if path.exists():
-        with path.open("rb") as file:
-            head = file.readline()
-            file.seek(max(len(head), path.stat().st_size - TAIL_BYTES))
-            lines = [head, *file.read().splitlines(keepends=True)]
-        for line in lines:
-            if line.endswith(b"\n") and line.startswith(b"{"):
-                event = json.loads(line)
-                found[event["kind"]] = event
-    return found.get("attempt", {}), found.get("step", {})
+def _newest(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The last ``attempt`` and the last ``step``; no step where the attempt went back behind it."""
+    found = last_events(path, ("attempt", "step"))
+    begun, attempt = found.get("attempt", (-1, {}))
+    made, step = found.get("step", (-1, {}))
+    if made < begun and step and step["step"] > attempt["step"]:
+        step = {"step": attempt["step"]}
+    return attempt, step

@@ -1,7 +1,5 @@
 """Jobs of a standing Ray cluster: submit, ask, stop; and what a run must know when it was started as one."""
 
-import json
-import os
 import shlex
 import sys
 import time
@@ -20,8 +18,6 @@ from orchestrator.run.folder import RunDirectory
 from orchestrator.spec.cluster import Profile
 from orchestrator.spec.job import JobSpec
 
-INSIDE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-"""Set by Ray in the process that a job starts."""
 STATES: dict[str, State] = {
     "PENDING": "PENDING",
     "RUNNING": "RUNNING",
@@ -123,24 +119,6 @@ def record_submission(launch: LaunchFolder, job_id: str, dashboard: str | None, 
         "submitted": time.time(),
     }  # fmt: skip
     write_json(launch.submission, content)
-
-
-def adapt(profile: Profile, job: JobSpec) -> Profile:
-    """Inside a job of Ray, use that Ray whatever the profile says; elsewhere the profile as it is.
-
-    Raises:
-        UserError: the runs would be written into the job's temporary working directory.
-    """
-    if INSIDE not in os.environ:
-        return profile
-    if not profile.storage.runs.is_absolute():
-        mend = "give an absolute path that all nodes share, e.g. with --cluster"
-        raise UserError("is relative, and a Ray job's folder is temporary", where="storage.runs", mend=mend)
-    metadata = json.loads(os.environ[INSIDE]).get("metadata", {})
-    launch = LaunchFolder(RunDirectory(profile.storage.runs / job.name))
-    record_submission(launch, metadata.get("job_submission_id", "unknown"), profile.ray_dashboard, None)
-    address = profile.ray_address or os.environ.get("RAY_ADDRESS", "auto")
-    return profile.model_copy(update={"launcher": "ray", "ray_address": address})
 
 
 def job_state(submission: Mapping[str, Any]) -> JobState:

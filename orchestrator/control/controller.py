@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -62,8 +62,13 @@ class StopRequest:
                 signal.signal(number, handler)
 
 
-def run_job(job: JobSpec, profile: Profile, view: LiveView, patience_s: float = 0.0) -> RunOutcome:
-    """Start or resume a run and see it to its end. patience_s: how long an earlier controller may take to end.
+def run_job(
+    job: JobSpec, profile: Profile, view: LiveView, patience_s: float = 0.0, on_start: Callable[[], None] | None = None
+) -> RunOutcome:
+    """Start or resume a run and see it to its end.
+
+    patience_s: how long an earlier controller may take to end. on_start: called when every check has passed and the run
+    is locked, before anything is written.
 
     Raises:
         UserError: bad input; nothing was started.
@@ -75,6 +80,8 @@ def run_job(job: JobSpec, profile: Profile, view: LiveView, patience_s: float = 
         with run_lock(prepared.directory, patience_s):
             # An earlier controller may have gone on until now, to the end even.
             check_resumable(prepared.directory, job, prepared.store.fingerprint)
+            if on_start is not None:
+                on_start()
             return _Controller(prepared, view, stop).run()
 
 

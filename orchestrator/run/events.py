@@ -10,8 +10,6 @@ from typing import Any
 
 from orchestrator.run.disk_full import disk_full_as_user_error
 
-TAIL_BYTES = 4 << 20
-
 
 class EventWriter:
     """Appends one JSON object a line; a line is written whole and flushed. Threads may share it."""
@@ -64,16 +62,3 @@ def read_events(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]
     whole = content.rfind(b"\n") + 1
     lines = content[:whole].splitlines()
     return [json.loads(line) for line in lines], offset + whole
-
-
-def read_tail(path: Path, most: int = TAIL_BYTES) -> tuple[list[dict[str, Any]], int]:
-    """The first event and those in the last bytes of a file that may be long, and the offset after them."""
-    size = path.stat().st_size if path.exists() else 0
-    if size <= most:
-        return read_events(path)
-    with path.open("rb") as file:
-        first = file.readline()
-        file.seek(size - most)
-        start = size - most + len(file.readline())
-    events, offset = read_events(path, start)
-    return [json.loads(first), *events], offset

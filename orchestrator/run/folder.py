@@ -1,17 +1,17 @@
 """The folder of a run: what lies where, its lock, and whether a start may go on with it."""
 
-import fcntl
 import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from channels.errors import UserError
 from channels.files import write_json
 from orchestrator.run.disk_full import disk_full_as_user_error
+from orchestrator.run.file_lock import try_lock
 from orchestrator.spec.job import JobSpec
 from orchestrator.spec.yaml_files import differences, validate
 
@@ -33,6 +33,11 @@ class RunDirectory:
     def state(self) -> Path:
         """Status, attempts and MLflow run id."""
         return self.path / "state.json"
+
+    @property
+    def lock(self) -> Path:
+        """Locked by the controller that works on the run."""
+        return self.path / "controller.lock"
 
     @property
     def plan(self) -> Path:
@@ -150,16 +155,6 @@ class RunDirectory:
         return validate(JobSpec, json.loads(self.spec.read_text()), str(self.spec))
 
 
-def find_run(name: str, runs: Path) -> RunDirectory:
-    """The folder of an existing run, by name or by path."""
-    for candidate in (runs / name, Path(name)):
-        if (candidate / "spec.json").exists():
-            return RunDirectory(candidate)
-    known = sorted(path.parent.name for path in runs.glob("*/spec.json")) if runs.exists() else []
-    mend = f"known runs: {', '.join(known[-8:])}" if known else "no run is there yet: wavetrain train SPEC"
-    raise UserError(f"no run {name!r}", where=str(runs), mend=mend)
-
-
 def check_resumable(directory: RunDirectory, spec: JobSpec, store_fingerprint: str) -> bool:
     """Whether the folder holds an unfinished run of this very job.
 
@@ -167,7 +162,7 @@ def check_resumable(directory: RunDirectory, spec: JobSpec, store_fingerprint: s
         UserError: a finished run, or one of another job, has the name.
     """
     if not directory.spec.exists():
-        launchers = {directory.launch, directory.path / "controller.lock"}
+        launchers = {directory.launch, directory.lock}
         if directory.path.exists() and set(directory.path.iterdir()) - launchers:
             raise UserError(
                 "the folder is not empty and holds no run", where=str(directory.path), mend="choose another name"
@@ -195,18 +190,10 @@ def run_lock(directory: RunDirectory, patience_s: float = 0.0) -> Iterator[None]
         UserError: another controller still works on the run after ``patience_s``.
     """
     deadline = time.monotonic() + patience_s
-    with (directory.path / "controller.lock").open("a") as file:
-        while not _lock(file):
+    with directory.lock.open("a") as file:
+        while not try_lock(file):
             if time.monotonic() >= deadline:
                 mend = "wait for it or stop it"
                 raise UserError("another controller is working on this run", where=str(directory.path), mend=mend)
             time.sleep(LOCK_POLL_S)
         yield
-
-
-def _lock(file: TextIO) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -1,4 +1,4 @@
-"""Reading specs: YAML mappings, overrides of their fields, and validation that tells its first error in one line."""
+"""Reading specs: YAML mappings, overrides of their fields, and validation whose first error is one line."""
 
 import difflib
 import itertools
@@ -15,6 +15,7 @@ from channels.errors import UserError
 SPEC_CHARACTERS = 2**16
 SPEC_NESTING = 64
 """Most characters and open brackets of a spec; PyYAML's time grows with the square of both."""
+NUMBER_BITS = 64
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -29,40 +30,75 @@ def read_mapping(path: Path) -> dict[str, Any]:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot be read ({error})", where=str(path), mend="give a readable text file") from None
-    try:
-        mapping = yaml.safe_load(text) if _is_small(text) else None
-    # PyYAML hands through what its constructors stumble over, e.g. the date 2001-99-99.
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        reason = "it nests too deep" if isinstance(error, RecursionError) else " ".join(str(error).split())[:200]
-        raise UserError(f"not YAML: {reason}", where=str(path), mend="correct the value") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" at line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "broken"
-        raise UserError(f"not YAML{line}: {problem}", where=str(path), mend="correct the syntax") from None
+    mapping = parse_yaml(text, "this", str(path), "correct the syntax or the value")
     if not isinstance(mapping, dict) or not all(isinstance(key, str) for key in mapping):
         raise UserError("the top level is not a mapping of names", where=str(path), mend="write `name: ...` lines")
     return mapping
 
 
-def _is_small(text: str) -> bool:
-    """Whether a text is of the size of a spec: anything else is none and not worth parsing."""
+def parse_yaml(text: str, what: str, where: str, mend: str) -> Any:
+    """The value of a YAML text of the size of a spec. what, where, mend: of the error for a text that is none.
+
+    Raises:
+        UserError: it is no YAML, or larger or deeper than a spec ever is.
+    """
+    line = ""
+    try:
+        _check_size(text)
+        value = yaml.safe_load(text)
+        _check_values(value)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" at line {mark.line + 1}" if mark else ""
+        reason = getattr(error, "problem", None) or "broken"
+    except RecursionError:
+        reason = "it nests too deep"
+    # PyYAML passes on what its constructors raise, e.g. for the date 2001-99-99.
+    except (ValueError, TypeError, AttributeError, LookupError) as error:
+        reason = " ".join(str(error).split())[:200]
+    else:
+        return value
+    raise UserError(f"{what} is not YAML{line}: {reason}", where=where, mend=mend)
+
+
+def _check_size(text: str) -> None:
+    if len(text) > SPEC_CHARACTERS:
+        raise ValueError(f"it is longer than {SPEC_CHARACTERS} characters")
     opened = itertools.accumulate((character in "[{") - (character in "]}") for character in text)
-    return len(text) <= SPEC_CHARACTERS and max(opened, default=0) <= SPEC_NESTING
+    if max(opened, default=0) > SPEC_NESTING:
+        raise ValueError("it nests too deep")
+
+
+def _check_values(value: Any) -> None:
+    """Aliases can make a short text endless; numbers and characters must survive being written as JSON."""
+    pending, count = [(value, 0)], 0
+    while pending:
+        item, depth = pending.pop()
+        count += 1
+        if depth > SPEC_NESTING:
+            raise ValueError("it nests too deep")
+        if count > SPEC_CHARACTERS:
+            raise ValueError(f"it holds more than {SPEC_CHARACTERS} values")
+        if isinstance(item, dict):
+            pending += [(part, depth + 1) for pair in item.items() for part in pair]
+        elif isinstance(item, list | tuple | set):
+            pending += [(part, depth + 1) for part in item]
+        elif isinstance(item, int) and item.bit_length() > NUMBER_BITS:
+            raise ValueError(f"a number has more than {NUMBER_BITS} bits")
+        elif isinstance(item, str):
+            item.encode()
 
 
 def apply_override(mapping: dict[str, Any], override: str) -> None:
     """Put ``a.b=c`` into a nested mapping; c is read as YAML."""
     key, separator, text = override.partition("=")
     parts = key.split(".")
-    if not separator or not all(parts):
+    if not separator or not all(parts) or len(parts) > SPEC_NESTING:
         raise UserError(
-            f"override {override!r} is not of the form a.b=c", where="--set", mend="e.g. --set train.lr=4e-4"
-        )
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise UserError(f"value of {override!r} is not YAML", where="--set", mend="quote it") from None
+            f"override {reprlib.repr(override)} is not of the form a.b=c", where="--set",
+            mend="e.g. --set train.lr=4e-4",
+        )  # fmt: skip
+    value = parse_yaml(text, f"value of {reprlib.repr(override)}", "--set", "quote it")
     node = mapping
     for part in parts[:-1]:
         child = node.setdefault(part, {})

@@ -5,10 +5,9 @@ import shlex
 from pathlib import Path
 
 import pytest
-import typer
 from pydantic import BaseModel
 
-from jobs.cli.main import app
+from jobs.cli.main import CommandLine, load_command
 from orchestrator.spec.job import JobSpec
 from tests.docs.pages import PAGES, ROOT, blocks, commands, links
 
@@ -28,13 +27,11 @@ def test_links_resolve(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_and_options_exist(page: Path) -> None:
     for text in commands(page):
-        command, rest = (
-            typer.main.get_command(app),
-            [word for word in shlex.split(text)[1:] if not is_placeholder(word)],
-        )
+        command, rest = CommandLine(), [word for word in shlex.split(text)[1:] if not is_placeholder(word)]
         while rest and rest[0] != "--help" and (children := getattr(command, "commands", None)):
             assert rest[0] in children, text
-            command, rest = children[rest[0]], rest[1:]
+            command = load_command(rest[0]) if isinstance(command, CommandLine) else children[rest[0]]
+            rest = rest[1:]
         known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
         given = {word.partition("=")[0] for word in rest if word.startswith("--")}
         assert given <= known | {"--help"}, text

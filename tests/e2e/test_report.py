@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from channels.files import write_json
-from orchestrator.run.folder import RunDirectory, hold
+from orchestrator.run.folder import RunDirectory, run_lock
 from orchestrator.spec.job import JobSpec
 from tests.e2e.runs import Place
 from tests.jobs_for_tests import small_job
@@ -70,11 +70,11 @@ def test_a_running_run_is_provisional(place: Place, undisturbed: JobSpec) -> Non
     running.events.write_text("".join(lines[:12]) + lines[12][:20])
     state = running.read_state()
     write_json(running.state, {key: state[key] for key in state if key != "evaluation_s"} | {"status": "RUNNING"})
-    with hold(running):
+    with run_lock(running):
         page = report(place, "running")
     assert "running is running" in page and "provisional" in page and "goes on" in page
     running.events.unlink()
-    with hold(running):
+    with run_lock(running):
         assert "No step has been logged" in report(place, "running")
 
 

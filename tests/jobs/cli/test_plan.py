@@ -105,3 +105,27 @@ def test_bad_choices_are_told_in_one_line(arguments: list[str], words: str) -> N
     with pytest.raises(UserError, match=words) as error:
         run("--preset", "hetercsi", "--json", *arguments)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["job.yaml", "--buckets", "8"], "--buckets: it is for --preset"),
+        (["job.yaml", "--seed", "0"], "--seed: it is for --preset"),
+        (["job.yaml", "--min-entropy", "0"], "--min-entropy: it is for --preset"),
+        (["job.yaml", "--memory-gb", "2"], "--memory-gb: it is the memory for --probe"),
+        (["--preset", "demo", "--set", "seed=1"], "--set: it is for a job spec"),
+        (["--preset", "demo", "--probe"], "--probe: it is for a job spec"),
+        (["--preset", "demo", "--cluster", "laptop"], "--cluster: it is for a job spec"),
+        (["job.yaml", "--preset", "demo"], "either a job spec or --preset"),
+        ([], "either a job spec or --preset"),
+    ],
+)
+def test_an_option_that_would_be_passed_over_is_refused(arguments: list[str], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        run(*arguments)
+
+
+def test_the_help_names_the_defaults() -> None:
+    shown = " ".join(run("--help").replace("│", " ").split())
+    assert all(f"(default {value})" in shown for value in (9000, 128, "optimal", "bucket"))

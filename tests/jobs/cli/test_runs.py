@@ -15,7 +15,7 @@ from jobs.launch.job_state import JobState
 from jobs.launch.run_list import find_run
 from jobs.launch.run_status import RunStatus, run_status
 from orchestrator.run.events import EventWriter
-from orchestrator.run.folder import RunDirectory, hold
+from orchestrator.run.folder import RunDirectory, run_lock
 from orchestrator.spec.cluster import run_folders
 from tests.jobs.launches import job_of
 
@@ -111,10 +111,51 @@ def test_the_run_knows_best_how_it_ended(tmp_path: Path, own: str, reason: str |
 
 def test_a_local_run_without_controller_is_not_running(tmp_path: Path) -> None:
     directory = a_run(tmp_path)
-    with hold(directory):
+    with run_lock(directory):
         assert seen(directory).state == "RUNNING"
     found = seen(directory)
     assert found.state == "KILLED" and "controller is gone" in str(found.reason)
+
+
+def test_a_run_that_is_trained_after_its_job_has_ended_is_running(tmp_path: Path) -> None:
+    directory = a_run(tmp_path, job="12")
+    with run_lock(directory):
+        found = seen(directory, JobState("KILLED", "CANCELLED"))
+    assert (found.state, found.reason) == ("RUNNING", None)
+    assert seen(directory, JobState("KILLED", "CANCELLED")).state == "KILLED"
+
+
+def test_after_a_restart_the_newest_attempt_counts(tmp_path: Path) -> None:
+    directory = a_run(tmp_path, status="FINISHED")
+    long = {f"perf/{number}": 0.5 for number in range(100)}
+    with EventWriter(directory.events) as events:
+        for step in range(11, 300):
+            events.write("step", step=step, metrics=METRICS | long)
+        events.write("attempt", step=290, total_steps=300, machines=["n7"])
+        found = seen(directory)
+        assert (found.step, found.total_steps, found.nodes, found.loss) == (290, 300, "n7", None)
+        for step in range(291, 1200):
+            events.write("step", step=step, metrics=METRICS | long)
+    found = seen(directory)
+    assert directory.events.stat().st_size > 1 << 20
+    assert (found.step, found.total_steps, found.nodes, found.loss) == (1199, 300, "n7", 0.5)
+
+
+def test_an_attempt_that_lost_no_step_still_shows_its_loss(tmp_path: Path) -> None:
+    directory = a_run(tmp_path, status="FINISHED")
+    with EventWriter(directory.events) as events:
+        events.write("attempt", step=10, total_steps=60, machines=["n1"])
+    assert (seen(directory).step, seen(directory).loss) == (10, 0.5)
+
+
+def test_many_samples_of_the_machines_do_not_hide_the_last_step(tmp_path: Path) -> None:
+    directory = a_run(tmp_path)
+    with EventWriter(directory.events) as events:
+        for _ in range(2000):
+            events.write("system", step=10, metrics={f"system/n{node}/cpu": 0.5 for node in range(40)})
+    found = seen(directory)
+    assert directory.events.stat().st_size > 1 << 20
+    assert (found.step, found.total_steps, found.loss) == (10, 60, 0.5)
 
 
 def test_a_torn_line_of_events_is_passed_over(tmp_path: Path) -> None:
@@ -245,8 +286,20 @@ def test_a_run_that_is_queued_is_not_submitted_again(tmp_path: Path, monkeypatch
     directory = a_run(tmp_path, job="12")
     monkeypatch.setattr(submit_command, "query_launcher", lambda submission: JobState("PENDING", "Resources"))
     with pytest.raises(UserError, match="job 12 is PENDING"):
-        submit_command._check_not_queued(directory)
+        submit_command._check_idle(directory)
     assert json.loads(directory.state.read_text())["status"] == "RUNNING"
+
+
+def test_a_run_that_is_trained_here_is_not_submitted(tmp_path: Path) -> None:
+    from jobs.cli import submit as submit_command
+
+    directory = a_run(tmp_path)
+    with run_lock(directory):
+        with pytest.raises(UserError, match="another controller"):
+            submit_command._check_idle(directory)
+        assert not submit_command._is_wanted(directory)
+    submit_command._check_idle(directory)
+    assert submit_command._is_wanted(directory) and submit_command._is_wanted(RunDirectory(tmp_path / "new"))
 
 
 @pytest.mark.parametrize(
@@ -268,3 +321,18 @@ def test_children_of_a_sweep_that_are_submitted_again(
 
     monkeypatch.setattr(submit_command, "query_launcher", lambda submission: JobState(job))
     assert submit_command._is_wanted(a_run(tmp_path, status=own, job="12")) is wanted
+
+
+@pytest.mark.parametrize("command", ["evaluate", "report", "sync", "logs", "cancel"])
+@pytest.mark.parametrize("name", ["trained-in-march", "trained", "FOLDER"])
+def test_every_command_finds_the_same_runs(command: str, name: str, tmp_path: Path, wavetrain: Any) -> None:
+    """By name, beginning of a name or folder, under whichever profile: the error is about the run, not its name."""
+    profiles = {profile: {"storage": {"runs": str(tmp_path / profile)}} for profile in ("here", "there")}
+    (tmp_path / "cluster.yaml").write_text(json.dumps({"default": "here", "profiles": profiles}))
+    directory = a_run(tmp_path / "there", "trained-in-march", "FINISHED")
+    a_run(tmp_path / "here", "another", "FINISHED")
+    directory.events.unlink()
+    given = str(directory.path) if name == "FOLDER" else name
+    code, _, error = wavetrain(command, given)
+    assert code == 2 or command == "report", error
+    assert "no run" not in error and "Traceback" not in error

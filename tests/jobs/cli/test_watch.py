@@ -100,8 +100,8 @@ def test_a_run_that_waits_in_the_queue_can_be_watched(run: RunDirectory, monkeyp
 def test_ctrl_c_leaves_and_the_run_goes_on(run: RunDirectory, tmp_path: Path) -> None:
     (run.launch / "submission.json").unlink()
     code = (
-        "import sys; from pathlib import Path; from orchestrator.run.folder import RunDirectory, hold\n"
-        "with hold(RunDirectory(Path(sys.argv[1]))): print('held', flush=True); sys.stdin.read()"
+        "import sys; from pathlib import Path; from orchestrator.run.folder import RunDirectory, run_lock\n"
+        "with run_lock(RunDirectory(Path(sys.argv[1]))): print('held', flush=True); sys.stdin.read()"
     )
     piped: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen([sys.executable, "-c", code, str(run.path)], **piped) as controller:

@@ -14,7 +14,7 @@ from channels.errors import UserError
 from channels.files import write_atomically
 from orchestrator.control import reaper
 from orchestrator.run.events import EventWriter, read_events, repair
-from orchestrator.run.folder import RunDirectory, check_resumable, find_run, run_lock
+from orchestrator.run.folder import RunDirectory, check_resumable, run_lock
 from orchestrator.training.learning_rate import learning_rate
 from tests.jobs_for_tests import small_job
 
@@ -80,14 +80,6 @@ def test_resume_needs_the_same_job_and_the_same_channels(tmp_path: Path) -> None
     directory.update_state(status="FINISHED")
     with pytest.raises(UserError, match="finished"):
         check_resumable(directory, job, "f")
-
-
-def test_find_run_names_the_known(tmp_path: Path) -> None:
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "spec.json").write_text("{}")
-    assert find_run("a", tmp_path).path == tmp_path / "a"
-    with pytest.raises(UserError, match="known runs: a"):
-        find_run("b", tmp_path)
 
 
 def test_learning_rate_warms_up_and_falls_along_half_a_cosine() -> None:

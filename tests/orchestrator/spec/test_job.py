@@ -13,6 +13,23 @@ ROOT = Path(__file__).parents[3]
 MINIMAL = "name: a\ndata: {store: data/a}\n"
 
 
+ALIASES = "".join(f", &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9))
+NO_YAML = [
+    ("2001-99-99", ["month must be in 1..12"]),
+    ("[" * 1000, ["nests too deep"]),
+    ("!!bool x", ["not YAML", "'x'"]),
+    ("!!int x", ["not YAML", "invalid literal"]),
+    ("!!timestamp x", ["not YAML"]),
+    ("9" * 5000, ["not YAML", "4300 digits"]),
+    ("0x" + "f" * 5000, ["not YAML", "64 bits"]),
+    ('"\\ud800"', ["not YAML", "surrogates"]),
+    ("&a [*a]", ["nests too deep"]),
+    (f"[&a0 [1, 1]{ALIASES}]", ["more than 65536 values"]),
+    ("[" + "1," * 40000 + "1]", ["longer than 65536 characters"]),
+]
+"""Values that the parser stumbles over in another way than by syntax."""
+
+
 def write(folder: Path, text: str, name: str = "job.yaml") -> Path:
     path = folder / name
     path.write_text(text)
@@ -51,8 +68,10 @@ def test_overrides_replace_and_create(tmp_path: Path) -> None:
         ("name: a\ndata: {store: x}\nbatching: {global_batch: 30, partitions: 8}\n", ["global_batch 30", "multiple"]),
         ("name: a\ndata: {store: x}\ntrain: {compile: true, zero_stage: 3}\n", ["train", "compile", "zero_stage 3"]),
         ("name: [\n", ["job.yaml", "not YAML", "line"]),
+        ("? " * 5000, ["job.yaml", "not YAML", "nests too deep"]),
         ("- 1\n", ["not a mapping"]),
         ("name: !!python/object/apply:os.system ['true']\n", ["not YAML"]),
+        *((f"name: a\ndata: {{store: x}}\ndescription: {value}\n", expected) for value, expected in NO_YAML),
     ],
 )
 def test_bad_specs_are_refused_in_one_line(tmp_path: Path, text: str, expected: list[str]) -> None:
@@ -65,9 +84,17 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
     assert "nothing.yaml" in refusal(lambda: load_job(tmp_path / "nothing.yaml"))
 
 
-@pytest.mark.parametrize("override", ["lr", "=3", "train.=3", "name.x=3"])
+@pytest.mark.parametrize("override", ["lr", "=3", "train.=3", "name.x=3", f"model{'.x' * 2000}=3"])
 def test_bad_overrides_are_refused(tmp_path: Path, override: str) -> None:
     refusal(lambda: load_job(write(tmp_path, MINIMAL), [override]))
+
+
+@pytest.mark.parametrize(("value", "expected"), [*NO_YAML, ("[[[[", ["not YAML"])])
+def test_values_that_are_no_yaml_are_refused(tmp_path: Path, value: str, expected: list[str]) -> None:
+    message = refusal(lambda: load_job(write(tmp_path, MINIMAL), [f"model.x={value}"]))
+    assert message.startswith("--set: value of 'model.x=") and len(message) < 400
+    for part in expected:
+        assert part in message
 
 
 def test_training_identity_ignores_what_does_not_change_numbers(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.run.events import EventWriter, read_events, read_tail
+from orchestrator.run.event_tail import read_tail
+from orchestrator.run.events import EventWriter, read_events
 from orchestrator.run.progress import TRACE_LENGTH, RunProgress, Trace, clock, sparkline
 from orchestrator.view.live import LiveView
 from orchestrator.view.panel import make_panel
@@ -172,7 +173,7 @@ def test_a_dumb_terminal_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> No
     assert "\x1b" not in text and "step 1/100" in text
 
 
-def test_the_tail_of_a_long_file_keeps_its_first_event(tmp_path: Path) -> None:
+def test_the_tail_of_a_long_file_keeps_its_attempt(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     with EventWriter(path) as events:
         events.write("attempt", total_steps=5)

@@ -1,0 +1,41 @@
+"""The plan of a job as ``train`` will run it, and the micro-batches that fit."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from models.registry import make_spec
+from orchestrator.control.probe import Fit, probe
+from orchestrator.data.plan import make_schedule
+from orchestrator.data.reader import open_training_data
+from orchestrator.spec.cluster import load_profile
+from orchestrator.spec.job import JobSpec, load_job
+from samplers.schedule import Schedule
+
+
+@dataclass(frozen=True, slots=True)
+class JobOptions:
+    """What ``wavetrain plan SPEC`` may be given. memory_gb: of a rank, for the probe on a CPU; None: what is free."""
+
+    spec: Path
+    overrides: tuple[str, ...] = ()
+    probe: bool = False
+    memory_gb: float | None = None
+    cluster: str | None = None
+
+
+def plan_job(options: JobOptions) -> tuple[Schedule, int, list[Fit]]:
+    """The schedule exactly as the controller makes it, the number of ranks, and what fits if the probe is wanted.
+
+    Raises:
+        UserError: a broken spec, a store that is not there, or a device that not even one sample fits.
+    """
+    job = load_job(options.spec, options.overrides)
+    spec = make_spec(job.model.name, job.model.options)
+    catalogue, data = open_training_data(job.data, spec, job.seed, packed=job.batching.packed)
+    schedule = make_schedule(job, catalogue, data.flops)
+    return schedule, job.scale.most, _probe(job, options) if options.probe else []
+
+
+def _probe(job: JobSpec, options: JobOptions) -> list[Fit]:
+    memory_bytes = None if options.memory_gb is None else int(options.memory_gb * 2**30)
+    return probe(job, load_profile(None, options.cluster).device, memory_bytes)
