@@ -5,7 +5,7 @@ import sys
 import typer
 
 from channels.errors import UserError
-from jobs.cli import channels, doctor, evaluate, plan, report, runs, study, submit, sync, train, ui
+from jobs.cli import channels, doctor, evaluate, models, plan, report, runs, study, submit, sync, train, ui
 
 app = typer.Typer(
     name="wavetrain",
@@ -15,6 +15,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(channels.app, name="channels", help="Make, import, show and verify channel stores.")
+app.add_typer(models.app, name="models", help="Networks that others have trained.")
 app.command("plan")(plan.plan)
 app.command("train")(train.train)
 app.command("submit")(submit.submit)
