@@ -34,6 +34,19 @@ def save_model(folder: Path, name: str, options: Mapping[str, Any], model: nn.Mo
     write_atomically(folder / CONFIG, config.encode())
 
 
+def is_export(folder: Path) -> bool:
+    """Whether a folder holds an exported model."""
+    return (folder / CONFIG).is_file()
+
+
+def read_spec(folder: Path) -> ModelSpec:
+    """The specification of an exported model; its weights are not read.
+
+    Raises UserError if the configuration is missing or damaged.
+    """
+    return make_spec(*_read_config(folder))
+
+
 def load_model(folder: Path) -> tuple[ModelSpec, PretrainingModel]:
     """The specification and the network, on the CPU, in the exported precision.
 

@@ -18,7 +18,7 @@ MAY_IMPORT = {
 ORDER = {
     "models": (
         "interface", "options", "layers", "references", "scan", "hetercsi", "snapshot", "registry", "export",
-        "channel_model",
+        "channel_model", "released",
     ),
     "orchestrator": (
         "spec", "run", "data", "shard_cache", "checkpoint", "monitoring", "training", "evaluation", "tracking",

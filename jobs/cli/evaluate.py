@@ -1,48 +1,133 @@
-"""``wavetrain evaluate``: the zero-shot table of a trained run, computed again."""
+"""``wavetrain evaluate``: the zero-shot table of trained models, computed again."""
 
 import json
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from channels.errors import UserError
-from jobs.cli.options import ClusterFileOption, ClusterOption, RunArgument
+from jobs.cli.options import ClusterFileOption, ClusterOption
 from jobs.launch.run_list import find_run
 from orchestrator.spec.cluster import load_profile, run_folders
+from orchestrator.spec.job import DataSection, JobSpec
+
+if TYPE_CHECKING:
+    from orchestrator.evaluation.nmse import Score
+
+CONFIG = "config.json"
+"""What a folder holds that is an export (models.export)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """Final weights. name: in tables. job: of the run that trained them, None for an export without a run."""
+
+    name: str
+    export: Path
+    job: JobSpec | None
 
 
 def evaluate(
-    run: RunArgument,
-    store: Annotated[Path | None, typer.Option(help="Another store whose zero-shot sets are scored.")] = None,
+    models: Annotated[
+        list[str], typer.Argument(metavar="MODEL...", help="Name or folder of a run, or folder of an export.")
+    ],
+    store: Annotated[
+        Path | None, typer.Option(help="Store of the sets; an export needs it.  [default: the run's]")
+    ] = None,
+    sets: Annotated[str | None, typer.Option(help="Zero-shot sets, e.g. D1,D3.  [default: the run's or all]")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     cluster: ClusterOption = None,
     cluster_file: ClusterFileOption = None,
 ) -> None:
-    """Score a run's final weights on the held-out sets; nothing of the run is changed."""
+    """Score final weights on the held-out sets; nothing of a run is changed. Several models: one table."""
     device = load_profile(cluster_file, cluster).device
-    directory = find_run(run, run_folders(cluster_file, cluster))
-    if not (directory.export / "config.json").exists():
+    folders = run_folders(cluster_file, cluster)
+    trained = [_find(model, folders) for model in models]
+    _check_names(trained)
+    job = _conditions(trained, store, sets)
+    scores = _score(trained, job, device)
+    if as_json:
+        _print_json(scores)
+    else:
+        _print_tables(scores)
+
+
+def _find(model: str, folders: Sequence[Path]) -> Trained:
+    folder = Path(model)
+    if (folder / CONFIG).is_file():
+        return Trained(folder.resolve().name, folder, None)
+    directory = find_run(model, folders)
+    if not (directory.export / CONFIG).exists():
         mend = "finish the training first (the same `wavetrain train` resumes it)"
-        raise UserError(f"run {run!r} has no final weights", where=str(directory.export), mend=mend)
+        raise UserError(f"run {model!r} has no final weights", where=str(directory.export), mend=mend)
+    return Trained(directory.path.name, directory.export, directory.read_spec())
+
+
+def _check_names(trained: Sequence[Trained]) -> None:
+    names = [model.name for model in trained]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"two models are called {twice!r}", where="MODEL", mend="name each once, or rename a folder")
+
+
+def _conditions(trained: Sequence[Trained], store: Path | None, sets: str | None) -> JobSpec:
+    """What all models are scored on, and how: as the first run among them was, where nothing else is given."""
+    job = next((model.job for model in trained if model.job is not None), None)
+    if store is None and job is None:
+        raise UserError("an export has no store of its own", where=str(trained[0].export), mend="add --store STORE")
+    if store is not None:
+        data = DataSection(store=store) if job is None else job.data.model_copy(update={"store": store})
+        job = JobSpec(name="export", data=data) if job is None else job.model_copy(update={"data": data})
+    assert job is not None
+    if store is not None or sets is not None:
+        chosen = None if sets is None else tuple(name.strip() for name in sets.split(","))
+        job = job.model_copy(update={"data": job.data.model_copy(update={"zeroshot_sets": chosen})})
+    return job
+
+
+def _score(trained: Sequence[Trained], job: JobSpec, device: str) -> "dict[str, list[Score]]":
     import torch
-    from rich.console import Console
 
     from channels.store import ChannelStore
+    from models.export import read_spec
     from orchestrator.evaluation.nmse import check_zeroshot_sets, evaluate_set
-    from orchestrator.evaluation.table import to_document, to_tables
 
-    job = directory.read_spec()
-    if store is not None:
-        job = job.model_copy(update={"data": job.data.model_copy(update={"store": store, "zeroshot_sets": None})})
     opened = ChannelStore.open(job.data.store)
-    names = check_zeroshot_sets(opened, job)
+    names: tuple[str, ...] = ()
+    for model in trained:
+        names = check_zeroshot_sets(opened, job, read_spec(model.export))
     if not names:
-        raise UserError("data.zeroshot_sets of the run is empty", where=str(directory.spec), mend="add --store STORE")
+        raise UserError("data.zeroshot_sets of the run is empty", where=job.name, mend="add --sets, or --store STORE")
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    scores = [score for name in names for score in evaluate_set(directory.export, opened.path, name, job, device)]
-    if as_json:
-        typer.echo(json.dumps(to_document(scores), indent=2))
+    return {
+        model.name: [score for name in names for score in evaluate_set(model.export, opened.path, name, job, device)]
+        for model in trained
+    }
+
+
+def _print_json(scores: "dict[str, list[Score]]") -> None:
+    from orchestrator.evaluation.table import to_document
+
+    documents = {name: to_document(found) for name, found in scores.items()}
+    [first, *others] = documents.values()
+    typer.echo(json.dumps({"models": documents} if others else first, indent=2))
+
+
+def _print_tables(scores: "dict[str, list[Score]]") -> None:
+    from rich.console import Console
+
+    from orchestrator.evaluation.comparison import comparison_table
+    from orchestrator.evaluation.table import to_tables
+
+    console = Console()
+    # A table that is piped must not be folded at the 80 columns that are assumed where there is no terminal.
+    console = console if console.is_terminal else Console(width=200)
+    if len(scores) == 1:
+        [(name, found)] = scores.items()
+        console.print(*to_tables(found, f"zero-shot results of {name}"), sep="\n")
     else:
-        Console().print(*to_tables(scores, f"zero-shot results of {directory.path.name}"), sep="\n")
+        console.print(comparison_table(scores))

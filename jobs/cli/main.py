@@ -15,6 +15,7 @@ HELP = "Pre-train wireless-channel foundation models: plan, train, evaluate, com
 COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "channels": ("channels:app", "Make, import, show and verify channel stores."),
+        "models": ("models:app", "Networks that others have trained."),
         "plan": ("plan:plan", "Show buckets, sets, padding and steps: of a job spec, or of a preset without any data."),
         "train": ("train:train", "Train a job to its end: plan, workers, MLflow, zero-shot table. Again: resume."),
         "submit": ("submit:submit", "Submit a job to the profile's Slurm or Ray cluster. Again: resume."),
@@ -23,7 +24,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "logs": ("runs:logs", "Show what a submitted run printed on its nodes."),
         "cancel": ("runs:cancel", "End a run after a checkpoint: the same command that started it resumes it."),
         "sync": ("sync:sync", "Bring to MLflow what it missed of a run that has ended."),
-        "evaluate": ("evaluate:evaluate", "Score a run's final weights on the held-out sets; the run is not changed."),
+        "evaluate": (
+            "evaluate:evaluate",
+            "Score final weights of runs and exports on held-out sets.",
+        ),
         "report": ("report:report", "Write a report of finished, failed and running runs, side by side."),
         "study": ("study:study", "Run an ablation of the paper at a scale and write its table. Again: go on."),
         "ui": ("ui:ui", "Serve MLflow's web pages over the runs until interrupted."),

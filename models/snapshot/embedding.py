@@ -83,18 +83,20 @@ class PatchHead(nn.Module):
         width: int,
         embedding: Embedding,
         norm: Callable[[int], nn.Module] = nn.LayerNorm,
+        activation: type[nn.Module] = nn.GELU,
     ) -> None:
         super().__init__()
         self.widest = max(patches)
         self.shared = embedding == "shared"
         sides = (self.widest,) if self.shared else patches
         self.hidden = nn.Linear(width, width)
+        self.activation = activation()
         self.norm = norm(width)
         self.maps = nn.ModuleDict({str(side): nn.Linear(width, 2 * side * side) for side in sides})
 
     def forward(self, vectors: Tensor, side: int) -> Tensor:
         """[B, L, 2 p^2] of vectors [B, L, width]."""
-        hidden = self.norm(functional.gelu(self.hidden(vectors)))
+        hidden = self.norm(self.activation(self.hidden(vectors)))
         if not self.shared:
             return cast(Tensor, self.maps[str(side)](hidden))
         linear = cast(nn.Linear, self.maps[str(self.widest)])

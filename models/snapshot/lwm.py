@@ -70,24 +70,26 @@ class LwmSpec(SnapshotSpec):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             embedding = PatchEmbedding(
-                self.patches, self._width, "per_granularity", "constant", norm=UnbiasedNorm, positions=self.positions
+                self.patches, self.width, "per_granularity", "constant", norm=UnbiasedNorm, positions=self.positions
             )
-            layers = [LwmLayer(self._width, 8, self.dropout, self.attention) for _ in range(self._layers)]
-            head = PatchHead(self.patches, self._width, "per_granularity", norm=UnbiasedNorm)
+            layers = [LwmLayer(self.width, 8, self.dropout, self.attention) for _ in range(self.depth)]
+            head = PatchHead(self.patches, self.width, "per_granularity", norm=UnbiasedNorm, activation=nn.ReLU)
             return SnapshotModel(self, embedding, LwmBackbone(layers), head)
 
     def forward_flops(self, shape: Shape, variant: int) -> float:
         """Operations of one snapshot: embedding, layers and head, of which only the first two see the class token."""
-        length, width, token = self.length(shape, variant), self._width, 2 * variant * variant
+        length, width, token = self.length(shape, variant), self.width, 2 * variant * variant
         ends = length * token * width + (length - 1) * width * (width + token)
-        return 2.0 * (ends + self._layers * block_macs(length, width, expansion=4))
+        return 2.0 * (ends + self.depth * block_macs(length, width, expansion=4))
 
     @property
-    def _layers(self) -> int:
+    def depth(self) -> int:
+        """Layers."""
         return 12 if self.size == "published" else 4
 
     @property
-    def _width(self) -> int:
+    def width(self) -> int:
+        """Features of a token."""
         return 128 if self.size == "published" else 64
 
 

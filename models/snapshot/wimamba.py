@@ -60,9 +60,9 @@ class WiMambaSpec(SnapshotSpec):
             torch.default_generator.manual_seed(seed)
             assert self.embedding is not None
             assert self.class_token is not None
-            embedding = PatchEmbedding(self.patches, self._mamba.width, self.embedding, self.class_token)
-            head = PatchHead(self.patches, self._mamba.width, self.embedding)
-            return SnapshotModel(self, embedding, MambaBackbone([self._layer() for _ in range(self._layers)]), head)
+            embedding = PatchEmbedding(self.patches, self.mamba.width, self.embedding, self.class_token)
+            head = PatchHead(self.patches, self.mamba.width, self.embedding)
+            return SnapshotModel(self, embedding, MambaBackbone([self._layer() for _ in range(self.depth)]), head)
 
     def check(self, device: str) -> None:
         """Raises UserError where the wanted backend of the selective scan cannot run."""
@@ -74,23 +74,29 @@ class WiMambaSpec(SnapshotSpec):
 
     def forward_flops(self, shape: Shape, variant: int) -> float:
         """Operations of one snapshot: embedding, layers and head; the head leaves the class token out."""
-        width, token = self._mamba.width, 2 * variant * variant
+        width, token = self.mamba.width, 2 * variant * variant
         around = 10 * width * width if self.construction == "published" else 0
-        layers = self._layers * (around + self._mamba.macs_per_token)
+        layers = self.depth * (around + self.mamba.macs_per_token)
         length = self.length(shape, variant)
         embedded = length if self.class_token == "constant" else length - 1
         return 2.0 * (length * layers + embedded * token * width + (length - 1) * width * (width + token))
 
     @property
-    def _layers(self) -> int:
+    def depth(self) -> int:
+        """Layers."""
         return 12 if self.size == "published" else 4
 
     @property
-    def _mamba(self) -> MambaSize:
-        width = 128 if self.size == "published" else 64
-        reads = width // 2 if self.construction == "published" else width
-        return MambaSize(width=width, reads=reads, state=self.state, conv=self.conv, scan=self.scan)
+    def width(self) -> int:
+        """Features of a token."""
+        return 128 if self.size == "published" else 64
+
+    @property
+    def mamba(self) -> MambaSize:
+        """Dimensions of a layer's two directions."""
+        reads = self.width // 2 if self.construction == "published" else self.width
+        return MambaSize(width=self.width, reads=reads, state=self.state, conv=self.conv, scan=self.scan)
 
     def _layer(self) -> nn.Module:
         layer = PublishedLayer if self.construction == "published" else PaperLayer
-        return layer(self._mamba, self.dropout)
+        return layer(self.mamba, self.dropout)

@@ -23,6 +23,7 @@ def prepare(job: JobSpec, profile: Profile) -> Prepared:
     preflight.check_resources(job, profile)
     preflight.check_model(spec, profile)
     catalogue, data = open_training_data(job.data, spec, job.seed, packed=job.batching.packed)
+    zeroshot = check_zeroshot_sets(data.store, job, spec)
     preflight.check_store(data.store)
     preflight.check_batches(job, catalogue)
     schedule = make_schedule(job, catalogue, data.flops)
@@ -41,7 +42,7 @@ def prepare(job: JobSpec, profile: Profile) -> Prepared:
         store=data.store,
         catalogue=catalogue,
         schedule=schedule,
-        zeroshot=check_zeroshot_sets(data.store, job),
+        zeroshot=zeroshot,
         directory=directory,
         resumes=resumes,
         tracking_uri=uri,

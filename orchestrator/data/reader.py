@@ -1,6 +1,6 @@
 """From a channel store and a model's specification to a catalogue, and from a slice of it to a token batch."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -135,7 +135,7 @@ def open_training_data(
         shape = entry.spec.shape
         per_stored = spec.samples_per_stored(shape)
         count = min(split.count, section.samples or split.count) * per_stored
-        lengths = {variant: spec.length(shape, variant) for variant in spec.variants}
+        lengths = token_lengths(spec, name, shape, spec.variants)
         sources.extend(_sources(name, lengths, count, split.shard_samples * per_stored))
         origins.extend(Origin(name, shape, variant, per_stored) for variant in lengths)
     catalogue = Catalogue(tuple(sources))
@@ -154,6 +154,18 @@ def open_training_data(
         packed=packed,
     )
     return catalogue, data
+
+
+def token_lengths(spec: ModelSpec, set_name: str, shape: Shape, variants: Iterable[int]) -> dict[int, int]:
+    """Tokens of a training sample of a set of scale (T, K, A), by granularity.
+
+    Raises:
+        UserError: the model cannot take samples of that scale.
+    """
+    try:
+        return {variant: spec.length(shape, variant) for variant in variants}
+    except UserError as error:
+        raise UserError(str(error), where=f"set {set_name}") from None
 
 
 def _sources(name: str, lengths: dict[int, int], count: int, shard_samples: int) -> tuple[Source, ...]:

@@ -22,7 +22,7 @@ from channels.store import ChannelStore
 from models.export import load_model
 from models.interface import EvaluationTask, ModelSpec, PretrainingModel, TokenBatch, collate
 from models.references import REFERENCES
-from orchestrator.data.reader import Origin, chosen_zeroshot_sets, read_samples
+from orchestrator.data.reader import Origin, chosen_zeroshot_sets, read_samples, token_lengths
 from orchestrator.spec.job import EvaluationSection, JobSpec
 
 MODEL = "model"
@@ -55,11 +55,12 @@ def decibels(ratio: float) -> float:
     return 10.0 * math.log10(ratio) if ratio > 0 else -math.inf
 
 
-def check_zeroshot_sets(store: ChannelStore, job: JobSpec) -> tuple[str, ...]:
+def check_zeroshot_sets(store: ChannelStore, job: JobSpec, spec: ModelSpec) -> tuple[str, ...]:
     """Names of the sets to be evaluated.
 
     Raises:
-        UserError: a set lacks the split, or there is none for scores that are asked for during the training.
+        UserError: a set lacks the split or has a scale that the model cannot take, or there is no set for the scores
+            that the job wants during the training.
     """
     names = chosen_zeroshot_sets(store, job.data)
     if not names and job.evaluation.every_epochs is not None:
@@ -72,6 +73,7 @@ def check_zeroshot_sets(store: ChannelStore, job: JobSpec) -> tuple[str, ...]:
             raise UserError(
                 f"set {name} has no {job.evaluation.split} samples", where=str(store.path), mend="set evaluation.split"
             )
+        token_lengths(spec, name, store.sets[name].spec.shape, (task.variant for task in spec.evaluation_tasks))
     return names
 
 
