@@ -1,15 +1,17 @@
 """Where a rank reads its training shards: from the store, or from copies in node-local storage."""
 
+import platform
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 from channels.errors import UserError
 from channels.store import ChannelStore
-from orchestrator.shard_cache.leased import NodePlacement
+from orchestrator.shard_cache.client import RemoteNodeCache
+from orchestrator.shard_cache.node_placement import NodePlacement
 from orchestrator.shard_cache.server import CacheSettings
 from orchestrator.shard_cache.shard_map import ShardMap
 from orchestrator.shard_cache.store import size_text
@@ -21,64 +23,53 @@ if TYPE_CHECKING:
 PlacementKind = Literal["shared", "replicate", "partition"]
 
 
-class Placement(Protocol):
-    """What the loader of a rank asks for. ``step`` may be called from several threads, in any order."""
+@dataclass(frozen=True, slots=True)
+class SharedPlacement:
+    """Every rank maps the store itself. The methods are those that the loader and the worker call of any placement."""
 
-    @property
-    def store(self) -> ChannelStore:
-        """The store to read the training split from, inside :meth:`step`."""
+    store: ChannelStore
+    """The store to read the training split from, inside :meth:`step`."""
 
     def begin_epoch(self, epoch: int, first_step: int = 0) -> None:
         """The steps from ``first_step`` to the end of the epoch are read next; call it before the first of them."""
 
-    def step(self, epoch: int, step: int, pieces: Sequence[Slice]) -> AbstractContextManager[None]:
-        """Inside it the shards of the rank's slices are there; every step of a begun epoch is entered once."""
+    def step(self, epoch: int, step: int, slices: Sequence[Slice]) -> AbstractContextManager[None]:
+        """Inside it the shards of the rank's slices are there. Every step of a begun epoch is entered once, from any
+        thread and in any order."""
+        return nullcontext()
 
     def counters(self) -> dict[str, float]:
-        """Totals of this attempt, to be summed over all ranks: each node's are told by one of its ranks."""
+        """Totals of this attempt, to be summed over all ranks; none, since nothing is moved."""
+        return {}
 
     def close(self, *, finished: bool) -> None:
         """Call it when all ranks have read all they will; ``finished``: the run needs the copies no more."""
 
 
+Placement = SharedPlacement | NodePlacement
+
+
 @dataclass(frozen=True, slots=True)
 class NodeGroup:
-    """Who shares this node. attempt: token of the worker group. node: Ray's id. ranks: those of the node, ascending."""
+    """Who shares this node. attempt: token of the worker group. node: Ray's id. number: of the node among those that
+    Ray has on the same machine. ranks: those of the node, ascending."""
 
     attempt: str
     node: str
+    number: int
     ranks: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class SharedPlacement:
-    """Every rank maps the store itself."""
-
-    store: ChannelStore
-
-    def begin_epoch(self, epoch: int, first_step: int = 0) -> None:
-        """Nothing to do."""
-
-    def step(self, epoch: int, step: int, pieces: Sequence[Slice]) -> AbstractContextManager[None]:
-        """Nothing to do."""
-        return nullcontext()
-
-    def counters(self) -> dict[str, float]:
-        """Nothing is moved, so nothing is measured."""
-        return {}
-
-    def close(self, *, finished: bool) -> None:
-        """Nothing to do."""
 
 
 def gather_node_group(node: str) -> NodeGroup:
     """Who shares the node with this rank (collective over torch.distributed). node: Ray's id of the rank's node."""
     import torch.distributed as dist
 
-    told: list[tuple[str, str]] = [("", "")] * dist.get_world_size()
-    dist.all_gather_object(told, (node, uuid.uuid4().hex))
-    ranks = tuple(rank for rank, (other, _) in enumerate(told) if other == node)
-    return NodeGroup(attempt=told[0][1], node=node, ranks=ranks)
+    machine = platform.node()
+    gathered: list[tuple[str, str, str]] = [("", "", "")] * dist.get_world_size()
+    dist.all_gather_object(gathered, (node, machine, uuid.uuid4().hex))
+    nodes_here = dict.fromkeys(other for other, other_machine, _ in gathered if other_machine == machine)
+    ranks = tuple(rank for rank, (other, *_) in enumerate(gathered) if other == node)
+    return NodeGroup(attempt=gathered[0][2], node=node, number=list(nodes_here).index(node), ranks=ranks)
 
 
 def check_placement(
@@ -127,26 +118,26 @@ def make_placement(
 
     Raises:
         UserError: see :func:`check_placement`; a cache folder that cannot be written.
+        ShardCacheDiedError: the cache of the node died.
     """
     check_placement(kind, store, schedule, origins, cache, capacity)
     if kind == "shared":
         return SharedPlacement(store)
-    from orchestrator.shard_cache.client import NodeCacheClient
-
     assert group is not None and cache is not None and capacity is not None
     shard_map = ShardMap.of(store, schedule.catalogue, origins)
     settings = CacheSettings(
-        attempt=group.attempt,
-        folder=cache.absolute() / run,
+        folder=cache.absolute() / run / f"node-{group.number}",
         capacity=capacity,
         store=store.path,
         shards=shard_map.shards(),
         ranks=group.ranks,
     )
-    client = NodeCacheClient(settings, run, group.node, rank)
+    node_cache = RemoteNodeCache(settings, f"wavetrain-cache/{run}/{group.attempt}/{group.node}", group.node)
     needs = node_needs(kind, shard_map, schedule, group.ranks, world)
-    leader = rank == group.ranks[0]
-    return NodePlacement(client, store, schedule, shard_map, needs, leader=leader, whole_first=kind == "replicate")
+    return NodePlacement(
+        node_cache, store, schedule, shard_map, needs,
+        rank=rank, leader=rank == group.ranks[0], whole_first=kind == "replicate",
+    )  # fmt: skip
 
 
 def node_needs(

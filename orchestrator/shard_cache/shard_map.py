@@ -39,12 +39,12 @@ class ShardMap:
             by_source.append(split.shards[: -(-count // samples[-1])])
         return cls(tuple(by_source), np.asarray(samples, np.int64))
 
-    def files(self, pieces: Sequence[Slice]) -> tuple[str, ...]:
+    def files(self, slices: Sequence[Slice]) -> tuple[str, ...]:
         """Files that hold the samples of some slices, fillers included."""
         stride = 1 + max(len(shards) for shards in self.by_source)
-        codes = [piece.source * np.int64(stride) + piece.index // self.samples[piece.source] for piece in pieces]
-        places = np.divmod(np.unique(np.concatenate(codes)), stride)
-        return self._names(np.stack(places, axis=1))
+        codes = [each.source * np.int64(stride) + each.index // self.samples[each.source] for each in slices]
+        source, shard = np.divmod(np.unique(np.concatenate(codes)), stride)
+        return self._names(np.stack([source, shard], axis=1))
 
     def epoch_files(self, schedule: Schedule, epoch: int, partitions: Sequence[int]) -> tuple[str, ...]:
         """Files that some partitions read in an epoch."""
@@ -63,6 +63,6 @@ class ShardMap:
         sizes = {shard.file: shard.bytes for shard in self.shards()}
         return sum(sizes[file] for file in files)
 
-    def _names(self, places: NDArray[np.int64]) -> tuple[str, ...]:
+    def _names(self, rows: NDArray[np.int64]) -> tuple[str, ...]:
         """Distinct files of rows of (source, shard)."""
-        return tuple(dict.fromkeys(self.by_source[source][shard].file for source, shard in places.tolist()))
+        return tuple(dict.fromkeys(self.by_source[source][shard].file for source, shard in rows.tolist()))

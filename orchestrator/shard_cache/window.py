@@ -1,10 +1,11 @@
 """Which shards a node keeps for the epochs that its ranks are reading or about to read."""
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
 
 
 class EpochWindow:
-    """What the ranks of a node told, and the shards to keep that follow from it.
+    """How far the ranks of a node are, and which shards to keep for them.
 
     ranks: those of the node. sizes: bytes of every shard. capacity: bytes of the cache.
     """
@@ -18,17 +19,12 @@ class EpochWindow:
 
     def update(self, rank: int, position: int, epochs: Mapping[int, Sequence[str]]) -> None:
         """A rank has read all epochs before ``position``; the node (not only this rank) needs these shards in these
-        epochs. Saying it again changes nothing."""
+        epochs."""
         assert rank in self._ranks, f"rank {rank} is not one of {sorted(self._ranks)}"
         self._positions[rank] = position
         self._epochs |= {epoch: tuple(files) for epoch, files in epochs.items()}
         first = min(self._positions.values())
         self._epochs = {epoch: files for epoch, files in self._epochs.items() if epoch >= first}
-
-    @property
-    def complete(self) -> bool:
-        """Whether every rank of the node has told where it is."""
-        return len(self._positions) == len(self._ranks)
 
     def planned(self) -> tuple[str, ...]:
         """Shards to keep, the most urgent first.
@@ -39,31 +35,19 @@ class EpochWindow:
         """
         kept: dict[str, None] = {}
         room = self._capacity
-        for place, epoch in enumerate(sorted(self._epochs)):
+        for number, epoch in enumerate(sorted(self._epochs)):
             added = [file for file in dict.fromkeys(self._epochs[epoch]) if file not in kept]
-            fitting = self._fitting(added, room)
-            if len(fitting) < len(added) and place == 0:
-                break
-            kept |= dict.fromkeys(fitting)
-            room -= sum(self._sizes[file] for file in fitting)
-            if len(fitting) < len(added):
+            totals = accumulate(self._sizes[file] for file in added)
+            fitting = [file for file, total in zip(added, totals, strict=True) if total <= room]
+            whole = len(fitting) == len(added)
+            if whole or number > 0:
+                kept |= dict.fromkeys(fitting)
+                room -= sum(self._sizes[file] for file in fitting)
+            if not whole:
                 break
         return tuple(kept)
 
-    def is_whole(self, epoch: int, present: Container[str]) -> bool:
-        """Whether all shards of an unfinished epoch are among ``present``; not before every rank has told where it is,
-        since one further behind may yet claim the room."""
-        if not self.complete or epoch not in self._epochs:
-            return False
-        # What is planned last arrives last, so the answer is mostly found at once from the end.
-        return all(file in present for file in reversed(self._epochs[epoch]))
-
-    def _fitting(self, files: Sequence[str], room: int) -> list[str]:
-        """The longest beginning that fits."""
-        fitting = []
-        for file in files:
-            room -= self._sizes[file]
-            if room < 0:
-                break
-            fitting.append(file)
-        return fitting
+    def files(self, epoch: int) -> tuple[str, ...] | None:
+        """Shards of an unfinished epoch; None until every rank has said where it is, since one further behind may yet
+        claim the room."""
+        return self._epochs.get(epoch) if len(self._positions) == len(self._ranks) else None

@@ -1,4 +1,4 @@
-"""Ranks on the nodes of a cluster that read scheduled samples through a placement, and what befalls them."""
+"""Ranks on the nodes of a cluster that read scheduled samples through a placement, and what happens to them."""
 
 import time
 from collections import Counter
@@ -34,7 +34,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Reading:
-    """What the ranks of a test read. spare: where the nodes keep their copies, a folder each."""
+    """What the ranks of a test read. spare: where the nodes keep their copies."""
 
     store: Path
     catalogue: Catalogue
@@ -62,26 +62,26 @@ class Reading:
 class Rank:
     """A rank as a Ray actor."""
 
-    def __init__(self, reading: Reading, place: int, group: NodeGroup, rank: int, world: int) -> None:
+    def __init__(self, reading: Reading, group: NodeGroup, rank: int, world: int) -> None:
         self.schedule = reading.schedule
         self.rank, self.world = rank, world
         self.names = [source.name for source in reading.catalogue]
         self.begun = -1
         self.placement = make_placement(
             "partition", ChannelStore.open(reading.store), self.schedule, reading.origins,
-            rank=rank, world=world, group=group, cache=reading.spare / str(place), capacity=10**9, run=reading.run,
+            rank=rank, world=world, group=group, cache=reading.spare, capacity=10**9, run=reading.run,
         )  # fmt: skip
 
     def read(self, epoch: int, step: int) -> list[Read]:
-        """True samples of a step, as told by the content of their channels."""
+        """True samples of a step, read from the content of their channels."""
         if epoch != self.begun:
             self.placement.begin_epoch(epoch, step)
             self.begun = epoch
-        pieces = self.schedule.rank_step(epoch, step, self.rank, self.world)
+        slices = self.schedule.rank_step(epoch, step, self.rank, self.world)
         found: list[Read] = []
-        with self.placement.step(epoch, step, pieces):
-            for piece in pieces:
-                for source, index, weight in zip(piece.source, piece.index, piece.weight, strict=True):
+        with self.placement.step(epoch, step, slices):
+            for each in slices:
+                for source, index, weight in zip(each.source, each.index, each.weight, strict=True):
                     name = self.names[source]
                     value = self.placement.store.read(name, "train", np.asarray([index]))[0, 0, 0, 0]
                     assert value.imag == source
@@ -101,20 +101,21 @@ class Rank:
 
 
 class WorkerGroup:
-    """Rank i on node ``places[i]``, in lockstep."""
+    """Rank i on node ``nodes[i]`` of the cluster, in lockstep."""
 
-    def __init__(self, raylets: Raylets, reading: Reading, places: list[int], attempt: str) -> None:
+    def __init__(self, raylets: Raylets, reading: Reading, nodes: list[int], attempt: str) -> None:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         self.ray = raylets.ray
         self.reading = reading
         remote = self.ray.remote(num_cpus=0)(Rank)
         self.ranks = []
-        for rank, place in enumerate(places):
-            node = raylets.node_id(place)
-            group = NodeGroup(attempt, node, tuple(other for other, at in enumerate(places) if at == place))
+        for rank, number in enumerate(nodes):
+            node = raylets.node_id(number)
+            ranks = tuple(other for other, at in enumerate(nodes) if at == number)
+            group = NodeGroup(attempt, node, number, ranks)
             here = NodeAffinitySchedulingStrategy(node, soft=False)
-            self.ranks.append(remote.options(scheduling_strategy=here).remote(reading, place, group, rank, len(places)))
+            self.ranks.append(remote.options(scheduling_strategy=here).remote(reading, group, rank, len(nodes)))
 
     def train(self, epoch: int, steps: range) -> list[Read]:
         """Samples of some steps, of all ranks."""
@@ -128,6 +129,17 @@ class WorkerGroup:
         calls = [getattr(rank, method).remote(*arguments) for rank in self.ranks]
         answers: list[Any] = self.ray.get(calls, timeout=PATIENCE_S)
         return answers
+
+    def errors(self, method: str, *arguments: Any) -> list[str]:
+        """What a call of a method on every rank raises: the name of the error, empty where there is none."""
+        names = []
+        for rank in self.ranks:
+            try:
+                self.ray.get(getattr(rank, method).remote(*arguments), timeout=PATIENCE_S)
+                names.append("")
+            except self.ray.exceptions.RayTaskError as error:
+                names.append(type(error.cause).__name__)
+        return names
 
     def await_copies(self, epochs: Iterable[int]) -> list[set[str]]:
         """Files on every rank's node, once all that the rank itself needs in some epochs are there."""
@@ -155,18 +167,23 @@ class WorkerGroup:
 
 
 def lose_a_cache(raylets: Raylets, reading: Reading) -> dict[str, Any]:
-    """Two nodes of two ranks read two epochs; the cache of the first dies in the middle of the first epoch."""
-    group = WorkerGroup(raylets, reading, [1, 1, 2, 2], "only")
+    """Two nodes of two ranks read two epochs; the cache of the first node dies in the middle of the first epoch, and a
+    second worker group on the same nodes goes on from there."""
+    first = WorkerGroup(raylets, reading, [1, 1, 2, 2], "first")
     steps = reading.schedule.steps(0)
-    reads = group.train(0, range(steps // 2))
-    group.await_copies([0, 1])
-    before = group.ask("counters")
-    raylets.ray.kill(raylets.ray.get_actor(f"wavetrain-cache/{reading.run}/{raylets.node_id(1)}"))
-    reads += group.train(0, range(steps // 2, steps))
-    reads += group.train(1, range(reading.schedule.steps(1)))
-    result = {"reads": Counter(reads), "before": before, "after": group.ask("counters"), "copies": group.ask("copies")}
-    group.ask("close", True)
-    group.kill()
+    reads = first.train(0, range(steps // 2))
+    first.await_copies([0, 1])
+    before = first.ask("counters")
+    raylets.ray.kill(raylets.ray.get_actor(f"wavetrain-cache/{reading.run}/first/{raylets.node_id(1)}"))
+    errors = first.errors("counters")
+    first.kill()
+    second = WorkerGroup(raylets, reading, [1, 1, 2, 2], "second")
+    reads += second.train(0, range(steps // 2, steps))
+    reads += second.train(1, range(reading.schedule.steps(1)))
+    result = {"reads": Counter(reads), "before": before, "errors": errors}
+    result |= {"after": second.ask("counters"), "copies": second.ask("copies")}
+    second.ask("close", True)
+    second.kill()
     return result
 
 
@@ -192,7 +209,7 @@ def lose_a_raylet(raylets: Raylets, reading: Reading) -> dict[str, Any]:
         rank.read.remote(0, steps // 2)
     raylets.kill_node(2)
     first.await_death(1)
-    # As Ray Train does: the whole group ends and starts anew; the step under way was not committed.
+    # As Ray Train does: the whole group ends and starts again; the step under way was not committed.
     first.kill()
     second = WorkerGroup(raylets, reading, [1, 0], "second")
     reads += second.train(0, range(steps // 2, steps))

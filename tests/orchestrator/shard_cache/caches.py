@@ -1,7 +1,5 @@
 """Caches, stores and ranks in one process for tests of placement."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +8,8 @@ from channels.shards import Samples
 from channels.store import ChannelStore
 from channels.writer import open_writer
 from orchestrator.data.reader import Origin
-from orchestrator.shard_cache.server import CacheSettings, NodeCache
+from orchestrator.shard_cache.server import CacheSettings
 from orchestrator.shard_cache.shard_map import ShardMap
-from orchestrator.shard_cache.store import CacheCounts
 from samplers.catalogue import Catalogue, Source
 from tests.stores import spec_of
 
@@ -45,38 +42,4 @@ def settings_for(
     store: ChannelStore, shard_map: ShardMap, folder: Path, capacity: int, ranks: tuple[int, ...] = (0,)
 ) -> CacheSettings:
     """Settings of a node's cache."""
-    return CacheSettings("attempt", folder, capacity, store.path, shard_map.shards(), ranks)
-
-
-@dataclass
-class RankCache:
-    """What :class:`NodeCacheClient` is, without Ray between."""
-
-    cache: NodeCache
-    rank: int
-    folder: Path
-    leases: int = 0
-
-    def update(self, position: int, epochs: Mapping[int, Sequence[str]]) -> None:
-        self.cache.update(self.rank, position, epochs)
-
-    def acquire(self, lease: str, epoch: int, files: Sequence[str]) -> bool:
-        self.leases += 1
-        return self.cache.acquire(self.rank, lease, epoch, files)
-
-    def release(self, lease: str) -> None:
-        self.cache.release(self.rank, lease)
-
-    def counts(self) -> CacheCounts:
-        return self.cache.counts()
-
-    def discard(self) -> None:
-        self.cache.discard()
-
-
-def open_node(settings: CacheSettings, folder: Path | None = None) -> tuple[NodeCache, Path]:
-    """A cache and its folder."""
-    cache = NodeCache()
-    opened = cache.open(settings, folder)
-    assert opened is not None
-    return cache, opened
+    return CacheSettings(folder, capacity, store.path, shard_map.shards(), ranks)

@@ -1,125 +1,133 @@
-"""The client against caches in this process that die when told to."""
+"""The client against an actor in this process, and what the failure policy makes of a dead one."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import pickle
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from orchestrator.shard_cache import client as node_cache_client
-from orchestrator.shard_cache.client import NodeCacheClient
+from channels.errors import UserError
+from orchestrator.control.failure_policy import Kind, classify, decide
+from orchestrator.run.adjustments import Adjustments
+from orchestrator.shard_cache.client import CacheHost, RemoteNodeCache, ShardCacheDiedError
 from orchestrator.shard_cache.server import CacheSettings, NodeCache
 from orchestrator.shard_cache.shard_map import ShardMap
+from orchestrator.spec.job import FailuresSection
 from tests.orchestrator.shard_cache.caches import catalogue_of, make_numbered_store, origins_of, settings_for
 
 SAMPLES = 24
 
 
-@dataclass(eq=False)
+@dataclass
+class Call:
+    """A method of an actor; what it raises is handed over as Ray does."""
+
+    actor: "Actor"
+    method: str
+
+    def options(self, *, concurrency_group: str) -> "Call":
+        assert concurrency_group == "leases"
+        return self
+
+    def remote(self, *arguments: Any) -> Any:
+        from ray.exceptions import ActorDiedError, RayTaskError
+
+        if self.actor.dead:
+            return ActorDiedError()
+        try:
+            return getattr(self.actor.host, self.method)(*arguments)
+        except Exception as error:
+            return RayTaskError(self.method, "", error)
+
+
 class Actor:
-    """Stands for an actor. dies_after: a method after whose next call it is dead."""
+    """Stands for a Ray actor and for what makes one."""
 
-    cache: NodeCache
-    dead: bool = False
-    dies_after: str = ""
+    def __init__(self) -> None:
+        self.dead = False
+        self.made: dict[str, Any] = {}
 
-    def die(self) -> None:
-        self.dead = True
-        self.cache.close()
+    def options(self, **options: Any) -> "Actor":
+        self.made = options
+        return self
+
+    def remote(self, settings: CacheSettings) -> "Actor":
+        self.host = CacheHost(settings)
+        return self
+
+    open = property(lambda self: Call(self, "open"))
+    call = property(lambda self: Call(self, "call"))
+
+    @property
+    def cache(self) -> NodeCache:
+        assert self.host._cache is not None
+        return self.host._cache
+
+
+def get(answer: Any) -> Any:
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
 
 
 @pytest.fixture
 def settings(tmp_path: Path) -> CacheSettings:
     store = make_numbered_store(tmp_path / "store", SAMPLES)
     shard_map = ShardMap.of(store, catalogue_of(store, SAMPLES), origins_of(store))
-    return settings_for(store, shard_map, tmp_path / "run", 10**6)
+    return settings_for(store, shard_map, tmp_path / "run" / "node-0", 10**6)
 
 
 @pytest.fixture
-def actors(settings: CacheSettings, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Actor]]:
-    """All that the client made; the last one lives."""
-    from ray.exceptions import RayActorError
-
-    made: list[Actor] = []
-
-    def ask(actor: Actor, method: str, *arguments: Any) -> Any:
-        if actor.dead:
-            raise RayActorError
-        answer = getattr(actor.cache, method)(*arguments)
-        if method == actor.dies_after:
-            actor.die()
-        return answer
-
-    def connect(client: NodeCacheClient) -> Actor:
-        made.append(Actor(NodeCache()))
-        client._folder = ask(made[-1], "open", settings, client._folder)
-        return made[-1]
-
-    monkeypatch.setattr(node_cache_client, "_ask", ask)
-    monkeypatch.setattr(node_cache_client, "PAUSE_S", 0.0)
-    monkeypatch.setattr(NodeCacheClient, "_connect", connect)
-    yield made
-    if made and not made[-1].dead:
-        made[-1].cache.close()
+def actor(monkeypatch: pytest.MonkeyPatch) -> Actor:
+    actor = Actor()
+    monkeypatch.setattr("ray.remote", lambda **options: lambda cls: actor)
+    monkeypatch.setattr("ray.get", get)
+    monkeypatch.setattr("ray.kill", lambda killed: setattr(killed, "dead", True))
+    return actor
 
 
-def leased(actor: Actor, lease: str) -> set[str]:
-    return actor.cache._cache.held((0, lease))
-
-
-def test_the_next_cache_is_told_everything_again(settings: CacheSettings, actors: list[Actor]) -> None:
+def test_calls_reach_the_cache_of_the_node(settings: CacheSettings, actor: Actor) -> None:
     files = [shard.file for shard in settings.shards]
-    client = NodeCacheClient(settings, "run", "node", rank=0)
-    client.update(0, {0: files[:3], 1: files[3:6]})
-    for number, lease in enumerate(("0/0", "0/1", "0/2")):
-        client.acquire(lease, 0, files[number : number + 2])
-    client.release("0/1")
-    folder = client.folder
-    actors[0].die()
-    client.release("0/2")
-    assert len(actors) == 2
-    assert client.folder == folder == settings.folder / "node-0"
-    assert leased(actors[1], "0/0") == set(files[:2])
-    assert leased(actors[1], "0/1") == leased(actors[1], "0/2") == set()
-    assert actors[1].cache._window.planned() == tuple(files[:6])
-    assert client.counts().bytes_moved < sum(shard.bytes for shard in settings.shards[:6])
+    cache = RemoteNodeCache(settings, "cache of the node", "ab" * 28)
+    assert (actor.made["name"], actor.made["get_if_exists"]) == ("cache of the node", True)
+    assert cache.folder == settings.folder
+    assert not cache.acquire("0/0/0", 0, files[:2])
+    assert actor.cache._cache._held["0/0/0"] == set(files[:2])
+    cache.update(0, 0, {0: files[:2]})
+    assert cache.acquire("0/0/1", 0, files[:1])
+    cache.release("0/0/0")
+    assert "0/0/0" not in actor.cache._cache._held
+    assert cache.counts().misses == 2
+    cache.discard()
+    assert actor.dead and not settings.folder.parent.exists()
 
 
-def test_a_lease_of_a_cache_that_died_at_once_is_asked_for_again(settings: CacheSettings, actors: list[Actor]) -> None:
-    """Another thread finds the cache dead and makes the next one before the first thread notes its lease."""
+def test_an_error_of_the_user_is_raised_as_itself(settings: CacheSettings, actor: Actor, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"^storage\.cache .*file/node-0: cannot be used"):
+        RemoteNodeCache(replace(settings, folder=tmp_path / "file" / "node-0"), "name", "ab" * 28)
+    cache = RemoteNodeCache(replace(settings, capacity=1), "name", "ab" * 28)
+    with pytest.raises(UserError, match="shards are needed at once"):
+        cache.acquire("0/0/0", 0, [settings.shards[0].file])
+    actor.cache.close()
+
+
+def test_a_dead_cache_ends_the_attempt_and_the_next_one_finds_the_copies(settings: CacheSettings, actor: Actor) -> None:
     files = [shard.file for shard in settings.shards]
-    client = NodeCacheClient(settings, "run", "node", rank=0)
-    actors[0].dies_after = "acquire"
-    call = client._call
-
-    def call_and_look(method: str, *arguments: Any) -> Any:
-        answer = call(method, *arguments)
-        if method == "acquire" and len(actors) == 1:
-            call("counts")
-        return answer
-
-    client._call = call_and_look  # type: ignore[method-assign]
-    client.acquire("0/0", 0, files[:2])
-    assert len(actors) == 2
-    assert leased(actors[1], "0/0") == set(files[:2])
-
-
-def test_it_gives_up_on_caches_that_keep_dying(
-    settings: CacheSettings, actors: list[Actor], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from ray.exceptions import RayActorError
-
-    client = NodeCacheClient(settings, "run", "node", rank=0)
-    connect = NodeCacheClient._connect
-
-    def connect_to_a_mortal(mortal: NodeCacheClient) -> Actor:
-        actor = connect(mortal)
-        actor.die()
-        return actor
-
-    monkeypatch.setattr(NodeCacheClient, "_connect", connect_to_a_mortal)
-    actors[0].die()
-    with pytest.raises(RayActorError):
-        client.counts()
-    assert len(actors) == node_cache_client.LIVES
+    first = RemoteNodeCache(settings, "first", "ab" * 28)
+    first.acquire("0/0/0", 0, files[:3])
+    actor.dead = True
+    actor.cache.close()
+    with pytest.raises(ShardCacheDiedError, match="died unexpectedly") as raised:
+        first.release("0/0/0")
+    error = pickle.loads(pickle.dumps(raised.value))
+    failure, cause = classify({0: RuntimeError("Connection closed by peer"), 1: error})
+    assert (failure.kind, failure.rank) == (Kind.WORKER, 1), "and not the rank that fails in its wake"
+    assert failure.cause.startswith("ShardCacheDiedError: the process that copies shards to this node died")
+    assert decide(FailuresSection(), [failure.kind], cause, Adjustments()).retry
+    actor.dead = False
+    second = RemoteNodeCache(settings, "second", "ab" * 28)
+    second.acquire("0/0/0", 0, files[:3])
+    assert (second.counts().misses, second.counts().hits) == (0, 3)
+    second.discard()

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from channels.errors import UserError
 from channels.manifest import Shard
 from channels.store import ChannelStore
-from orchestrator.shard_cache.leased import NodePlacement
+from orchestrator.shard_cache.node_placement import NodePlacement
 from orchestrator.shard_cache.placement import (
     NodeGroup,
     SharedPlacement,
@@ -26,18 +26,12 @@ from orchestrator.shard_cache.placement import (
     make_placement,
     node_needs,
 )
+from orchestrator.shard_cache.server import NodeCache
 from orchestrator.shard_cache.shard_map import ShardMap
 from samplers.catalogue import Catalogue
 from samplers.plan import make_plan
 from samplers.schedule import Schedule, Slice
-from tests.orchestrator.shard_cache.caches import (
-    RankCache,
-    catalogue_of,
-    make_numbered_store,
-    open_node,
-    origins_of,
-    settings_for,
-)
+from tests.orchestrator.shard_cache.caches import catalogue_of, make_numbered_store, origins_of, settings_for
 from tests.ranks import RankPool
 from tests.samplers.cases import many_cases, schedules, whole_epoch, worlds
 
@@ -62,17 +56,17 @@ def schedule_of(
 def largest_step(schedule: Schedule, shard_map: ShardMap, world: int) -> int:
     """Bytes of the shards of the largest step of any rank."""
     return max(
-        shard_map.size(shard_map.files(pieces))
+        shard_map.size(shard_map.files(slices))
         for epoch in range(schedule.epochs)
         for rank in range(world)
-        for pieces in whole_epoch(schedule, epoch, rank, world)
+        for slices in whole_epoch(schedule, epoch, rank, world)
     )
 
 
-def read_pieces(store: ChannelStore, pieces: tuple[Slice, ...]) -> Iterator[tuple[str, int]]:
-    """(set, sample) of every true sample, as told by the content of the channels."""
+def read_slices(store: ChannelStore, slices: tuple[Slice, ...]) -> Iterator[tuple[str, int]]:
+    """(set, sample) of every true sample, read from the content of the channels."""
     names = tuple(store.sets)
-    for piece in pieces:
+    for piece in slices:
         for source in np.unique(piece.source):
             chosen = (piece.source == source) & (piece.weight > 0)
             values = store.read(names[source], "train", piece.index[chosen])[:, 0, 0, 0]
@@ -108,20 +102,20 @@ class Rank:
         reads: list[Read] = []
         begun = -1
         waiting: deque[Future[list[Read]]] = deque()
-        for epoch, step, pieces in self.schedule.iterate(0, 0, self.rank, self.world):
+        for epoch, step, slices in self.schedule.iterate(0, 0, self.rank, self.world):
             if epoch != begun:
                 self.placement.begin_epoch(epoch, step)
                 begun = epoch
-            waiting.append(in_background(self._prepare, epoch, step, pieces))
+            waiting.append(in_background(self._prepare, epoch, step, slices))
             if len(waiting) > 3:
                 reads += self._train_step(waiting.popleft())
         while waiting:
             reads += self._train_step(waiting.popleft())
         return reads
 
-    def _prepare(self, epoch: int, step: int, pieces: tuple[Slice, ...]) -> list[Read]:
-        with self.placement.step(epoch, step, pieces):
-            return [(epoch, *sample) for sample in read_pieces(self.placement.store, pieces)]
+    def _prepare(self, epoch: int, step: int, slices: tuple[Slice, ...]) -> list[Read]:
+        with self.placement.step(epoch, step, slices):
+            return [(epoch, *sample) for sample in read_slices(self.placement.store, slices)]
 
     def _train_step(self, prepared: "Future[list[Read]]") -> list[Read]:
         reads = prepared.result(PATIENCE_S)
@@ -140,12 +134,12 @@ def placed_ranks(
     made = {}
     with TemporaryDirectory() as folder, ExitStack() as stack:
         for number, ranks in enumerate(nodes):
-            cache, root = open_node(settings_for(store, shard_map, Path(folder) / str(number), capacity, ranks))
+            cache = NodeCache(settings_for(store, shard_map, Path(folder) / str(number), capacity, ranks))
             stack.callback(cache.close)
             needs = node_needs(kind, shard_map, schedule, ranks, world)
             for rank in ranks:
                 placement = NodePlacement(
-                    RankCache(cache, rank, root), store, schedule, shard_map, needs,
+                    cache, store, schedule, shard_map, needs, rank=rank,
                     leader=rank == ranks[0], whole_first=kind == "replicate",
                 )  # fmt: skip
                 made[rank] = Rank(rank, world, schedule, placement, lockstep)
@@ -186,11 +180,11 @@ def test_the_files_of_an_epoch_hold_every_step_and_the_map_names_the_right_ones(
     epoch = data.draw(st.integers(0, schedule.epochs - 1))
     shard_map = map_of_names(schedule.catalogue)
     needed = set(node_needs("partition", shard_map, schedule, (rank,), world)(epoch))
-    for pieces in whole_epoch(schedule, epoch, rank, world):
-        files = shard_map.files(pieces)
+    for slices in whole_epoch(schedule, epoch, rank, world):
+        files = shard_map.files(slices)
         assert set(files) == {
             f"{schedule.catalogue[source].name}/{index // schedule.catalogue[source].shard_samples}"
-            for piece in pieces
+            for piece in slices
             for source, index in zip(piece.source.tolist(), piece.index.tolist(), strict=True)
         }
         assert len(files) == len(set(files))
@@ -210,7 +204,7 @@ def test_the_map_of_a_store_counts_units_and_leaves_out_unused_shards(store: Cha
     assert shard_map.files([piece]) == shard_map.all_files()[:2]
 
 
-# A deadlock takes PATIENCE_S to be told: not to be shrunk.
+# A deadlock takes PATIENCE_S to show, so an example is not shrunk.
 @settings(max_examples=25, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(
     st.sampled_from([[(0,)], [(0, 1)], [(0,), (1,)], [(0, 2), (1, 3)], [(0, 1, 2), (3,)]]),
@@ -269,20 +263,25 @@ def test_replicate_copies_everything_before_the_first_step(store: ChannelStore) 
     assert counters["data/shard_cache_misses"] == len(everything)
 
 
-def test_steps_need_no_lease_once_their_whole_epoch_is_there(store: ChannelStore) -> None:
+def test_steps_need_no_lease_once_their_whole_epoch_is_there(
+    store: ChannelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     schedule = schedule_of(store, epochs=1)
     with placed_ranks("partition", store, schedule, [(0,)], 10**6) as [rank]:
         placement, cache = rank.placement, rank.placement._cache
+        leases = []
+        acquire = cache.acquire
+        monkeypatch.setattr(cache, "acquire", lambda lease, *of: leases.append(lease) or acquire(lease, *of))
         placement.begin_epoch(0)
         deadline = time.monotonic() + PATIENCE_S
         while not cache.acquire("probe", 0, ()):
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        before = cache.leases
-        for step, pieces in enumerate(whole_epoch(schedule, 0)):
-            with placement.step(0, step, pieces):
-                assert len(list(read_pieces(placement.store, pieces))) == sum(int(p.weight.sum()) for p in pieces)
-        assert cache.leases == before + 1
+        leases.clear()
+        for step, slices in enumerate(whole_epoch(schedule, 0)):
+            with placement.step(0, step, slices):
+                assert len(list(read_slices(placement.store, slices))) == sum(int(each.weight.sum()) for each in slices)
+        assert len(leases) == 1
 
 
 def mapped(placement: NodePlacement) -> list[str]:
@@ -296,9 +295,9 @@ def test_evicted_shards_are_unmapped(store: ChannelStore) -> None:
     shard_map = ShardMap.of(store, schedule.catalogue, origins_of(store))
     with placed_ranks("partition", store, schedule, [(0,)], largest_step(schedule, shard_map, 1)) as [rank]:
         rank.placement.begin_epoch(0)
-        for step, pieces in enumerate(whole_epoch(schedule, 0)):
-            with rank.placement.step(0, step, pieces):
-                assert list(read_pieces(rank.placement.store, pieces)) and mapped(rank.placement)
+        for step, slices in enumerate(whole_epoch(schedule, 0)):
+            with rank.placement.step(0, step, slices):
+                assert list(read_slices(rank.placement.store, slices)) and mapped(rank.placement)
             assert not [line for line in mapped(rank.placement) if "(deleted)" in line]
 
 
@@ -358,5 +357,6 @@ def test_ranks_of_a_node_find_each_other(ranks: RankPool) -> None:
     groups = ranks(4, gather_on, ("a", "b", "a", "a"))
     assert [group.ranks for group in groups] == [(0, 2, 3), (1,), (0, 2, 3), (0, 2, 3)]
     assert [group.node for group in groups] == ["a", "b", "a", "a"]
+    assert [group.number for group in groups] == [0, 1, 0, 0], "both nodes are on this machine"
     assert len({group.attempt for group in groups}) == 1
     assert groups[0].attempt != ranks(4, gather_on, ("a", "b", "a", "a"))[0].attempt

@@ -17,7 +17,7 @@ def size(files: set[str]) -> int:
 @given(needs, st.integers(1, 40))
 def test_what_is_planned(epochs: list[list[str]], capacity: int) -> None:
     window = EpochWindow((0, 1), SIZES, capacity)
-    window.update(0, 5, {5 + place: files for place, files in enumerate(epochs)})
+    window.update(0, 5, dict(enumerate(epochs, start=5)))
     planned = window.planned()
     assert len(set(planned)) == len(planned)
     assert size(set(planned)) <= capacity
@@ -53,14 +53,12 @@ def test_an_epoch_stays_until_the_last_rank_has_read_it() -> None:
     assert window.planned() == ()
 
 
-def test_nothing_is_whole_before_every_rank_has_told() -> None:
+def test_no_epoch_is_settled_before_every_rank_has_said_where_it_is() -> None:
     window = EpochWindow((4, 6), SIZES, 20)
     window.update(4, 1, {1: ("a", "b"), 2: ("c",)})
-    assert not window.complete
-    assert not window.is_whole(1, set(NAMES))
+    assert window.files(1) is None
     window.update(6, 1, {1: ("a", "b")})
-    assert window.complete
-    assert window.is_whole(1, {"a", "b"})
-    assert not window.is_whole(1, {"a"})
-    assert not window.is_whole(0, set(NAMES)), "a finished epoch"
-    assert not window.is_whole(3, set(NAMES)), "one that nobody has told of"
+    assert window.files(1) == ("a", "b")
+    assert window.files(2) == ("c",)
+    assert window.files(0) is None, "a finished epoch"
+    assert window.files(3) is None, "one that no rank has named"

@@ -1,56 +1,34 @@
 """The placement of a rank that reads the copies of its node's cache."""
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Protocol
 
 from channels.store import ChannelStore
+from orchestrator.shard_cache.client import RemoteNodeCache
+from orchestrator.shard_cache.server import NodeCache
 from orchestrator.shard_cache.shard_map import ShardMap
 from orchestrator.shard_cache.store import CacheCounts
 from samplers.schedule import Schedule, Slice
-
-
-class EpochCache(Protocol):
-    """The cache of a node as one of its ranks sees it (see :class:`NodeCache`)."""
-
-    @property
-    def folder(self) -> Path:
-        """Where the copies lie."""
-
-    def update(self, position: int, epochs: Mapping[int, Sequence[str]]) -> None:
-        """All epochs before ``position`` are read; the node needs these shards in these epochs."""
-
-    def acquire(self, lease: str, epoch: int, files: Sequence[str]) -> bool:
-        """Lease shards; whether the epoch needs no further leases."""
-
-    def release(self, lease: str) -> None:
-        """End a lease."""
-
-    def counts(self) -> CacheCounts:
-        """What happened so far."""
-
-    def discard(self) -> None:
-        """Remove the copies."""
 
 
 class NodePlacement:
     """Reads copies that the node's cache holds.
 
     needs: shards of the node, all its ranks together, in an epoch. Each step leases its shards until the cache says
-    that the whole epoch is there to stay. leader: the one rank of the node that speaks for it. whole_first: wait for
-    all shards of the first epoch before its first step.
+    that the whole epoch is there to stay. leader: the one rank of the node that reports its counters and removes its
+    copies. whole_first: wait for all shards of the first epoch before its first step.
     """
 
     def __init__(
         self,
-        cache: EpochCache,
+        cache: NodeCache | RemoteNodeCache,
         store: ChannelStore,
         schedule: Schedule,
         shard_map: ShardMap,
         needs: Callable[[int], Sequence[str]],
         *,
+        rank: int,
         leader: bool,
         whole_first: bool,
     ) -> None:
@@ -58,7 +36,8 @@ class NodePlacement:
         self._cache = cache
         self._schedule = schedule
         self._shard_map = shard_map
-        self._needed = needs
+        self._needs_of = needs
+        self._rank = rank
         self._leader = leader
         self._whole_first = whole_first
         self._lock = threading.Lock()
@@ -75,20 +54,21 @@ class NodePlacement:
             self._next_epoch = epoch + 1
             for needed in range(epoch, min(epoch + 2, self._schedule.epochs)):
                 if needed not in self._needs:
-                    self._needs[needed] = tuple(self._needed(needed))
-            self._tell()
+                    self._needs[needed] = tuple(self._needs_of(needed))
+            self._update()
         if self._whole_first:
-            self._cache.acquire("first epoch", epoch, self._needs[epoch])
-            self._cache.release("first epoch")
+            lease = f"{self._rank}/first epoch"
+            self._cache.acquire(lease, epoch, self._needs[epoch])
+            self._cache.release(lease)
             self._whole_first = False
 
     @contextmanager
-    def step(self, epoch: int, step: int, pieces: Sequence[Slice]) -> Iterator[None]:
+    def step(self, epoch: int, step: int, slices: Sequence[Slice]) -> Iterator[None]:
         """Leases the step's shards, or knows that they are there."""
         if epoch in self._whole:
             yield
         else:
-            with self._leased(epoch, step, self._shard_map.files(pieces)):
+            with self._leased(epoch, step, self._shard_map.files(slices)):
                 yield
         self._end_step(epoch)
 
@@ -108,7 +88,7 @@ class NodePlacement:
 
     @contextmanager
     def _leased(self, epoch: int, step: int, files: Sequence[str]) -> Iterator[None]:
-        lease = f"{epoch}/{step}"
+        lease = f"{self._rank}/{epoch}/{step}"
         if self._cache.acquire(lease, epoch, files):
             self._whole.add(epoch)
         try:
@@ -123,17 +103,16 @@ class NodePlacement:
             if self._steps_left[epoch]:
                 return
             del self._steps_left[epoch]
-            position = self._position
-            done = [other for other in self._needs if other < position]
+            done = [other for other in self._needs if other < self._position]
             read = {file for other in done for file in self._needs.pop(other)}
             self._whole.difference_update(done)
             self.store.forget(read.difference(*self._needs.values()))
-            self._tell()
+            self._update()
 
     @property
     def _position(self) -> int:
         """The first epoch that is not read to its end."""
         return min(self._steps_left, default=self._next_epoch)
 
-    def _tell(self) -> None:
-        self._cache.update(self._position, dict(self._needs))
+    def _update(self) -> None:
+        self._cache.update(self._rank, self._position, dict(self._needs))
