@@ -5,8 +5,15 @@ import subprocess
 import time
 from collections.abc import Sequence
 
-EXCLUDE_TIMEOUT_S = 15.0
+ANSWER_S = 60.0
+HELD_ANSWER_S = 12.0
+HELD_REPEAT_S = 10.0
+"""For each command about a job that is held: Slurm kills what is left of it after 30 s (KillWait)."""
 RETRY_S = 0.5
+
+
+class SilentError(RuntimeError):
+    """Slurm has not answered, and may have heard nevertheless."""
 
 
 def own_job(job_id: int) -> str:
@@ -21,34 +28,45 @@ def requeue(job: str, excluded: Sequence[str]) -> str:
     A running job's excluded nodes cannot be changed, so it is held in the queue for that moment.
 
     Raises:
-        RuntimeError: Slurm refuses.
+        RuntimeError: Slurm refuses or does not answer, or the job is left held.
     """
     if not excluded:
-        _scontrol("requeue", job)
+        _scontrol("requeue", job, timeout_s=ANSWER_S)
         return "requeued"
-    _scontrol("requeuehold", job)
     try:
-        done = _exclude(job, excluded)
-    finally:
-        _scontrol("release", job)
-    return f"requeued without {', '.join(excluded)}" if done else f"requeued, {', '.join(excluded)} not excluded"
+        _scontrol("requeuehold", job)
+    except SilentError:
+        # A job that is held waits for ever.
+        _repeat("release", job)
+        raise
+    problem = _repeat("update", f"JobId={job}", f"ExcNodeList={','.join(excluded)}")
+    held = _repeat("release", job)
+    if held:
+        raise RuntimeError(f"the job is in the queue and held ({held}); scontrol release {job} starts it")
+    return f"requeued, {', '.join(excluded)} not excluded" if problem else f"requeued without {', '.join(excluded)}"
 
 
-def _exclude(job: str, nodes: Sequence[str]) -> bool:
-    deadline = time.monotonic() + EXCLUDE_TIMEOUT_S
-    while time.monotonic() < deadline:
+def _repeat(*arguments: str) -> str | None:
+    """Try a command of scontrol until it succeeds, for a limited time; the last error otherwise."""
+    deadline = time.monotonic() + HELD_REPEAT_S
+    while True:
         try:
-            _scontrol("update", f"JobId={job}", f"ExcNodeList={','.join(nodes)}")
-        except RuntimeError:
+            _scontrol(*arguments)
+        except RuntimeError as error:
+            if time.monotonic() >= deadline:
+                return str(error)
             time.sleep(RETRY_S)
         else:
-            return True
-    return False
+            return None
 
 
-def _scontrol(*arguments: str) -> None:
+def _scontrol(*arguments: str, timeout_s: float = HELD_ANSWER_S) -> None:
     # Once it is requeued Slurm ends this job, and its signal may reach the very command that is at work.
     deaf = ["/bin/sh", "-c", 'trap "" TERM; exec "$@"', "sh", "scontrol", *arguments]
-    done = subprocess.run(deaf, capture_output=True, text=True, timeout=60)
+    command = f"scontrol {' '.join(arguments)}"
+    try:
+        done = subprocess.run(deaf, capture_output=True, text=True, timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        raise SilentError(f"{command} has not answered in {timeout_s:.0f} s") from None
     if done.returncode:
-        raise RuntimeError(f"scontrol {' '.join(arguments)}: {done.stderr.strip() or done.returncode}")
+        raise RuntimeError(f"{command}: {done.stderr.strip() or done.returncode}")
