@@ -18,7 +18,6 @@ from orchestrator.spec.cluster import load_profile
 from orchestrator.spec.job import JobSpec, load_job
 from samplers.catalogue import Catalogue
 from samplers.choices import Method, Pack, Strategy
-from samplers.partition import Cost
 from samplers.plan import make_plan
 from samplers.schedule import Schedule
 from samplers.segmentation import Constraints
@@ -77,7 +76,6 @@ def plan(
             batch=DEFAULT_BATCH if batch is None and batch_tokens is None else batch,
             batch_tokens=batch_tokens,
             partitions=partitions,
-            cost=Cost(),
             constraints=Constraints(min_sources, min_entropy),
         )
         schedule = Schedule(catalogue, made, seed, partitions, epochs)
