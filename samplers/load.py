@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from samplers.catalogue import Catalogue
 from samplers.padding import expected_padded_tokens
+from samplers.partition import length_counts
 from samplers.permutation import Integers
 from samplers.plan import Bucket
 from samplers.schedule import Schedule, Slice
@@ -60,7 +60,7 @@ def _of_ranks(schedule: Schedule, held: Slice, lengths: Integers, ranks: int) ->
 
 def _mean(schedule: Schedule, bucket: Bucket, samples: int) -> float:
     """Expected tokens of a slice on one rank; padded, to the longest that the rank holds."""
-    lengths, counts = _lengths(schedule.catalogue, bucket)
+    lengths, counts = length_counts(schedule.catalogue, bucket.spans)
     if schedule.plan.packed:
         return samples * float(np.average(lengths, weights=counts))
     return samples * expected_padded_tokens(lengths, counts, samples) / bucket.samples
@@ -70,13 +70,7 @@ def _most(schedule: Schedule, bucket: Bucket, samples: int) -> int:
     """Tokens of a slice on one rank if it holds the longest samples of the bucket."""
     if not schedule.plan.packed:
         return samples * bucket.length
-    lengths, counts = _lengths(schedule.catalogue, bucket)
+    lengths, counts = length_counts(schedule.catalogue, bucket.spans)
     order = lengths.argsort()[::-1]
     taken = np.diff(np.minimum(counts[order].cumsum(), samples), prepend=0)
     return int(taken @ lengths[order])
-
-
-def _lengths(catalogue: Catalogue, bucket: Bucket) -> tuple[Integers, Integers]:
-    """Length and number of the samples of each span, int64 [spans] each."""
-    lengths = np.asarray([catalogue[span.source].length for span in bucket.spans], np.int64)
-    return lengths, np.asarray([span.count for span in bucket.spans], np.int64)

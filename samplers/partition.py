@@ -5,15 +5,19 @@ paper (arXiv:2601.18200, as its code does it); ``equal_tokens`` is the estimate 
 boundaries at quantiles of the sample lengths; ``optimal`` is exact dynamic programming over the distinct lengths.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from channels.errors import UserError
+from samplers.batch_size import BatchSize, Cost
 from samplers.catalogue import Catalogue
-from samplers.segmentation import Constraints, Segments, best_cut
+from samplers.padding import expected_padded_costs
+from samplers.permutation import Integers
+from samplers.segmentation import Constraints, Floats, RunCosts, Segments, best_cut
+
+TOKENS, NONE = Cost(), Constraints()
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,60 +29,49 @@ class Span:
     count: int
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """Cost of one sample that is padded to a length: its tokens, or the operations of the model on them.
-
-    flops: pairs (length, operations of a forward pass of one sample), ascending in both; empty: the cost is the length.
-    """
-
-    flops: tuple[tuple[int, float], ...] = ()
-
-    @classmethod
-    def from_flops(cls, flops: Iterable[tuple[int, float]]) -> "Cost":
-        """Operations by length, of pairs (length, operations) of samples in any order.
-
-        Of samples of one length the most expensive counts, and a longer sample costs at least as much as a shorter one:
-        a batch is padded to its longest sample.
-        """
-        most = 0.0
-        table: dict[int, float] = {}
-        for length, operations in sorted(flops):
-            most = max(most, float(operations))
-            table[length] = most
-        return cls(tuple(table.items()))
-
-    def of(self, lengths: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Cost float64 [n] of lengths int64 [n]; with ``flops``, of the lengths in its table only."""
-        if not self.flops:
-            return lengths.astype(np.float64)
-        table = dict(self.flops)
-        return np.asarray([table[length] for length in lengths.tolist()], np.float64)
-
-
 def cut(
     catalogue: Catalogue,
     variant: int,
     method: str,
     buckets: int,
-    cost: Cost | None = None,
-    constraints: Constraints | None = None,
+    batch_size: BatchSize,
+    cost: Cost = TOKENS,
+    constraints: Constraints = NONE,
 ) -> list[tuple[Span, ...]]:
     """Cut the sources of one variant into at most ``buckets`` buckets of ascending length.
 
-    Raises UserError for constraints that no cut meets (naming what is feasible), and for a cut of another method than
-    ``optimal`` that does not meet them.
+    ``optimal`` is the cut of the least expected ``cost`` of an epoch among those whose buckets all fill a slice of
+    ``batch_size`` and meet the constraints. Raises UserError where no cut does (naming what is feasible), and for a cut
+    of another method that does not meet the constraints.
     """
-    limits = constraints or Constraints()
     numbers = _by_length(catalogue, variant)
     if method == "equal":
         spans = _equal(catalogue, numbers, buckets)
     else:
         segments = segments_of(catalogue, numbers)
-        ends = _ends(method, segments, min(buckets, len(segments.lengths)), cost or Cost(), limits)
+        most = min(buckets, len(segments.lengths))
+        if method == "optimal":
+            batch_size.of_bucket(segments.lengths, segments.counts, _whole_label(catalogue, variant))
+            ends = best_cut(segments, _epoch_costs(segments, batch_size, cost), most, constraints)
+        else:
+            ends = _ends(method, segments, most)
         spans = _whole_lengths(catalogue, numbers, segments, ends)
-    _check_constraints(catalogue, spans, limits, method)
+    _check_constraints(catalogue, spans, constraints, method)
     return spans
+
+
+def _whole_label(catalogue: Catalogue, variant: int) -> str:
+    several = len({source.variant for source in catalogue}) > 1
+    return f"variant {variant}" if several else "the catalogue"
+
+
+def length_counts(catalogue: Catalogue, spans: Sequence[Span]) -> tuple[Integers, Integers]:
+    """Distinct lengths of the samples of some spans in ascending order, and how many have each: int64 [D] both."""
+    lengths = np.asarray([catalogue[span.source].length for span in spans], np.int64)
+    distinct, place = np.unique(lengths, return_inverse=True)
+    counts = np.zeros(len(distinct), np.int64)
+    np.add.at(counts, place, [span.count for span in spans])
+    return distinct, counts
 
 
 def distinct_lengths(catalogue: Catalogue, variant: int) -> int:
@@ -120,10 +113,22 @@ def _equal(catalogue: Catalogue, numbers: Sequence[int], buckets: int) -> list[t
     return spans
 
 
-def _ends(method: str, segments: Segments, buckets: int, cost: Cost, limits: Constraints) -> list[int]:
+def _epoch_costs(segments: Segments, batch_size: BatchSize, cost: Cost) -> RunCosts:
+    """Expected cost of an epoch of every run of lengths; infinite where it fills no slice."""
+    costs, samples = cost.of(segments.lengths), np.concatenate([[0], np.cumsum(segments.counts)])
+
+    def of_runs_to(end: int) -> Floats:
+        size = batch_size.of_runs(segments.lengths[:end], segments.counts[:end])
+        starts = np.flatnonzero(size)
+        found = np.full(end, np.inf)
+        found[starts] = expected_padded_costs(costs[:end], samples[: end + 1], starts, size[starts])
+        return found
+
+    return of_runs_to
+
+
+def _ends(method: str, segments: Segments, buckets: int) -> list[int]:
     """Ends, in distinct lengths, of every bucket: bucket k holds the lengths [ends[k - 1], ends[k])."""
-    if method == "optimal":
-        return best_cut(segments, cost.of(segments.lengths), buckets, limits)
     rule: Callable[[Segments, int], list[int]] = _equal_tokens if method == "equal_tokens" else _quantile
     starts = sorted(set(rule(segments, buckets)) - {0})
     return [*starts, len(segments.lengths)]

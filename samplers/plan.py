@@ -1,17 +1,16 @@
 """Plans: which samples train together, and how many at a time. A pure function of the catalogue and a few choices."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-
 from channels.errors import UserError
+from samplers.batch_size import BatchSize, Cost
 from samplers.catalogue import Catalogue, digest
 from samplers.choices import METHODS, PACKS, STRATEGIES, check_choice
 from samplers.padding import expected_padded_tokens, padding_ratio
-from samplers.partition import Cost, Span, cut, distinct_lengths
+from samplers.partition import NONE, TOKENS, Span, cut, distinct_lengths, length_counts
 from samplers.segmentation import Constraints
 
 SCHEMA = 1
@@ -106,10 +105,11 @@ def make_plan(
     buckets: int = 4,
     batch: int | None = None,
     batch_tokens: int | None = None,
-    batch_cost: float | None = None,
+    batch_flops: float | None = None,
     partitions: int = 1,
-    cost: Cost | None = None,
-    constraints: Constraints | None = None,
+    cost: Cost = TOKENS,
+    flops: Cost = TOKENS,
+    constraints: Constraints = NONE,
 ) -> Plan:
     """Plan the batches of a catalogue.
 
@@ -118,33 +118,23 @@ def make_plan(
     of the one or the other, as ``pack`` says, and pads nothing; ``alternating``, ``alternating_sets`` and
     ``sequential`` have one bucket a source, and differ in the order of the schedule.
     Batches: ``batch`` samples a slice over all ranks, or as many as fit ``batch_tokens`` padded tokens, or
-    ``batch_cost`` in the unit of ``cost`` with all padded to the bucket's longest (packed: as many as fit on average);
+    ``batch_flops`` by the table ``flops``, with all padded to the bucket's longest (packed: as many as fit on average);
     always a multiple of ``partitions``. A bucket with fewer samples than a slice is refused, except that a budget is
-    lowered to the samples there are. Raises UserError for every choice that cannot be met.
+    lowered to the samples there are. ``cost`` is what method ``optimal`` minimises.
+    Raises UserError for every choice that cannot be met.
     """
     check_choice("strategy", strategy, STRATEGIES)
     check_choice("pack", pack, PACKS)
     check_choice("method", method, METHODS)
-    if sum(size is not None for size in (batch, batch_tokens, batch_cost)) != 1:
-        raise UserError("give one of batch, batch_tokens and batch_cost", where="batch")
-    if partitions < 1:
-        raise UserError(f"partitions is {partitions}", where="partitions", mend="use at least 1")
     packed = strategy == "packed"
     like = pack if packed else strategy
-    cuts = _cut_all(catalogue, like, method, buckets, cost, constraints)
+    batch_size = _batch_size(batch, batch_tokens, batch_flops, flops, partitions, packed)
+    cuts = _cut_all(catalogue, like, method, buckets, batch_size, cost, constraints)
     sized = []
     for number, (variant, spans) in enumerate(cuts):
-        length = max(catalogue[span.source].length for span in spans)
-        bucket = Bucket(length, variant, spans, batch_size=partitions)
-        if batch is not None:
-            size = _fixed_batch(catalogue, number, bucket, batch, partitions)
-        elif batch_tokens is not None:
-            price = _price(catalogue, bucket, Cost(), packed)
-            size = _budgeted_batch(catalogue, number, bucket, batch_tokens, price, partitions, "batch_tokens")
-        else:
-            price = _price(catalogue, bucket, cost or Cost(), packed)
-            size = _budgeted_batch(catalogue, number, bucket, batch_cost or 0.0, price, partitions, "batch_cost")
-        sized.append(replace(bucket, batch_size=size))
+        lengths, counts = length_counts(catalogue, spans)
+        size = batch_size.of_bucket(lengths, counts, _label(catalogue, number, spans))
+        sized.append(Bucket(int(lengths[-1]), variant, spans, size))
     used_method = method if like == "bucket" else None
     return Plan(strategy, used_method, tuple(sized), 0.0 if packed else expected_padding(catalogue, sized))
 
@@ -157,9 +147,24 @@ def expected_padding(catalogue: Catalogue, buckets: Sequence[Bucket]) -> float:
 
 def bucket_padded_tokens(catalogue: Catalogue, bucket: Bucket) -> float:
     """Expected tokens an epoch computes for a bucket, padding included, fillers not."""
-    lengths = np.asarray([catalogue[span.source].length for span in bucket.spans], np.int64)
-    counts = np.asarray([span.count for span in bucket.spans], np.int64)
-    return expected_padded_tokens(lengths, counts, bucket.batch_size)
+    return expected_padded_tokens(*length_counts(catalogue, bucket.spans), bucket.batch_size)
+
+
+def _batch_size(
+    batch: int | None,
+    batch_tokens: int | None,
+    batch_flops: float | None,
+    flops: Cost,
+    partitions: int,
+    packed: bool,
+) -> BatchSize:
+    if sum(size is not None for size in (batch, batch_tokens, batch_flops)) != 1:
+        raise UserError("give one of batch, batch_tokens and batch_flops", where="batch")
+    if batch is not None:
+        return BatchSize(partitions, fixed=batch)
+    if batch_tokens is not None:
+        return BatchSize(partitions, budget=batch_tokens, packed=packed, field="batch_tokens")
+    return BatchSize(partitions, budget=batch_flops or 0.0, cost=flops, packed=packed, field="batch_flops")
 
 
 def _cut_all(
@@ -167,23 +172,22 @@ def _cut_all(
     strategy: str,
     method: str,
     buckets: int,
-    cost: Cost | None,
-    constraints: Constraints | None,
+    batch_size: BatchSize,
+    cost: Cost,
+    constraints: Constraints,
 ) -> list[tuple[int, tuple[Span, ...]]]:
     """Variant and spans of every bucket, variants in ascending order."""
+    if strategy not in ("bucket", "global"):
+        return [(source.variant, (Span(number, 0, source.count),)) for number, source in enumerate(catalogue)]
     variants = sorted({source.variant for source in catalogue})
-    if strategy == "bucket":
-        _check_bucket_count(catalogue, variants, method, buckets)
-        return [
-            (variant, spans)
-            for variant in variants
-            for spans in cut(catalogue, variant, method, buckets, cost, constraints)
-        ]
     if strategy == "global":
-        return [
-            (variant, spans) for variant in variants for spans in cut(catalogue, variant, "equal", 1, None, constraints)
-        ]
-    return [(source.variant, (Span(number, 0, source.count),)) for number, source in enumerate(catalogue)]
+        method, buckets = "equal", 1
+    _check_bucket_count(catalogue, variants, method, buckets)
+    return [
+        (variant, spans)
+        for variant in variants
+        for spans in cut(catalogue, variant, method, buckets, batch_size, cost, constraints)
+    ]
 
 
 def _check_bucket_count(catalogue: Catalogue, variants: Sequence[int], method: str, buckets: int) -> None:
@@ -198,48 +202,10 @@ def _check_bucket_count(catalogue: Catalogue, variants: Sequence[int], method: s
         )
 
 
-def _fixed_batch(catalogue: Catalogue, number: int, bucket: Bucket, batch: int, partitions: int) -> int:
-    if batch < 1 or batch % partitions:
-        lower = max(batch // partitions, 1) * partitions
-        upper = lower if batch < partitions else lower + partitions
-        nearest = f"{lower}" if lower == upper else f"{lower} or {upper}"
-        raise UserError(
-            f"{batch} samples are not a positive multiple of the {partitions} partitions",
-            where="batch",
-            mend=f"use {nearest}",
-        )
-    if bucket.samples < batch:
-        names = ", ".join(dict.fromkeys(catalogue[span.source].name for span in bucket.spans[:4]))
-        raise UserError(
-            f"holds {bucket.samples} samples, fewer than the batch of {batch}",
-            where=f"bucket {number} (length up to {bucket.length}; {names})",
-            mend="use a smaller batch, fewer buckets or larger sets",
-        )
-    return batch
-
-
-def _price(catalogue: Catalogue, bucket: Bucket, cost: Cost, packed: bool) -> float:
-    """Cost of one sample of a slice: that of the bucket's longest, or the mean where nothing is padded."""
-    if not packed:
-        return float(cost.of(np.asarray([bucket.length], np.int64))[0])
-    lengths = np.asarray([catalogue[span.source].length for span in bucket.spans], np.int64)
-    return float(np.average(cost.of(lengths), weights=[span.count for span in bucket.spans]))
-
-
-def _budgeted_batch(
-    catalogue: Catalogue, number: int, bucket: Bucket, budget: float, price: float, partitions: int, field: str
-) -> int:
-    """Samples of a slice that a budget pays, at this price of a sample."""
-    needed = partitions * price
-    if budget < needed:
-        raise UserError(
-            f"{budget:g} does not pay one sample of the bucket of length {bucket.length} for each of {partitions} "
-            "partitions",
-            where=field,
-            mend=f"use at least {np.ceil(needed):.10g}",
-        )
-    most = min(int(budget // price), max(bucket.samples, partitions))
-    return _fixed_batch(catalogue, number, bucket, most // partitions * partitions, partitions)
+def _label(catalogue: Catalogue, number: int, spans: Sequence[Span]) -> str:
+    longest = max(catalogue[span.source].length for span in spans)
+    names = ", ".join(dict.fromkeys(catalogue[span.source].name for span in spans[:4]))
+    return f"bucket {number} (length up to {longest}; {names})"
 
 
 def _bucket_to_json(bucket: Bucket) -> dict[str, Any]:

@@ -1,10 +1,10 @@
 """Exact one-dimensional segmentation under constraints: dynamic programming over the distinct lengths.
 
-A bucket is a run of consecutive distinct lengths, padded to the longest; its price is (samples) x cost(longest). With D
-lengths and at most B buckets the optimum takes O(B D^2) steps and O(B D) memory (vectorised over the start of a run).
+A bucket is a run of consecutive distinct lengths, and what an epoch costs is the sum over the buckets. With D lengths
+and at most B buckets the optimum takes O(B D^2) steps and O(B D) memory (vectorised over the start of a run).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from channels.errors import UserError
 
 Floats = NDArray[np.float64]
+RunCosts = Callable[[int], Floats]
+"""Costs float64 [end] of the runs [start, end) for start = 0 .. end - 1; infinite for a run that is no bucket."""
 SLACK = 1e-9
 
 
@@ -86,24 +88,32 @@ class Segments:
         return bits
 
 
-def best_cut(segments: Segments, cost: Floats, buckets: int, limits: Constraints) -> list[int]:
+def best_cut(segments: Segments, costs: RunCosts, buckets: int, limits: Constraints) -> list[int]:
     """Ends of the runs of lengths of the cheapest cut into at most ``buckets`` runs; of equal ones the fewest runs.
 
-    cost: float64 [D], price of a sample padded to each length. Raises UserError where no cut meets the constraints.
+    Raises UserError where no cut meets the constraints.
     """
     size = len(segments.lengths)
-    price = np.full((buckets + 1, size + 1), np.inf)
-    price[0, 0] = 0.0
+    total = np.full((buckets + 1, size + 1), np.inf)
+    total[0, 0] = 0.0
     origin = np.zeros((buckets + 1, size + 1), np.int64)
     for end in range(1, size + 1):
-        run_price = np.where(_allowed(segments, end, limits), segments.samples_from(end) * cost[end - 1], np.inf)
-        candidates = price[:-1, :end] + run_price
-        origin[1:, end] = candidates.argmin(axis=1)
-        price[1:, end] = candidates.min(axis=1)
-    runs = int(price[:, size].argmin())
-    if not np.isfinite(price[runs, size]):
+        of_runs = np.where(_allowed(segments, end, limits), costs(end), np.inf)
+        candidates = total[:-1, :end] + of_runs
+        origin[1:, end] = _first_of_least(candidates)
+        total[1:, end] = candidates[np.arange(buckets), origin[1:, end]]
+    runs = int(_first_of_least(total[None, :, size])[0])
+    if not np.isfinite(total[runs, size]):
         raise UserError(_infeasible(segments, buckets, limits), where="constraints")
     return _trace(origin, runs, size)
+
+
+def _first_of_least(costs: Floats) -> NDArray[np.int64]:
+    """In each row the first of the least values; what differs by rounding counts as equal, so that every machine finds
+    the same."""
+    least = costs.min(axis=1, keepdims=True)
+    first: NDArray[np.int64] = (costs <= least * (1 + SLACK)).argmax(axis=1)
+    return first
 
 
 def widest_minimum(segments: Segments, buckets: int, measure: str) -> Floats:

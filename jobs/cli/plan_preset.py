@@ -6,7 +6,6 @@ from channels.catalogue import select_sets
 from channels.presets import load_preset
 from orchestrator.report.plan import catalogue_of_specs
 from samplers.choices import Method, Pack, Strategy
-from samplers.partition import Cost
 from samplers.plan import make_plan
 from samplers.schedule import Schedule
 from samplers.segmentation import Constraints
@@ -50,7 +49,6 @@ def plan_preset(options: PresetOptions) -> Schedule:
         batch=DEFAULT_BATCH if options.batch is None and options.batch_tokens is None else options.batch,
         batch_tokens=options.batch_tokens,
         partitions=options.partitions,
-        cost=Cost(),
         constraints=Constraints(options.min_sources, options.min_entropy),
     )
     return Schedule(catalogue, plan, options.seed, options.partitions, options.epochs)

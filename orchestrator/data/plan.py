@@ -4,8 +4,8 @@ from collections.abc import Iterable
 
 from channels.errors import UserError
 from orchestrator.spec.job import JobSpec
+from samplers.batch_size import Cost
 from samplers.catalogue import Catalogue
-from samplers.partition import Cost
 from samplers.plan import Plan, make_plan
 from samplers.schedule import Schedule
 from samplers.segmentation import Constraints
@@ -19,8 +19,7 @@ def make_job_plan(job: JobSpec, catalogue: Catalogue, flops: Iterable[float]) ->
     """
     batching = job.batching
     fixed = batching.batch_tokens is None and batching.batch_flops is None
-    by_flops = batching.cost == "flops" or batching.batch_flops is not None
-    lengths = [source.length for source in catalogue]
+    by_flops = Cost.from_flops(zip((source.length for source in catalogue), flops, strict=True))
     return make_plan(
         catalogue,
         strategy=batching.strategy,
@@ -29,9 +28,10 @@ def make_job_plan(job: JobSpec, catalogue: Catalogue, flops: Iterable[float]) ->
         buckets=batching.buckets,
         batch=batching.global_batch // batching.slices if fixed else None,
         batch_tokens=batching.batch_tokens,
-        batch_cost=batching.batch_flops,
+        batch_flops=batching.batch_flops,
         partitions=batching.partitions,
-        cost=Cost.from_flops(zip(lengths, flops, strict=True)) if by_flops else Cost(),
+        cost=by_flops if batching.cost == "flops" else Cost(),
+        flops=by_flops,
         constraints=Constraints(min_sources=batching.min_sources, min_entropy=batching.min_entropy or 0.0),
     )
 

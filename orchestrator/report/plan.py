@@ -17,7 +17,6 @@ from samplers.padding import padding_ratio
 from samplers.partition import distinct_lengths
 from samplers.plan import Bucket, Plan, bucket_padded_tokens, make_plan
 from samplers.schedule import Schedule
-from samplers.segmentation import Constraints
 
 SHOWN_SETS = 8
 
@@ -81,8 +80,6 @@ def padding_by_buckets(
     catalogue: Catalogue,
     bucket_counts: Sequence[int],
     batch: int,
-    methods: Sequence[str] = METHODS,
-    constraints: Constraints | None = None,
 ) -> dict[str, list[float]]:
     """Expected padding of every method for several numbers of buckets.
 
@@ -96,11 +93,10 @@ def padding_by_buckets(
                 method=method,
                 buckets=count if method == "equal" else min(count, most),
                 batch=batch,
-                constraints=constraints,
             ).padding
             for count in bucket_counts
         ]
-        for method in methods
+        for method in METHODS
     }
 
 

@@ -18,6 +18,15 @@ many_cases = settings(max_examples=300, deadline=None, suppress_health_check=[He
 LARGEST_BATCH = 16
 
 Sample = tuple[str, int]
+Group = tuple[int, list[int]]
+"""A length, and the samples of each source that has it."""
+
+groups_of_lengths = st.lists(
+    st.tuples(st.integers(1, 60), st.lists(st.integers(1, 40), min_size=1, max_size=3)),
+    min_size=1,
+    max_size=7,
+    unique_by=lambda group: group[0],
+).map(sorted)
 
 
 def published(sets: int, samples: int = 9000) -> Catalogue:
@@ -39,6 +48,13 @@ def catalogues(draw: st.DrawFn, least: int = 8, most: int = 90) -> Catalogue:
         else:
             sources += pooled_sources(f"S{number}", lengths, count, shard_samples)
     return Catalogue(sources)
+
+
+def catalogue_of(groups: list[Group]) -> Catalogue:
+    """A source for each number of samples."""
+    return Catalogue(
+        [Source(f"S{length}-{place}", length, count) for length, counts in groups for place, count in enumerate(counts)]
+    )
 
 
 @st.composite

@@ -55,3 +55,13 @@ def test_a_single_set_has_no_entropy() -> None:
     catalogue = Catalogue([Source("A", 4, 32)])
     entropy = source_entropy(catalogue, np.zeros(3, np.int32), np.ones(3, np.float32))
     assert (entropy.bits, entropy.normalised) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("partitions", [1, 8])
+def test_few_long_samples_pad_few_batches(partitions: int) -> None:
+    """The expectation that method ``optimal`` minimises is what the steps really pay, with any number of partitions."""
+    catalogue = Catalogue([Source("A", 4, 9000), Source("B", 82, 9000), Source("C", 168, 100)])
+    plan = make_plan(catalogue, method="optimal", buckets=2, batch=8, partitions=partitions)
+    counted = padding_of_an_epoch(Schedule(catalogue, plan, 0, partitions, 1))
+    assert counted == pytest.approx(plan.padding, abs=0.003)
+    assert counted == pytest.approx(0.068, abs=0.003)

@@ -1,16 +1,15 @@
-from itertools import combinations
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from channels.errors import UserError
+from samplers.batch_size import BatchSize
 from samplers.catalogue import Catalogue, Source
-from samplers.partition import Cost, Span, cut
+from samplers.partition import Span, cut
 from samplers.plan import make_plan
-from samplers.segmentation import Constraints, Segments, best_cut, entropy_bits
-from tests.samplers.cases import catalogues, many_cases, published
+from samplers.segmentation import Constraints
+from tests.samplers.cases import Group, catalogue_of, catalogues, groups_of_lengths, many_cases, published
 
 # HeterCSI Table III: padding % for the first N sets, 9,000 samples each, 128 a batch.
 GLOBAL = {8: 36.46, 16: 32.81, 24: 28.82, 32: 44.06, 40: 58.91}
@@ -18,13 +17,7 @@ FOUR_BUCKETS = {8: 4.69, 16: 5.15, 24: 14.61, 32: 19.05, 40: 25.20}
 EIGHT_BUCKETS = {8: 0.0, 16: 2.27, 24: 7.69, 32: 8.66, 40: 13.58}
 POINT = 0.1
 
-Group = tuple[int, list[int]]
-groups_of_lengths = st.lists(
-    st.tuples(st.integers(1, 60), st.lists(st.integers(1, 40), min_size=1, max_size=3)),
-    min_size=1,
-    max_size=7,
-    unique_by=lambda group: group[0],
-).map(sorted)
+ANY_BATCH = BatchSize(partitions=1, fixed=1)
 
 
 @pytest.mark.parametrize("sets", [8, 16, 24, 32, 40])
@@ -58,7 +51,7 @@ def test_equal_is_array_split_of_the_sorted_samples(catalogue: Catalogue, bucket
     )
     samples = [(number, element) for number in numbers for element in range(catalogue[number].count)]
     expected = [[tuple(row) for row in part] for part in np.array_split(np.asarray(samples), buckets)]
-    assert [elements_of(spans) for spans in cut(catalogue, 0, "equal", buckets)] == expected
+    assert [elements_of(spans) for spans in cut(catalogue, 0, "equal", buckets, ANY_BATCH)] == expected
 
 
 @many_cases
@@ -74,7 +67,9 @@ def test_equal_tokens_is_the_estimate_of_lhotse(groups: list[Group], buckets: in
             gathered = 0.0
         gathered += length
     expected = [set(lengths[np.digitize(lengths, bins) == place].tolist()) for place in range(len(bins) + 1)]
-    assert lengths_of(catalogue, cut(catalogue, 0, "equal_tokens", buckets)) == [held for held in expected if held]
+    assert lengths_of(catalogue, cut(catalogue, 0, "equal_tokens", buckets, ANY_BATCH)) == [
+        held for held in expected if held
+    ]
 
 
 @many_cases
@@ -87,38 +82,7 @@ def test_quantile_boundaries_are_quantiles_of_the_samples(groups: list[Group], b
     )
     place = np.searchsorted(quantiles, lengths, side="left")
     expected = [set(lengths[place == number].tolist()) for number in np.unique(place)]
-    assert lengths_of(catalogue, cut(catalogue, 0, "quantile", buckets)) == expected
-
-
-@many_cases
-@given(
-    groups_of_lengths, st.integers(1, 7), st.integers(1, 4), st.sampled_from([0.0, 0.5, 1.0, 1.8]), st.integers(0, 2)
-)
-def test_optimal_is_as_good_as_trying_everything(
-    groups: list[Group], buckets: int, min_sources: int, min_entropy: float, kind: int
-) -> None:
-    lengths = [length for length, _ in groups]
-    cost = [
-        Cost(),
-        Cost.from_flops((length, 3.0 * length + 0.2 * length**2) for length in lengths),
-        Cost.from_flops((length, length**0.5) for length in lengths),
-    ][kind]
-    prices = cost.of(np.asarray(lengths, np.int64))
-    limits = Constraints(min_sources, min_entropy)
-    segments = Segments.from_counts(lengths, [counts for _, counts in groups])
-    best = cheapest_by_trying(groups, prices, buckets, limits)
-    if best is None:
-        with pytest.raises(UserError, match="feasible with"):
-            best_cut(segments, prices, buckets, limits)
-        return
-    ends = best_cut(segments, prices, buckets, limits)
-    assert len(ends) <= buckets
-    assert price_of(groups, prices, ends, limits) == pytest.approx(best)
-
-
-def test_of_equal_cuts_the_one_with_fewest_buckets_is_taken() -> None:
-    segments = Segments.from_counts([4, 8], [[5], [5]])
-    assert best_cut(segments, np.asarray([1.0, 1.0]), 2, Constraints()) == [2]
+    assert lengths_of(catalogue, cut(catalogue, 0, "quantile", buckets, ANY_BATCH)) == expected
 
 
 def test_infeasible_constraints_say_what_is_feasible() -> None:
@@ -140,13 +104,7 @@ def test_more_buckets_than_lengths_is_refused_but_equal_may_cut_within_a_length(
         make_plan(published(40), method="optimal", buckets=8, batch=128)
     assert len(make_plan(published(40), method="equal", buckets=8, batch=128).buckets) == 8
     with pytest.raises(UserError, match="31 buckets for 30 samples"):
-        cut(Catalogue([Source("A", 4, 30)]), 0, "equal", 31)
-
-
-def test_the_cost_of_a_length_is_that_of_its_most_expensive_sample_and_never_falls() -> None:
-    cost = Cost.from_flops([(8, 7.0), (2, 3.0), (4, 1.0), (2, 2.0)])
-    assert cost.of(np.asarray([2, 4, 8, 2])).tolist() == [3.0, 3.0, 7.0, 3.0]
-    assert Cost().of(np.asarray([2, 4])).tolist() == [2.0, 4.0]
+        cut(Catalogue([Source("A", 4, 30)]), 0, "equal", 31, ANY_BATCH)
 
 
 def test_unknown_method() -> None:
@@ -158,29 +116,5 @@ def elements_of(spans: tuple[Span, ...]) -> list[tuple[int, int]]:
     return [(span.source, span.start + place) for span in spans for place in range(span.count)]
 
 
-def catalogue_of(groups: list[Group]) -> Catalogue:
-    return Catalogue(
-        [Source(f"S{length}-{place}", length, count) for length, counts in groups for place, count in enumerate(counts)]
-    )
-
-
 def lengths_of(catalogue: Catalogue, buckets: list[tuple[Span, ...]]) -> list[set[int]]:
     return [{catalogue[span.source].length for span in spans} for spans in buckets]
-
-
-def price_of(groups: list[Group], prices: np.ndarray, ends: list[int], limits: Constraints) -> float | None:
-    """Price of a cut, or None where it breaks a constraint; straight from the definitions."""
-    total = 0.0
-    for start, end in zip([0, *ends[:-1]], ends, strict=True):
-        counts = [count for _, group in groups[start:end] for count in group]
-        if len(counts) < limits.min_sources or entropy_bits(np.asarray(counts, float)) < limits.min_entropy - 1e-9:
-            return None
-        total += sum(counts) * float(prices[end - 1])
-    return total
-
-
-def cheapest_by_trying(groups: list[Group], prices: np.ndarray, buckets: int, limits: Constraints) -> float | None:
-    size = len(groups)
-    cuts = [[*inner, size] for count in range(min(buckets, size)) for inner in combinations(range(1, size), count)]
-    found = [price for price in (price_of(groups, prices, ends, limits) for ends in cuts) if price is not None]
-    return min(found) if found else None

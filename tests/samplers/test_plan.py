@@ -80,7 +80,7 @@ def test_a_token_budget_of_a_packed_plan_is_met_on_average() -> None:
     mean = (30 * 4 + 50 * 8 + 20 * 16) / 100
     assert [bucket.batch_size for bucket in plan.buckets] == [int(128 / mean) // 2 * 2]
     squares = Cost.from_flops([(4, 16.0), (8, 64.0), (16, 256.0)])
-    plan = make_plan(SETS, strategy="packed", pack="global", batch_cost=1024.0, cost=squares, partitions=2)
+    plan = make_plan(SETS, strategy="packed", pack="global", batch_flops=1024.0, flops=squares, partitions=2)
     assert plan.buckets[0].batch_size == int(1024 / ((30 * 16 + 50 * 64 + 20 * 256) / 100)) // 2 * 2
 
 
@@ -91,14 +91,14 @@ def test_a_token_budget_gives_short_samples_larger_batches() -> None:
 
 def test_a_cost_budget_is_spent_on_the_longest_sample_of_each_bucket() -> None:
     squares = Cost.from_flops([(4, 16.0), (8, 64.0), (16, 256.0)])
-    plan = make_plan(SETS, strategy="alternating", batch_cost=1024.0, cost=squares, partitions=4)
+    plan = make_plan(SETS, strategy="alternating", batch_flops=1024.0, flops=squares, partitions=4)
     assert [(bucket.length, bucket.batch_size) for bucket in plan.buckets] == [(4, 28), (8, 16), (16, 4)]
 
 
 @pytest.mark.parametrize(
     ("choices", "words"),
     [
-        ({"batch_cost": 3.0, "partitions": 4, "buckets": 1}, "batch_cost: 3 does not pay"),
+        ({"batch_flops": 3.0, "partitions": 4, "buckets": 1}, "batch_flops: 3 does not pay"),
         ({"batch": 10, "partitions": 4}, "batch: 10 samples .*multiple of the 4 partitions; use 8 or 12"),
         ({"batch": 2, "partitions": 4}, "batch: 2 samples .*use 4"),
         ({"batch": 0}, "batch: 0 samples"),
@@ -109,10 +109,10 @@ def test_a_cost_budget_is_spent_on_the_longest_sample_of_each_bucket() -> None:
         ({"batch": 32, "strategy": "alternating"}, r"bucket 0 \(length up to 4; A\): holds 30 samples"),
         (
             {"batch_tokens": 63, "partitions": 4, "buckets": 1},
-            "batch_tokens: 63 does .*length 16 .*4 partitions; use at least 64",
+            "batch_tokens: 63 does .*up to 16; .*4 partitions; use at least 64",
         ),
-        ({}, "one of batch, batch_tokens and batch_cost"),
-        ({"batch": 4, "batch_tokens": 64}, "one of batch, batch_tokens and batch_cost"),
+        ({}, "one of batch, batch_tokens and batch_flops"),
+        ({"batch": 4, "batch_tokens": 64}, "one of batch, batch_tokens and batch_flops"),
         ({"batch": 4, "strategy": "random"}, "unknown strategy 'random'.*alternating_sets"),
         ({"batch": 4, "strategy": "packed", "pack": "all"}, "unknown pack 'all'; use one of bucket, global"),
         ({"batch_tokens": 30, "strategy": "packed", "pack": "global", "partitions": 4}, "use at least 34"),

@@ -95,7 +95,7 @@ def test_every_strategy_can_be_drawn(strategy: str, tmp_path: Path) -> None:
         (["--min-sources", "41"], "up to 40 sets"),
         (["--batch", "100", "--partitions", "8"], "use 96 or 104"),
         (["--samples", "100", "--strategy", "alternating"], "holds 100 samples, fewer than the batch of 128"),
-        (["--batch", "64", "--batch-tokens", "4096"], "one of batch, batch_tokens and batch_cost"),
+        (["--batch", "64", "--batch-tokens", "4096"], "one of batch, batch_tokens and batch_flops"),
         (["--buckets", "8"], "8 buckets for 7 distinct lengths"),
         (["--picture", "plan.jpg"], "ending .png"),
         (["--picture", "nowhere/plan.png"], "no such folder"),

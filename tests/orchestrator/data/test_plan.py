@@ -43,3 +43,8 @@ def test_micro_batches_are_one_number_or_one_a_bucket() -> None:
     assert len(schedule_of(micro_batch=[64, 32]).plan.buckets) == 2
     with pytest.raises(UserError, match=r"batching\.micro_batch: 3 micro-batches for 2 buckets"):
         schedule_of(micro_batch=[64, 32, 16])
+
+
+def test_a_budget_of_operations_leaves_the_boundaries_to_the_cost() -> None:
+    assert lengths_of(schedule_of(cost="tokens", batch_flops=64_000.0)) == [4, 10]
+    assert lengths_of(schedule_of(cost="flops", batch_flops=64_000.0)) == [8, 10]
