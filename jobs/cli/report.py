@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from channels.errors import UserError
-from jobs.cli.launchers import query_launcher
+from jobs.cli.launchers import make_query
 from jobs.cli.options import ClusterFileOption, ClusterOption
 from jobs.launch.run_list import find_run
 from jobs.launch.run_status import run_status
@@ -27,9 +27,9 @@ def report(
     from orchestrator.report.page import write_report
     from orchestrator.report.record import read_run
 
-    records = []
+    records, query = [], make_query()
     for directory in directories.values():
-        status = run_status(directory, query_launcher)
+        status = run_status(directory, query)
         records.append(read_run(directory, status.state, status.reason))
     page, *beside = write_report(records, out)
     typer.echo(f"{page} ({len(beside)} CSV and PNG files beside it)")

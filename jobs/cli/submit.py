@@ -1,15 +1,18 @@
 """``wavetrain submit``: plan, check, snapshot the code and hand the job to a cluster."""
 
 import shutil
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from channels.errors import UserError
-from jobs.cli.launchers import query_launcher
+from jobs.cli.launchers import make_query
 from jobs.cli.options import ClusterFileOption, ClusterOption, SetOption, SpecArgument
 from jobs.cli.runs import follow_run
 from jobs.launch.folder import LaunchFolder
+from jobs.launch.job_state import Query
 from jobs.launch.run_status import run_status
 from jobs.launch.sweep import Sweep, make_parent, mark_child, read_sweep
 from jobs.ray_cluster import jobs as ray_jobs
@@ -70,7 +73,7 @@ def _submit_one(job: JobSpec, profile: Profile, dry_run: bool) -> None:
         _print_plan(prepared)
         typer.echo(describe_submission(submission) if submission else ray_jobs.describe(profile))
         return
-    _check_idle(prepared.directory)
+    _check_idle(prepared.directory, make_query())
     job_id = slurm.submit(submission) if submission else ray_jobs.submit(job, profile)
     name, folder = job.name, prepared.directory.path
     typer.echo(f"job {job_id} {'resumes' if prepared.resumes else 'will train'} run {name} in {folder}")
@@ -79,11 +82,9 @@ def _submit_one(job: JobSpec, profile: Profile, dry_run: bool) -> None:
 
 def _submit_sweep(sweep: Sweep, profile: Profile, parallel: int, dry_run: bool) -> None:
     """Submit the children that are neither finished nor on their way; the same command again submits the failed."""
-    from orchestrator.control.prepare import prepare
-
-    waiting = [child for child in sweep.children if _is_wanted(RunDirectory(profile.storage.runs / child.name))]
-    for child in waiting:
-        prepare(child, profile)
+    query, runs = make_query(), profile.storage.runs
+    waiting = [child for child in sweep.children if _is_wanted(RunDirectory(runs / child.name), query)]
+    _prepare_all(waiting, profile)
     submissions = [prepare_submission(child, profile) for child in waiting] if profile.launcher == "slurm" else []
     typer.echo(f"sweep {sweep.name}: {len(sweep.children)} runs, {len(waiting)} to submit")
     if submissions and (shutil.which("scontrol") or not dry_run):
@@ -97,8 +98,8 @@ def _submit_sweep(sweep: Sweep, profile: Profile, parallel: int, dry_run: bool) 
         _check_ray(profile)
     parent = make_parent(sweep, profile)
     for child in waiting:
-        mark_child(RunDirectory(profile.storage.runs / child.name), parent)
-    shared = LaunchFolder(RunDirectory(profile.storage.runs / f"{sweep.name}.sweep"))
+        mark_child(RunDirectory(runs / child.name), parent)
+    shared = LaunchFolder(RunDirectory(runs / f"{sweep.name}.sweep"))
     if submissions:
         jobs = slurm.submit_array(submissions, shared, parallel)
         typer.echo("\n".join(f"job {job_id}: run {child.name}" for job_id, child in zip(jobs, waiting, strict=True)))
@@ -109,20 +110,30 @@ def _submit_sweep(sweep: Sweep, profile: Profile, parallel: int, dry_run: bool) 
     typer.echo(f"next: wavetrain status | wavetrain logs {waiting[0].name} | wavetrain cancel {waiting[0].name}")
 
 
+def _prepare_all(children: Sequence[JobSpec], profile: Profile) -> None:
+    """Check every child, and a store only once."""
+    from orchestrator.control.prepare import prepare
+
+    checked: set[Path] = set()
+    for child in children:
+        prepare(child, profile, check_data=child.data.store not in checked)
+        checked.add(child.data.store)
+
+
 def _check_ray(profile: Profile) -> None:
     ray_jobs.connect(profile.ray_dashboard)
     ray_jobs.check_answers(str(profile.ray_address))
 
 
-def _check_idle(directory: RunDirectory) -> None:
-    found = run_status(directory, query_launcher)
+def _check_idle(directory: RunDirectory, query: Query) -> None:
+    found = run_status(directory, query)
     if found.state in ("PENDING", "RUNNING"):
         what = f"job {found.job} is {found.state}" if found.job else "another controller is working on this run"
         raise UserError(what, where=str(directory.path), mend=f"wait for it, or wavetrain cancel {found.name}")
 
 
-def _is_wanted(directory: RunDirectory) -> bool:
-    state = run_status(directory, query_launcher).state
+def _is_wanted(directory: RunDirectory, query: Query) -> bool:
+    state = run_status(directory, query).state
     is_new = state == "UNKNOWN" and not LaunchFolder(directory).submission.exists()
     return is_new or state in ("FAILED", "KILLED")
 

@@ -1,6 +1,7 @@
 """A sweep: one child run for every combination of values, under one parent in MLflow."""
 
 import itertools
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,8 @@ from channels.errors import UserError
 from jobs.launch.folder import LaunchFolder
 from orchestrator.run.folder import RunDirectory
 from orchestrator.spec.cluster import Profile
-from orchestrator.spec.job import JobSpec, TrackingSection, load_job
+from orchestrator.spec.job import JobSpec, TrackingSection, make_job
+from orchestrator.spec.yaml_files import read_mapping
 from orchestrator.tracking.mlflow_run import Tracker, artifact_root, default_uri
 
 LIMIT = 1000
@@ -37,13 +39,15 @@ def read_sweep(spec: Path, overrides: Sequence[str], sweeps: Sequence[str]) -> S
     for key in keys:
         if key == "name" or keys.count(key) > 1:
             raise UserError(f"{key!r} cannot be swept", where="--sweep", mend="name every other field once")
-    base = load_job(spec, overrides)
+    count = math.prod(len(values) for _, values in axes)
+    if count > LIMIT:
+        raise UserError(f"{count} combinations", where="--sweep", mend=f"take at most {LIMIT}")
+    mapping, where = read_mapping(spec), str(spec)
+    base = make_job(mapping, overrides, where)
     children = [
-        load_job(spec, [*overrides, *chosen, f"name={_child_name(base.name, chosen)}"])
+        make_job(mapping, [*overrides, *chosen, f"name={_child_name(base.name, chosen)}"], where)
         for chosen in itertools.product(*([f"{key}={value}" for value in values] for key, values in axes))
     ]
-    if len(children) > LIMIT:
-        raise UserError(f"{len(children)} combinations", where="--sweep", mend=f"take at most {LIMIT}")
     if len({child.name for child in children}) < len(children):
         raise UserError("two children would have one name", where="--sweep", mend="give every value once")
     return Sweep(base.name, keys, tuple(children))

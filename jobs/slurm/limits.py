@@ -2,6 +2,8 @@
 
 import getpass
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from channels.errors import UserError
 from jobs.slurm.state import Run, run_command
@@ -24,14 +26,47 @@ def check_limits(submission: Submission, run: Run = run_command) -> None:
         most = partition.get(name, "UNLIMITED")
         if most.isdigit() and slurm.nodes > int(most):
             raise _over("nodes", slurm.nodes, f"partition {slurm.partition} gives {most}")
-    gpus, cpus, memory_mb = _largest_node(slurm.partition, run)
-    if slurm.gpus_per_node > gpus:
-        raise _over("gpus_per_node", slurm.gpus_per_node, f"the nodes of {slurm.partition} have {gpus}")
-    needed = cpus_a_node(submission.job, submission.profile)
-    if needed > cpus:
-        raise _over("cpus_per_gpu", f"{needed} CPUs a node", f"the nodes of {slurm.partition} have {cpus}")
-    if slurm.memory_gb is not None and slurm.memory_gb * 1024 > memory_mb:
-        raise _over("memory_gb", slurm.memory_gb, f"the nodes of {slurm.partition} have {memory_mb // 1024}")
+    wanted = NodeType(
+        slurm.nodes,
+        slurm.gpus_per_node,
+        cpus_a_node(submission.job, submission.profile),
+        (slurm.memory_gb or 0) * 1024,
+    )
+    _check_nodes(wanted, slurm.partition, _node_types(slurm.partition, run))
+
+
+@dataclass(frozen=True, slots=True)
+class NodeType:
+    """So many nodes of one kind. gpus, cpus, memory_mb: of each."""
+
+    count: int
+    gpus: int
+    cpus: int
+    memory_mb: int
+
+    def holds(self, wanted: "NodeType") -> bool:
+        """Whether one of these nodes has what one of the others has."""
+        return self.gpus >= wanted.gpus and self.cpus >= wanted.cpus and self.memory_mb >= wanted.memory_mb
+
+    def __str__(self) -> str:
+        parts = {"GPUs": self.gpus, "CPUs": self.cpus, "GB": self.memory_mb // 1024}
+        return f"{self.count} x {', '.join(f'{number} {unit}' for unit, number in parts.items() if number)}"
+
+
+def _check_nodes(wanted: NodeType, partition: str, types: Sequence[NodeType]) -> None:
+    """There are as many nodes as asked for, of which each has all that is asked for."""
+    most = {name: max((getattr(kind, name) for kind in types), default=0) for name in ("gpus", "cpus", "memory_mb")}
+    if wanted.gpus > most["gpus"]:
+        raise _over("gpus_per_node", wanted.gpus, f"the nodes of {partition} have {most['gpus']}")
+    if wanted.cpus > most["cpus"]:
+        raise _over("cpus_per_gpu", f"{wanted.cpus} CPUs a node", f"the nodes of {partition} have {most['cpus']}")
+    if wanted.memory_mb > most["memory_mb"]:
+        given = f"the nodes of {partition} have {most['memory_mb'] // 1024}"
+        raise _over("memory_gb", wanted.memory_mb // 1024, given)
+    fitting = sum(kind.count for kind in types if kind.holds(wanted))
+    if wanted.count > fitting:
+        given = f"{fitting} nodes of {partition} have that each; it holds {' and '.join(map(str, types))}"
+        raise _over("nodes", str(wanted), given)
 
 
 def _over(field: str, asked: object, given: str) -> UserError:
@@ -62,13 +97,12 @@ def _check_account(account: str | None, run: Run) -> None:
         raise UserError(f"no account {account!r}", where="cluster.yaml: slurm.account", mend=mend)
 
 
-def _largest_node(partition: str, run: Run) -> tuple[int, int, int]:
-    """Most GPUs, CPUs and MB of memory that a node of the partition has."""
-    listed = run(["sinfo", "--noheader", f"--partition={partition}", "--format=%G|%c|%m"]).stdout.split()
-    gpus, cpus, memory = [0], [0], [0]
-    for line in listed:
-        resources, count, megabytes = line.split("|")
-        gpus.append(sum(int(number) for number in re.findall(r"\bgpu(?::[^:,()]+)?:(\d+)", resources)))
-        cpus.append(int(count.rstrip("+")))
-        memory.append(int(megabytes.rstrip("+")))
-    return max(gpus), max(cpus), max(memory)
+def _node_types(partition: str, run: Run) -> list[NodeType]:
+    """What the nodes of a partition have, whatever state they are in."""
+    command = ["sinfo", "--noheader", "--exact", f"--partition={partition}", "--format=%D|%G|%c|%m"]
+    types = []
+    for line in run(command).stdout.split():
+        count, resources, cpus, megabytes = line.split("|")
+        gpus = sum(int(number) for number in re.findall(r"\bgpu(?::[^:,()]+)?:(\d+)", resources))
+        types.append(NodeType(int(count), gpus, int(cpus.rstrip("+")), int(megabytes.rstrip("+"))))
+    return types

@@ -13,8 +13,8 @@ from orchestrator.spec.job import JobSpec
 from orchestrator.tracking.mlflow_run import check_address, check_uri, default_uri
 
 
-def prepare(job: JobSpec, profile: Profile) -> Prepared:
-    """Everything that can be checked before a run is started.
+def prepare(job: JobSpec, profile: Profile, *, check_data: bool = True) -> Prepared:
+    """Everything that can be checked before a run is started. check_data: compare the files of the store too.
 
     Raises:
         UserError: anything that would make the run fail.
@@ -24,7 +24,8 @@ def prepare(job: JobSpec, profile: Profile) -> Prepared:
     preflight.check_model(spec, profile)
     catalogue, data = open_training_data(job.data, spec, job.seed, packed=job.batching.packed)
     zeroshot = check_zeroshot_sets(data.store, job, spec)
-    preflight.check_store(data.store)
+    if check_data:
+        preflight.check_store(data.store)
     preflight.check_batches(job, catalogue)
     schedule = make_schedule(job, catalogue, data.flops)
     check_placement(job.data.placement, data.store, schedule, data.origins, profile.storage.cache, job.data.cache_bytes)

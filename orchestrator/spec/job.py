@@ -1,8 +1,9 @@
 """The job spec: one YAML file says what is trained on which channels and how; unknown keys are refused."""
 
+import copy
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -311,10 +312,19 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> JobSpec:
     Raises:
         UserError: missing or broken file, unknown key (the nearest known one is named), wrong type or value.
     """
-    mapping = read_mapping(path)
+    return make_job(read_mapping(path), overrides, str(path))
+
+
+def make_job(mapping: Mapping[str, Any], overrides: Sequence[str], where: str) -> JobSpec:
+    """The spec of a mapping with ``a.b=c`` overrides; the mapping stays as it is. where: of errors.
+
+    Raises:
+        UserError: unknown key (the nearest known one is named), wrong type or value.
+    """
+    fields = copy.deepcopy(dict(mapping))
     for override in overrides:
-        apply_override(mapping, override)
-    job = validate(JobSpec, mapping, str(path))
+        apply_override(fields, override)
+    job = validate(JobSpec, fields, where)
     # Controller and workers may run in folders of their own, so a relative path would mean something else there.
     data = job.data.model_copy(update={"store": job.data.store.absolute()})
     tracking = job.tracking.model_copy(update={"uri": _absolute(job.tracking.uri)})

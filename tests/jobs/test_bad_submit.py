@@ -95,3 +95,23 @@ def test_a_dry_run_prints_the_script_and_touches_nothing(
     assert not ended.value.code, said.err
     assert "#SBATCH --signal=USR1@120" in said.out and "ray start --head" in said.out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cluster.yaml", "job.yaml"]
+
+
+def test_a_store_is_compared_once_for_all_children(
+    tmp_path: Path, small_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from jobs.cli.submit import _prepare_all
+    from orchestrator.control import preflight
+    from orchestrator.spec.cluster import Profile
+
+    compared: list[str] = []
+    find_fault = preflight.find_fault
+
+    def counted(store: Path, shard: Any, *, checksum: bool) -> Any:
+        compared.append(shard.file)
+        return find_fault(store, shard, checksum=checksum)
+
+    monkeypatch.setattr(preflight, "find_fault", counted)
+    children = [small_job(small_store, f"child-{seed}", seed=seed) for seed in range(3)]
+    _prepare_all(children, Profile.model_validate({"storage": {"runs": str(tmp_path / "runs")}}))
+    assert len(compared) == len(set(compared)) > 0

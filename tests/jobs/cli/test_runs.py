@@ -10,6 +10,8 @@ import pytest
 from channels.errors import UserError
 from channels.files import write_json
 from jobs.cli import runs as runs_commands
+from jobs.cli import submit as submit_command
+from jobs.cli.launchers import make_query
 from jobs.launch.folder import LaunchFolder
 from jobs.launch.job_state import JobState
 from jobs.launch.run_list import find_run
@@ -280,26 +282,22 @@ def test_a_run_that_was_not_submitted_has_no_logs(tmp_path: Path, wavetrain: Any
     assert "printed to its terminal" in wavetrain("logs", "local")[2]
 
 
-def test_a_run_that_is_queued_is_not_submitted_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from jobs.cli import submit as submit_command
-
+def test_a_run_that_is_queued_is_not_submitted_again(tmp_path: Path) -> None:
     directory = a_run(tmp_path, job="12")
-    monkeypatch.setattr(submit_command, "query_launcher", lambda submission: JobState("PENDING", "Resources"))
     with pytest.raises(UserError, match="job 12 is PENDING"):
-        submit_command._check_idle(directory)
+        submit_command._check_idle(directory, lambda submission: JobState("PENDING", "Resources"))
     assert json.loads(directory.state.read_text())["status"] == "RUNNING"
 
 
 def test_a_run_that_is_trained_here_is_not_submitted(tmp_path: Path) -> None:
-    from jobs.cli import submit as submit_command
-
     directory = a_run(tmp_path)
     with run_lock(directory):
         with pytest.raises(UserError, match="another controller"):
-            submit_command._check_idle(directory)
-        assert not submit_command._is_wanted(directory)
-    submit_command._check_idle(directory)
-    assert submit_command._is_wanted(directory) and submit_command._is_wanted(RunDirectory(tmp_path / "new"))
+            submit_command._check_idle(directory, make_query())
+        assert not submit_command._is_wanted(directory, make_query())
+    submit_command._check_idle(directory, make_query())
+    for path in (directory, RunDirectory(tmp_path / "new")):
+        assert submit_command._is_wanted(path, make_query())
 
 
 @pytest.mark.parametrize(
@@ -314,13 +312,9 @@ def test_a_run_that_is_trained_here_is_not_submitted(tmp_path: Path) -> None:
         ("KILLED", "UNKNOWN", False),
     ],
 )
-def test_children_of_a_sweep_that_are_submitted_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str, job: Any, wanted: bool
-) -> None:
-    from jobs.cli import submit as submit_command
-
-    monkeypatch.setattr(submit_command, "query_launcher", lambda submission: JobState(job))
-    assert submit_command._is_wanted(a_run(tmp_path, status=own, job="12")) is wanted
+def test_children_of_a_sweep_that_are_submitted_again(tmp_path: Path, own: str, job: Any, wanted: bool) -> None:
+    directory = a_run(tmp_path, status=own, job="12")
+    assert submit_command._is_wanted(directory, lambda submission: JobState(job)) is wanted
 
 
 @pytest.mark.parametrize("command", ["evaluate", "report", "sync", "logs", "cancel"])

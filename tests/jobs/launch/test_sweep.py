@@ -1,6 +1,7 @@
 """Sweeps: which children there are, what they are called, and their parent in MLflow."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -10,6 +11,7 @@ from jobs.launch.sweep import make_parent, mark_child, read_sweep
 from jobs.slurm.submission import submit_array
 from orchestrator.run.folder import RunDirectory
 from orchestrator.spec.cluster import Profile
+from orchestrator.spec.yaml_files import read_mapping
 from tests.jobs.launches import job_of, submission_in
 
 
@@ -45,6 +47,24 @@ def test_every_combination_once(spec: Path) -> None:
 def test_bad_sweeps_are_told_before_anything_is_submitted(spec: Path, sweeps: list[str], says: str) -> None:
     with pytest.raises(UserError, match=says):
         read_sweep(spec, [], sweeps)
+
+
+@pytest.mark.timeout(20)
+def test_too_many_combinations_are_refused_before_any_is_made(spec: Path) -> None:
+    thousand = ",".join(map(str, range(1, 1001)))
+    with pytest.raises(UserError, match="1000000000 combinations"):
+        read_sweep(spec, [], [f"seed={thousand}", f"train.epochs={thousand}", f"batching.buckets={thousand}"])
+
+
+def test_the_file_is_read_once(spec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+
+    def counted(path: Path) -> dict[str, Any]:
+        read.append(path)
+        return read_mapping(path)
+
+    monkeypatch.setattr("jobs.launch.sweep.read_mapping", counted)
+    assert len(read_sweep(spec, [], ["train.lr=1e-4,2e-4", "seed=1,2"]).children) == 4 and read == [spec]
 
 
 def test_children_of_other_sizes_do_not_fit_one_array(tmp_path: Path) -> None:

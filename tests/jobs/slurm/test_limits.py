@@ -9,13 +9,14 @@ import pytest
 
 from channels.errors import UserError
 from jobs.slurm.limits import check_limits
-from tests.jobs.launches import submission_in
+from jobs.slurm.submission import prepare_submission
+from tests.jobs.launches import job_of, slurm_profile, submission_in
 
 ANSWERS = {
     "partition": "PartitionName=gpu AllowAccounts=ALL MaxNodes=UNLIMITED MaxTime=2-00:00:00 TotalNodes=4 State=UP",
     "%R": "gpu\ncpu\n",
     "account": "radio\nvision\n",
-    "%G": "gpu:h800:8(S:0-1)|192|2000000+\n(null)|64|500000\n",
+    "%G": "3|gpu:h800:8(S:0-1)|192|2000000+\n1|(null)|64|500000\n",
 }
 
 
@@ -49,6 +50,28 @@ def test_a_request_that_fits(tmp_path: Path) -> None:
 def test_requests_over_a_limit(tmp_path: Path, asked: dict[str, Any], says: str) -> None:
     with pytest.raises(UserError, match=says):
         check_limits(submission_in(tmp_path, **asked), slurm_says())
+
+
+MIXED = "2|gpu:a100:8|64|500000\n4|gpu:a100:4|192|1000000\n8|(null)|192|4000000\n"
+"""Few CPUs beside many GPUs, much memory without any."""
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"gpus_per_node": 8, "cpus_per_gpu": 12}, "2 x 8 GPUs, 96 CPUs asked for, 0 nodes of gpu have that each"),
+        ({"gpus_per_node": 4, "memory_gb": 2000}, "2000 GB asked for, 0 nodes .* it holds 2 x 8 GPUs, 64 CPUs, 488 GB"),
+        ({"gpus_per_node": 8, "cpus_per_gpu": 8, "nodes": 4}, "4 x 8 GPUs, 64 CPUs asked for, 2 nodes of gpu"),
+    ],
+)
+def test_a_request_that_no_kind_of_node_can_take(tmp_path: Path, asked: dict[str, Any], says: str) -> None:
+    submission = prepare_submission(job_of(8), slurm_profile(tmp_path, **asked))
+    with pytest.raises(UserError, match=says):
+        check_limits(submission, slurm_says(**{"%G": MIXED}))
+
+
+def test_kinds_of_nodes_that_have_enough_are_counted_together(tmp_path: Path) -> None:
+    check_limits(submission_in(tmp_path, nodes=4, gpus_per_node=4, cpus_per_gpu=16), slurm_says(**{"%G": MIXED}))
 
 
 def test_an_unknown_partition_is_told_with_those_that_exist(tmp_path: Path) -> None:
