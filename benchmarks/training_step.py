@@ -34,9 +34,9 @@ from models.layers.masking import TASKS
 from models.layers.packing import pack
 from models.layers.parameters import optimizer_groups
 from orchestrator.data.flops import PASSES_OF_TRAINING
-from orchestrator.report.plan import catalogue_of_specs
 from orchestrator.training.mfu import device_peak
 from samplers.plan import Bucket, make_plan
+from samplers.spec_catalogue import catalogue_of_specs
 
 BATCH = 128
 SAMPLES_A_SET = 9000

@@ -16,7 +16,7 @@ from orchestrator.spec.cluster import load_profile, run_folders
 from orchestrator.spec.job import DataSection, JobSpec
 
 if TYPE_CHECKING:
-    from orchestrator.evaluation.nmse import Score
+    from orchestrator.evaluation.score import Score
 
 CONFIG = "config.json"
 """What a folder holds that is an export (models.export)."""

@@ -12,8 +12,9 @@ from rich.console import Console
 from channels.errors import UserError
 from jobs.cli.options import ClusterOption
 from jobs.cli.plan_preset import DEFAULT_BATCH, PresetOptions, plan_preset
-from orchestrator.report.plan import describe_plan, plan_table
+from orchestrator.report.plan import describe_plan
 from orchestrator.report.plan_figures import draw_plan
+from orchestrator.report.plan_table import plan_table
 from samplers.choices import Method, Pack, Strategy
 
 if TYPE_CHECKING:

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 from channels.catalogue import select_sets
 from channels.presets import load_preset
-from orchestrator.report.plan import catalogue_of_specs
 from samplers.choices import Method, Pack, Strategy
 from samplers.plan import make_plan
 from samplers.schedule import Schedule
 from samplers.segmentation import Constraints
+from samplers.spec_catalogue import catalogue_of_specs
 
 DEFAULT_BATCH = 128
 

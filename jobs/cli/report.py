@@ -25,7 +25,7 @@ def report(
     directories = {found.path.resolve(): found for found in (find_run(name, folders) for name in runs)}
     check_names([path.name for path in directories])
     from orchestrator.report.page import write_report
-    from orchestrator.report.record import read_run
+    from orchestrator.report.read_run import read_run
 
     records, query = [], make_query()
     for directory in directories.values():

@@ -141,7 +141,8 @@ def _is_wanted(directory: RunDirectory, query: Query) -> bool:
 def _print_plan(prepared: "Prepared") -> None:
     from rich.console import Console
 
-    from orchestrator.report.plan import describe_plan, plan_table
+    from orchestrator.report.plan import describe_plan
+    from orchestrator.report.plan_table import plan_table
 
     ranks = prepared.job.scale.most
     description = describe_plan(prepared.catalogue, prepared.schedule.plan, prepared.schedule, ranks)

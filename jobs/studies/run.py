@@ -7,16 +7,16 @@ from channels.files import write_atomically
 from jobs.launch.sweep import open_parent
 from jobs.studies import tables
 from jobs.studies.children import run_child
+from jobs.studies.figures import draw_study
 from jobs.studies.gradient_conflict import ConflictSetting, measure_conflict, shares
-from jobs.studies.pictures import draw_study
+from jobs.studies.page import study_page
 from jobs.studies.spec import Child, Study, make_study_store
 from jobs.studies.tables import StudyTable
 from models.registry import make_spec
 from orchestrator.data.reader import open_training_data
-from orchestrator.report.figures import to_png, to_svg
-from orchestrator.report.page import render_table
-from orchestrator.report.record import read_run
-from orchestrator.report.tables import to_csv
+from orchestrator.report.figure import to_png, to_svg
+from orchestrator.report.read_run import read_run
+from orchestrator.report.rows import to_csv
 from orchestrator.run.folder import RunDirectory
 from orchestrator.spec.cluster import Profile
 from orchestrator.spec.job import DataSection, TrackingSection
@@ -82,7 +82,7 @@ def write_table(study: Study, table: StudyTable, folder: Path) -> list[Path]:
     files: dict[str, str | bytes] = {
         "csv": to_csv(tables.to_rows(table)),
         "md": tables.to_markdown(table),
-        "html": render_table(table.title, table.columns, table.cells(), table.notes, to_svg(figure)),
+        "html": study_page(table, to_svg(figure)),
         "png": to_png(figure),
     }
     for ending, content in files.items():

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from channels.presets import load_preset
 from jobs.studies.gradient_conflict import RELATIONS
 from jobs.studies.spec import PRESET, Study
-from orchestrator.report.plan import catalogue_of_specs
 from orchestrator.report.published import published
 from orchestrator.report.record import RunRecord
 from orchestrator.spec.job import BatchingSection
 from samplers.plan import make_plan
 from samplers.segmentation import Constraints
+from samplers.spec_catalogue import catalogue_of_specs
 
 Cell = str | int | float | None
 PUBLISHED_SAMPLES, PUBLISHED_BATCH = 9000, 128
@@ -31,7 +31,7 @@ class StudyTable:
     def cells(self) -> list[list[str]]:
         """All rows as text; what there is no figure for is empty."""
         return [
-            [_told(cell, self.digits.get(column, 2)) for column, cell in zip(self.columns, row, strict=True)]
+            [_as_text(cell, self.digits.get(column, 2)) for column, cell in zip(self.columns, row, strict=True)]
             for row in self.rows
         ]
 
@@ -41,7 +41,7 @@ class StudyTable:
         return [row[place] for row in self.rows]
 
 
-def _told(cell: Cell, digits: int) -> str:
+def _as_text(cell: Cell, digits: int) -> str:
     if cell is None:
         return ""
     return f"{cell:.{digits}f}" if isinstance(cell, float) else str(cell)

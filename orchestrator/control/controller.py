@@ -21,9 +21,10 @@ from orchestrator.control.prepared import Prepared, RunOutcome, Status
 from orchestrator.control.ray_session import ray_session
 from orchestrator.control.ray_train import make_trainer
 from orchestrator.control.scoring import Scoring, keep_if_best, start_scoring
-from orchestrator.evaluation.nmse import Score
-from orchestrator.evaluation.table import to_metrics, write_results
+from orchestrator.evaluation.score import Score
+from orchestrator.evaluation.table import to_metrics
 from orchestrator.report.plan import describe_plan
+from orchestrator.report.results import write_results
 from orchestrator.run.events import read_events
 from orchestrator.run.failures import is_fatal, root_cause
 from orchestrator.run.folder import check_resumable, run_lock

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from orchestrator.evaluation.nmse import MODEL, NOISY, Score, averages, decibels
+from orchestrator.evaluation.score import MODEL, NOISY, Score, averages, decibels
 from orchestrator.run.progress import RunProgress, clock
 from orchestrator.spec.job import JobSpec
 from samplers.catalogue import Catalogue

@@ -5,7 +5,7 @@ from typing import Literal
 
 from channels.store import ChannelStore
 from models.interface import ModelSpec
-from orchestrator.evaluation.nmse import Score
+from orchestrator.evaluation.score import Score
 from orchestrator.run.folder import RunDirectory
 from orchestrator.spec.cluster import Profile
 from orchestrator.spec.job import JobSpec

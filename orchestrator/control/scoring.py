@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from channels.files import write_json
-from orchestrator.evaluation.nmse import Score, decibels, evaluate_set, overall
+from orchestrator.evaluation.nmse import evaluate_set
+from orchestrator.evaluation.score import Score, decibels, overall
 from orchestrator.run.exports import SCORE, best_so_far, previous_best
 from orchestrator.run.folder import RunDirectory
 from orchestrator.spec.cluster import Profile

@@ -3,12 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from orchestrator.evaluation.nmse import CLEAN, MODEL, NOISY, Score, averages, decibels
+from orchestrator.evaluation.score import AVERAGE, CLEAN, MODEL, NOISY, Score, averages, decibels
 
 if TYPE_CHECKING:
     from rich.table import Table
-
-AVERAGE = "average"
 
 
 def comparison_rows(scores: Mapping[str, Sequence[Score]]) -> list[tuple[str, str, list[tuple[float, float] | None]]]:

@@ -2,13 +2,11 @@
 
 NMSE of a sample is sum |y - prediction|^2 / sum |y|^2 over the masked valid tokens (HeterCSI section V; PAPERS 2.8). It
 is taken twice: against the noisy channel that was also the input (``noisy``, as published; with 20 dB it cannot fall
-under -20.04 dB) and against the clean one (``clean``). Samples are averaged linearly, sets too.
+under -20.04 dB) and against the clean one (``clean``). Samples are averaged linearly.
 """
 
-import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,36 +21,8 @@ from models.export import load_model
 from models.interface import EvaluationTask, ModelSpec, PretrainingModel, TokenBatch, collate
 from models.references import REFERENCES
 from orchestrator.data.reader import Origin, chosen_zeroshot_sets, read_samples, token_lengths
+from orchestrator.evaluation.score import CLEAN, MODEL, NOISY, Score
 from orchestrator.spec.job import EvaluationSection, JobSpec
-
-MODEL = "model"
-NOISY, CLEAN = "noisy", "clean"
-
-
-@dataclass(frozen=True, slots=True)
-class Score:
-    """Mean linear NMSE of one predictor on one set."""
-
-    task: str
-    set_name: str
-    predictor: str
-    """``model``, or a reference: zero, repeat_last, linear."""
-    target: str
-    """``noisy`` or ``clean``."""
-    nmse: float
-    samples: int
-
-    @property
-    def decibels(self) -> float:
-        """10 log10 of the mean."""
-        return decibels(self.nmse)
-
-
-def decibels(ratio: float) -> float:
-    """10 log10; minus infinity for an exact prediction, NaN for one that is not finite."""
-    if math.isnan(ratio):
-        return math.nan
-    return 10.0 * math.log10(ratio) if ratio > 0 else -math.inf
 
 
 def check_zeroshot_sets(store: ChannelStore, job: JobSpec, spec: ModelSpec) -> tuple[str, ...]:
@@ -140,7 +110,7 @@ def _reference_guesses(spec: ModelSpec, task: EvaluationTask, batch: TokenBatch,
 def sample_nmse(values: Tensor, truth: Tensor, masked: Tensor, elements: Tensor | None) -> NDArray[np.float64]:
     """NMSE of each sample that has anything masked, float64 [<= B].
 
-    values, truth: [B, L, D]. masked: bool [B, L]. elements: bool [B, L, D] or None, False for places to leave out.
+    values, truth: [B, L, D]. masked: bool [B, L]. elements: bool [B, L, D] or None, False for elements to leave out.
     """
     counted = masked[..., None] if elements is None else masked[..., None] & elements
     error = ((values - truth).double().square() * counted).sum(dim=(1, 2))
@@ -148,19 +118,3 @@ def sample_nmse(values: Tensor, truth: Tensor, masked: Tensor, elements: Tensor 
     scored = power > 0
     result: NDArray[np.float64] = (error[scored] / power[scored]).cpu().numpy()
     return result
-
-
-def averages(scores: Sequence[Score]) -> Mapping[tuple[str, str, str], float]:
-    """Mean over sets of the linear NMSE, by (task, predictor, target)."""
-    groups: dict[tuple[str, str, str], list[float]] = defaultdict(list)
-    for score in scores:
-        groups[score.task, score.predictor, score.target].append(score.nmse)
-    return {key: float(np.mean(values)) for key, values in groups.items()}
-
-
-def overall(scores: Sequence[Score]) -> float:
-    """One number for a model: mean over tasks of the mean linear NMSE over sets, against the noisy target."""
-    values = [
-        value for (_, predictor, target), value in averages(scores).items() if (predictor, target) == (MODEL, NOISY)
-    ]
-    return sum(values) / len(values)

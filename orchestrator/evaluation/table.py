@@ -1,35 +1,12 @@
-"""The zero-shot table: on screen, as CSV, JSON and picture, and as MLflow metrics."""
+"""The zero-shot table: on a terminal, as CSV and JSON, and as MLflow metrics."""
 
 import csv
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from channels.files import write_atomically, write_json
-from orchestrator.evaluation.nmse import CLEAN, MODEL, NOISY, Score, averages, decibels, overall
-
-PREDICTOR_NAMES = {MODEL: "model", "zero": "zero", "repeat_last": "repeat last", "linear": "linear"}
-
-
-def write_results(scores: Sequence[Score], folder: Path) -> list[Path]:
-    """``zeroshot.csv``, ``zeroshot.json`` and ``zeroshot.png`` in a folder; their paths, none without scores."""
-    if not scores:
-        return []
-    folder.mkdir(parents=True, exist_ok=True)
-    table, document, picture = folder / "zeroshot.csv", folder / "zeroshot.json", folder / "zeroshot.png"
-    write_atomically(table, to_csv(scores))
-    write_json(document, to_document(scores))
-    draw_scores(scores, picture)
-    return [table, document, picture]
-
-
-def read_results(folder: Path) -> list[Score]:
-    """Scores written by :func:`write_results`."""
-    document = json.loads((folder / "zeroshot.json").read_text())
-    return [Score(**{key: row[key] for key in Score.__slots__}) for row in document["scores"]]
+from orchestrator.evaluation.score import CLEAN, MODEL, NOISY, PREDICTOR_NAMES, Score, averages, decibels, overall
 
 
 def to_csv(scores: Sequence[Score]) -> str:
@@ -120,36 +97,3 @@ def _pair(noisy: float | None, clean: float | None) -> str:
     if noisy is None or clean is None:
         return "-"
     return f"{noisy:.2f} ({clean:.2f})"
-
-
-def draw_scores(scores: Sequence[Score], path: Path) -> None:
-    """Grouped bars: a panel a task, a group a set, a bar a predictor (noisy target)."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    tasks = list(dict.fromkeys(score.task for score in scores))
-    names = list(dict.fromkeys(score.set_name for score in scores))
-    predictors = [name for name in PREDICTOR_NAMES if any(score.predictor == name for score in scores)]
-    values = {
-        (score.task, score.set_name, score.predictor): score.decibels for score in scores if score.target == NOISY
-    }
-    figure, panels = pyplot.subplots(len(tasks), 1, figsize=(1.6 + 0.75 * len(names), 2.6 * len(tasks)), squeeze=False)
-    colours = ("#0072B2", "#BBBBBB", "#E69F00", "#009E73")
-    width = 0.8 / len(predictors)
-    for panel, task in zip(panels[:, 0], tasks, strict=True):
-        for number, (predictor, colour) in enumerate(zip(predictors, colours, strict=False)):
-            places = [index + (number - (len(predictors) - 1) / 2) * width for index in range(len(names))]
-            heights = [values.get((task, name, predictor), 0.0) for name in names]
-            panel.bar(places, heights, width, color=colour, label=PREDICTOR_NAMES[predictor])
-        panel.axhline(0.0, color="black", linewidth=0.8)
-        panel.set_xticks(range(len(names)), names)
-        panel.set_ylabel("NMSE (dB)")
-        panel.set_title(f"zero-shot {task}", loc="left", fontsize=10)
-    panels[0, 0].legend(ncols=len(predictors), fontsize=8, loc="lower right", bbox_to_anchor=(1.0, 1.0), frameon=False)
-    figure.tight_layout()
-    temporary = path.with_suffix(".tmp.png")
-    figure.savefig(temporary, dpi=130)
-    pyplot.close(figure)
-    temporary.replace(path)

@@ -1,6 +1,5 @@
-"""Pictures of plans: where the boundaries lie, what they cost, and what other methods would cost."""
+"""Figures of plans: where the boundaries lie, what they cost, and what other methods would cost."""
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from channels.files import write_atomically
-from orchestrator.report.plan import padding_by_buckets
+from orchestrator.report.figure import new_figure, to_png
+from orchestrator.report.padding_curves import padding_by_buckets
 from samplers.catalogue import Catalogue
 from samplers.partition import distinct_lengths
 from samplers.plan import Bucket, Plan
@@ -27,7 +27,7 @@ VALID, PADDED = "#4d7ea8", "#d9b08c"
 
 def draw_plan(plan: Plan, catalogue: Catalogue, path: Path) -> None:
     """PNG of a plan: samples by length with boundaries and padding, sets a bucket, padding against bucket count."""
-    figure, (lengths, sets, methods) = _figure(1, 3, (15, 4.2))
+    figure, (lengths, sets, methods) = _figure(3, (15, 4.2))
     _draw_lengths(lengths, plan, catalogue)
     _draw_sets(sets, plan, catalogue)
     counts = list(range(1, _most_buckets(plan, catalogue) + 1))
@@ -54,53 +54,45 @@ def draw_padding_by_buckets(
     panels: title -> method -> ratio for each of ``counts``; what is not a method of samplers.partition is drawn dashed.
     published: title -> {buckets: ratio} of points to mark.
     """
-    figure, axes = _figure(1, len(panels), (4.2 * len(panels), 3.8), share=True)
-    for axis, (title, curves) in zip(np.atleast_1d(axes), panels.items(), strict=True):
+    figure, axes = _figure(len(panels), (4.2 * len(panels), 3.8), sharey=True)
+    for axis, (title, curves) in zip(axes, panels.items(), strict=True):
         _draw_curves(axis, counts, curves)
         points = (published or {}).get(title, {})
         if points:
             ratios = [100 * ratio for ratio in points.values()]
             axis.plot(list(points), ratios, "kx", ms=8, mew=2, label="published (Table III)", zorder=5)
         axis.set_title(title)
-    first, last = np.atleast_1d(axes)[0], np.atleast_1d(axes)[-1]
-    first.set(ylabel=PERCENT, ylim=(-1, None))
-    last.legend(frameon=False, fontsize=9)
+    axes[0].set(ylabel=PERCENT, ylim=(-1, None))
+    axes[-1].legend(frameon=False, fontsize=9)
     _save(figure, path)
 
 
-def _figure(rows: int, columns: int, size: tuple[float, float], share: bool = False) -> tuple[Any, Any]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, columns, sharey=share)
-    for axis in np.atleast_1d(axes):
+def _figure(columns: int, size: tuple[float, float], **subplots: Any) -> tuple[Any, Any]:
+    figure, axes = new_figure(1, columns, size, squeeze=False, **subplots)
+    for axis in axes[0]:
         axis.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+    return figure, axes[0]
 
 
 def _save(figure: Any, path: Path) -> None:
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=110)
-    write_atomically(path, image.getvalue())
+    write_atomically(path, to_png(figure, 110))
 
 
 def _draw_lengths(axis: Any, plan: Plan, catalogue: Catalogue) -> None:
     """Bars of valid tokens and padding by length; a dashed line at the longest sample of each bucket."""
     lengths = sorted({source.length for source in catalogue})
-    place = {length: number for number, length in enumerate(lengths)}
+    position = {length: number for number, length in enumerate(lengths)}
     valid, padding = np.zeros(len(lengths)), np.zeros(len(lengths))
     for bucket in plan.buckets:
         for span in bucket.spans:
             length = catalogue[span.source].length
-            valid[place[length]] += span.count * length
-            padding[place[length]] += 0 if plan.packed else span.count * (bucket.length - length)
+            valid[position[length]] += span.count * length
+            padding[position[length]] += 0 if plan.packed else span.count * (bucket.length - length)
     bars = np.arange(len(lengths))
     axis.bar(bars, valid / 1e6, color=VALID, label="tokens")
     axis.bar(bars, padding / 1e6, bottom=valid / 1e6, color=PADDED, label="padding up to the bucket's longest")
     if plan.method:
-        for number, longest in enumerate(sorted({place[bucket.length] for bucket in plan.buckets})[:-1]):
+        for number, longest in enumerate(sorted({position[bucket.length] for bucket in plan.buckets})[:-1]):
             axis.axvline(longest + 0.5, color="black", ls="--", lw=1, label="" if number else "bucket boundary")
     _label_lengths(axis, lengths)
     axis.set(xlabel="length of a sample, tokens", ylabel="millions of tokens an epoch", title="Lengths and boundaries")

@@ -6,7 +6,7 @@ from orchestrator.report.record import RunRecord
 from orchestrator.run.progress import clock
 
 LEVEL_DB = 0.1
-"""Zero-shot errors that differ by less are not told apart."""
+"""Zero-shot errors that differ by less count as equal."""
 
 Measure = Callable[[RunRecord], float | None]
 
@@ -51,7 +51,7 @@ def _figures(record: RunRecord) -> list[str]:
 def _fastest(records: Sequence[RunRecord]) -> list[str]:
     sentences = _compared(records, lambda record: record.throughput, max, ("trained fastest", "speed"), _speed)
     models = {record.job.model.model_dump_json() for record in records}
-    hardware = {(life.workers, life.device) for record in records for life in record.attempts[-1:]}
+    hardware = {(attempt.workers, attempt.device) for record in records for attempt in record.attempts[-1:]}
     differing = [what for what, found in (("models", models), ("workers or devices", hardware)) if len(found) > 1]
     if sentences and differing:
         sentences.append(f"The runs had different {' and '.join(differing)}, which speed depends on.")
@@ -64,8 +64,8 @@ def _best_zeroshot(records: Sequence[RunRecord]) -> list[str]:
         return ["The runs were scored on different sets or tasks, so that their errors are not compared."]
     errors = {record.name: record.zeroshot for record in scored if record.zeroshot is not None}
     if len(errors) > 1 and max(errors.values()) - min(errors.values()) < LEVEL_DB:
-        told = ", ".join(f"{_decibels(error)} of {name}" for name, error in errors.items())
-        return [f"Their zero-shot errors are level within {LEVEL_DB} dB ({told})."]
+        all_errors = ", ".join(f"{_decibels(error)} of {name}" for name, error in errors.items())
+        return [f"Their zero-shot errors are level within {LEVEL_DB} dB ({all_errors})."]
     return _compared(records, lambda record: record.zeroshot, min, ("generalised best", "zero-shot error"), _decibels)
 
 
@@ -74,20 +74,20 @@ def _compared(
     measure: Measure,
     choose: Callable[[Sequence[float]], float],
     words: tuple[str, str],
-    tell: Callable[[float], str],
+    as_text: Callable[[float], str],
 ) -> list[str]:
-    """Such as "A padded least (5 % against 36 % of B)." where two runs at least have the figure."""
+    """Such as "A padded least (5 %, against 36 % of B)." where at least two runs have the figure."""
     known = {record.name: value for record in records if (value := measure(record)) is not None}
     if len(known) < 2:
         return []
     best = choose(list(known.values()))
-    winners = [name for name, value in known.items() if tell(value) == tell(best)]
-    others = [f"{tell(value)} of {name}" for name, value in known.items() if name not in winners]
+    winners = [name for name, value in known.items() if as_text(value) == as_text(best)]
+    others = [f"{as_text(value)} of {name}" for name, value in known.items() if name not in winners]
     if not others:
-        return [f"All runs have the same {words[1]} ({tell(best)})."]
+        return [f"All runs have the same {words[1]} ({as_text(best)})."]
     missing = [record.name for record in records if record.name not in known]
     lacking = f"; {', '.join(missing)} has no such figure yet" if missing else ""
-    return [f"{_joined(winners)} {words[0]} ({tell(best)}, against {', '.join(others)}{lacking})."]
+    return [f"{_joined(winners)} {words[0]} ({as_text(best)}, against {', '.join(others)}{lacking})."]
 
 
 def _joined(names: Sequence[str]) -> str:

@@ -29,7 +29,7 @@ class Origin:
     """The part of orchestrator.data.reader.Origin that placement reads; that module takes seconds to import torch."""
 
     set_name: str
-    units: int = 1
+    samples_per_stored: int = 1
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from channels.presets import load_preset
-from orchestrator.report.plan import catalogue_of_specs
 from samplers.catalogue import Catalogue, Source, pooled_sources
 from samplers.choices import METHODS, MIXES, PACKS, STRATEGIES, TAILS
 from samplers.partition import distinct_lengths
 from samplers.plan import make_plan
 from samplers.schedule import Schedule, Slice
+from samplers.spec_catalogue import catalogue_of_specs
 
 many_cases = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 LARGEST_BATCH = 16

@@ -11,14 +11,14 @@ import pytest
 
 from channels.errors import UserError
 from channels.files import write_json
-from jobs.studies.pictures import draw_study
+from jobs.studies.figures import draw_study
 from jobs.studies.spec import Study, StudyName, known_scales, make_study
 from jobs.studies.tables import StudyTable, fig1c, fig4, table3, to_markdown, to_rows
-from orchestrator.evaluation.nmse import Score
-from orchestrator.report.figures import to_png
+from orchestrator.evaluation.score import Score
+from orchestrator.report.figure import to_png
 from orchestrator.report.published import published
 from orchestrator.report.record import RunRecord, Steps, TimeBudget
-from orchestrator.report.tables import to_csv
+from orchestrator.report.rows import to_csv
 from orchestrator.run.folder import RunDirectory
 
 

@@ -7,7 +7,7 @@ from channels.files import write_json
 from orchestrator.control.description import describe_result, describe_run
 from orchestrator.control.prepare import prepare
 from orchestrator.control.provenance import attempt_tags, launch_script, launch_tags
-from orchestrator.evaluation.nmse import Score
+from orchestrator.evaluation.score import Score
 from orchestrator.run.folder import RunDirectory
 from orchestrator.run.progress import RunProgress
 from orchestrator.spec.cluster import Profile

@@ -11,8 +11,10 @@ import torch
 from models.export import save_model
 from models.registry import make_spec
 from orchestrator.control.scoring import keep_if_best
-from orchestrator.evaluation.nmse import CLEAN, NOISY, Score, averages, decibels, evaluate_set, sample_nmse
-from orchestrator.evaluation.table import read_results, to_csv, to_metrics, to_tables, write_results
+from orchestrator.evaluation.nmse import evaluate_set, sample_nmse
+from orchestrator.evaluation.score import CLEAN, NOISY, Score, averages, decibels
+from orchestrator.evaluation.table import to_csv, to_metrics, to_tables
+from orchestrator.report.results import read_results, write_results
 from orchestrator.run.exports import best_so_far
 from orchestrator.run.folder import RunDirectory
 from tests.jobs_for_tests import small_job

@@ -1,0 +1,55 @@
+"""The zero-shot table in a run's folder: CSV, JSON and a figure."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from channels.files import write_atomically, write_json
+from orchestrator.evaluation.score import NOISY, PREDICTOR_NAMES, Score
+from orchestrator.evaluation.table import to_csv, to_document
+from orchestrator.report.figure import legend_above, new_figure, to_png
+
+COLOURS = ("#0072B2", "#BBBBBB", "#E69F00", "#009E73")
+
+
+def write_results(scores: Sequence[Score], folder: Path) -> list[Path]:
+    """``zeroshot.csv``, ``zeroshot.json`` and ``zeroshot.png`` in a folder; their paths, none without scores."""
+    if not scores:
+        return []
+    folder.mkdir(parents=True, exist_ok=True)
+    table, document, figure = folder / "zeroshot.csv", folder / "zeroshot.json", folder / "zeroshot.png"
+    write_atomically(table, to_csv(scores))
+    write_json(document, to_document(scores))
+    write_atomically(figure, to_png(draw_scores(scores), 130))
+    return [table, document, figure]
+
+
+def read_results(folder: Path) -> list[Score]:
+    """Scores written by :func:`write_results`."""
+    document = json.loads((folder / "zeroshot.json").read_text())
+    return [Score(**{key: row[key] for key in Score.__slots__}) for row in document["scores"]]
+
+
+def draw_scores(scores: Sequence[Score]) -> Any:
+    """Grouped bars: a panel a task, a group a set, a bar a predictor (noisy target)."""
+    tasks = list(dict.fromkeys(score.task for score in scores))
+    names = list(dict.fromkeys(score.set_name for score in scores))
+    predictors = [name for name in PREDICTOR_NAMES if any(score.predictor == name for score in scores)]
+    values = {
+        (score.task, score.set_name, score.predictor): score.decibels for score in scores if score.target == NOISY
+    }
+    size = (max(1.6 + 0.75 * len(names), 4.5), 2.6 * len(tasks))
+    figure, panels = new_figure(len(tasks), 1, size, squeeze=False)
+    width = 0.8 / len(predictors)
+    for panel, task in zip(panels[:, 0], tasks, strict=True):
+        for number, (predictor, colour) in enumerate(zip(predictors, COLOURS, strict=False)):
+            centres = [index + (number - (len(predictors) - 1) / 2) * width for index in range(len(names))]
+            heights = [values.get((task, name, predictor), 0.0) for name in names]
+            panel.bar(centres, heights, width, color=colour, label=PREDICTOR_NAMES[predictor])
+        panel.axhline(0.0, color="black", linewidth=0.8)
+        panel.set_xticks(range(len(names)), names)
+        panel.set_ylabel("NMSE (dB)")
+        panel.set_title(f"zero-shot {task}", loc="left", fontsize=10)
+    legend_above(figure, panels[0, 0], len(predictors))
+    return figure

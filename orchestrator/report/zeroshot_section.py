@@ -1,0 +1,62 @@
+"""The zero-shot errors of a report as HTML: shaded tables, and what they must be read with."""
+
+from collections.abc import Sequence
+
+from orchestrator.evaluation.score import AVERAGE
+from orchestrator.report.heat import HeatTable, darkness, least_error
+from orchestrator.report.markup import text
+from orchestrator.report.record import RunRecord
+from orchestrator.report.zeroshot import on_published_sets, published_averages
+
+HEAT = (8, 81, 156)
+"""Colour of the least error, red, green, blue; white is an error as large as the signal."""
+DARK = 0.68
+"""Share of that colour from which white text reads better than black."""
+
+
+def zeroshot_section(records: Sequence[RunRecord], tables: Sequence[HeatTable]) -> list[str]:
+    """Notes and tables, in order."""
+    if not tables:
+        return ['<p class="note">No run has been scored yet: the table is made when training has finished.</p>']
+    how_to_read = (
+        "Normalised mean squared error in dB on sets that were not trained on, against the noisy target; lower is "
+        "better, 0 dB is as bad as predicting nothing. Darker cells have less error. Repeat last and linear need no "
+        "training."
+    )
+    least = least_error(tables)
+    heats = (_heat(table, least) for table in tables)
+    parts = [f'<p class="note">{how_to_read}</p>', '<div class="heats">', *heats, "</div>"]
+    context = published_averages(table.title for table in tables)
+    if context and on_published_sets(records):
+        note = "The published columns are Table II of the HeterCSI paper, measured on QuaDRiGa channels of these sets."
+        parts.append(f'<p class="note">{note}</p>')
+    elif context:
+        note = (
+            "For orientation only: Table II of the HeterCSI paper, averages over its own sets D1 to D12, whose "
+            "channels and model sizes are other ones than those above."
+        )
+        parts.append(f'<div class="heats">{_heat(context, least_error([context]))}</div><p class="note">{note}</p>')
+    return parts
+
+
+def _heat(table: HeatTable, least: float) -> str:
+    columns = range(len(table.columns))
+    marks = ["" if column < table.ours or not table.ours else ' class="other"' for column in columns]
+    head = "".join(f"<th{mark}>{text(name)}</th>" for mark, name in zip(marks, table.columns, strict=True))
+    lines = []
+    for name, row in zip(table.rows, table.values, strict=True):
+        cells = "".join(_heat_cell(value, least, mark) for value, mark in zip(row, marks, strict=True))
+        lines.append(f"<tr{' class=average' if name == AVERAGE else ''}><th>{text(name)}</th>{cells}</tr>")
+    return (
+        f'<div class="wide"><h3>{text(table.title)}</h3><table class="heat"><thead><tr><th></th>{head}</tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table></div>"
+    )
+
+
+def _heat_cell(value: float | None, least: float, mark: str) -> str:
+    if value is None:
+        return f"<td{mark}></td>"
+    share = 0.85 * darkness(value, least)
+    colour = ",".join(str(round(255 + share * (part - 255))) for part in HEAT)
+    ink = "#fff" if share > DARK else "#222"
+    return f'<td{mark} style="background:rgb({colour});color:{ink}">{value:.2f}</td>'
