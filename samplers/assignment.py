@@ -6,7 +6,7 @@ gets an equal share of every span: one run after the other as long as there is o
 then an equal stretch of what is left. Fewer than P samples of each span remain; they are put in one row for the whole
 bucket, which is cut into P stretches. So partitions differ by at most one sample, all hold the same mixture of sources,
 and a partition reads few shards. Inside a (bucket, partition) a second keyed permutation orders the samples. Memory is
-O(spans).
+O(spans). Where shards need not stay whole, a run is a single element: any two samples are equally likely to meet.
 
 *Coordinates* number the samples that one partition holds of a bucket, followed by the remaining ones of the bucket. An
 *interval* is a range of coordinates that belong to one span and map to its arrangement by one linear rule.
@@ -87,10 +87,14 @@ class Positions:
 
 
 class Assignment:
-    """Tables of one catalogue, its buckets and P partitions; every method is a pure function of its arguments."""
+    """Tables of one catalogue, its buckets and P partitions; every method is a pure function of its arguments.
 
-    def __init__(self, catalogue: Catalogue, buckets: Sequence[Bucket], partitions: int) -> None:
+    whole_shards: whether consecutive samples of a shard go to the same partition.
+    """
+
+    def __init__(self, catalogue: Catalogue, buckets: Sequence[Bucket], partitions: int, whole_shards: bool) -> None:
         self.partitions = partitions
+        self._whole_shards = whole_shards
         self._sources = SourceTable(catalogue)
         arrangements = [self._arranged(span) for bucket in buckets for span in bucket.spans]
         self._arrangements = arrangements
@@ -147,7 +151,7 @@ class Assignment:
         return found
 
     def _arranged(self, span: Span) -> _Arrangement:
-        width = self._sources.run_width(span.source)
+        width = self._sources.run_width(span.source) if self._whole_shards else 1
         head = min(-span.start % width, span.count)
         runs = (span.count - head) // width
         return _Arrangement(span.source, span.start + head, width, runs, head, span.count)

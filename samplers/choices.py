@@ -9,12 +9,14 @@ Pack = Literal["bucket", "global"]
 Method = Literal["equal", "equal_tokens", "quantile", "optimal"]
 Mix = Literal["none", "step"]
 Tails = Literal["fill", "mixed"]
+Shuffle = Literal["shard", "sample"]
 
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 PACKS: tuple[Pack, ...] = get_args(Pack)
 METHODS: tuple[Method, ...] = get_args(Method)
 MIXES: tuple[Mix, ...] = get_args(Mix)
 TAILS: tuple[Tails, ...] = get_args(Tails)
+SHUFFLES: tuple[Shuffle, ...] = get_args(Shuffle)
 
 
 def check_choice(field: str, value: str, choices: tuple[str, ...]) -> None:

@@ -19,7 +19,7 @@ from channels.errors import UserError
 from samplers.assignment import Assignment
 from samplers.bucket_queues import BucketQueues
 from samplers.catalogue import Catalogue
-from samplers.choices import MIXES, TAILS, check_choice
+from samplers.choices import MIXES, SHUFFLES, TAILS, check_choice
 from samplers.order import Order, Phase, SliceNumbers
 from samplers.permutation import Integers, root_key
 from samplers.plan import Plan
@@ -53,6 +53,7 @@ class Schedule:
     optimizer step (gradient accumulation). mix: ``step`` lets the slices of a step come from different buckets,
     ``none`` does not. tails: ``fill`` completes the last slice of every bucket with weight-0 fillers; ``mixed`` carries
     the remainders of all buckets of a variant into common slices first (strategies bucket, global and packed).
+    shuffle: ``shard`` keeps the samples of a shard in one partition, ``sample`` assigns each one on its own.
 
     Every sample occurs with weight 1 exactly once an epoch (``sequential``: ``epochs`` times a run). Time and memory of
     a step do not grow with the number of samples. Raises UserError for choices that do not fit the plan.
@@ -66,6 +67,7 @@ class Schedule:
     slices: int = 1
     mix: str = "step"
     tails: str = "fill"
+    shuffle: str = "shard"
 
     def __post_init__(self) -> None:
         """Refuse what does not fit the plan."""
@@ -75,6 +77,7 @@ class Schedule:
                 raise UserError(f"{field} is {value}", where="schedule", mend=f"use at least {least}")
         check_choice("mix", self.mix, MIXES)
         check_choice("tails", self.tails, TAILS)
+        check_choice("shuffle", self.shuffle, SHUFFLES)
         if self.tails == "mixed" and self.plan.strategy not in ("bucket", "global", "packed"):
             raise UserError(
                 f"strategy {self.plan.strategy} keeps sets apart", where="tails mixed", mend="use tails fill"
@@ -179,11 +182,13 @@ class Schedule:
         }
         if self.plan.strategy == "sequential":
             settings["epochs"] = self.epochs
+        if self.shuffle != "shard":
+            settings["shuffle"] = self.shuffle
         return settings
 
     @cached_property
     def _assignment(self) -> Assignment:
-        return Assignment(self.catalogue, self.plan.buckets, self.partitions)
+        return Assignment(self.catalogue, self.plan.buckets, self.partitions, self.shuffle == "shard")
 
     @cached_property
     def _queues(self) -> BucketQueues:

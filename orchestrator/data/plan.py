@@ -59,4 +59,5 @@ def make_schedule(job: JobSpec, catalogue: Catalogue, flops: Iterable[float]) ->
         slices=job.batching.slices,
         mix=job.batching.mix,
         tails=job.batching.tails,
+        shuffle=job.batching.shuffle,
     )

@@ -37,6 +37,7 @@ def describe_plan(catalogue: Catalogue, plan: Plan, schedule: Schedule, ranks: i
         "slices": schedule.slices,
         "mix": schedule.mix,
         "tails": schedule.tails,
+        "shuffle": schedule.shuffle,
         "seed": schedule.seed,
         "fingerprint": plan.fingerprint,
         "catalogue_fingerprint": catalogue.fingerprint,

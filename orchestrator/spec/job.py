@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from models.options import portable_options
 from orchestrator.spec.yaml_files import apply_override, read_mapping, validate
-from samplers.choices import Method, Mix, Pack, Strategy, Tails
+from samplers.choices import Method, Mix, Pack, Shuffle, Strategy, Tails
 
 Positive = Annotated[int, Field(gt=0)]
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
@@ -86,6 +86,8 @@ class BatchingSection(Section):
     slices: Positive = 1
     """Slices of one optimizer step."""
     tails: Tails = "fill"
+    shuffle: Shuffle = "shard"
+    """``sample``: every sample goes to a partition on its own; neighbours on disk share batches as often as others."""
 
     @property
     def packed(self) -> bool:
@@ -273,6 +275,14 @@ class JobSpec(Section):
     def _best_is_known(self) -> "JobSpec":
         if self.checkpoint.keep_best and self.evaluation.every_epochs is None:
             raise ValueError("checkpoint.keep_best needs scores; set evaluation.every_epochs")
+        return self
+
+    @model_validator(mode="after")
+    def _shards_stay_whole(self) -> "JobSpec":
+        if self.batching.shuffle == "sample" and self.data.placement == "partition":
+            raise ValueError(
+                "batching.shuffle sample spreads every shard over all nodes; use data.placement shared or replicate"
+            )
         return self
 
     @field_validator("data")

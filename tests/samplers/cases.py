@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from channels.presets import load_preset
 from samplers.catalogue import Catalogue, Source, pooled_sources
-from samplers.choices import METHODS, MIXES, PACKS, STRATEGIES, TAILS
+from samplers.choices import METHODS, MIXES, PACKS, SHUFFLES, STRATEGIES, TAILS
 from samplers.partition import distinct_lengths
 from samplers.plan import make_plan
 from samplers.schedule import Schedule, Slice
@@ -89,6 +89,7 @@ def schedules(draw: st.DrawFn, strategies: tuple[str, ...] = STRATEGIES) -> Sche
         slices=draw(st.integers(1, 3)),
         mix=draw(st.sampled_from(MIXES)),
         tails=draw(st.sampled_from(TAILS)) if strategy in ("bucket", "global", "packed") else "fill",
+        shuffle=draw(st.sampled_from(SHUFFLES)),
     )
 
 

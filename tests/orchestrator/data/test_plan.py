@@ -48,3 +48,10 @@ def test_micro_batches_are_one_number_or_one_a_bucket() -> None:
 def test_a_budget_of_operations_leaves_the_boundaries_to_the_cost() -> None:
     assert lengths_of(schedule_of(cost="tokens", batch_flops=64_000.0)) == [4, 10]
     assert lengths_of(schedule_of(cost="flops", batch_flops=64_000.0)) == [8, 10]
+
+
+def test_single_samples_are_shuffled_where_all_nodes_see_all_shards() -> None:
+    assert schedule_of(shuffle="sample").shuffle == "sample"
+    data = {"store": "store", "placement": "partition", "cache_gb": 1.0}
+    with pytest.raises(ValueError, match=r"use data\.placement shared"):
+        JobSpec.model_validate({"name": "job", "data": data, "batching": {"shuffle": "sample"}})
