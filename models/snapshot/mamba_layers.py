@@ -5,6 +5,7 @@ Parameters of the two directions are stacked on a leading axis of 2, forward fir
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -20,13 +21,12 @@ REVERSE = (False, True)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MambaSize:
-    """width: features of a token. state: numbers a channel remembers. conv: taps of the short convolution.
+    """width: features of a token, of which each direction reads and writes a half. state: numbers a channel remembers.
 
-    reads: features one direction reads; it writes width / 2. scan: backend of the selective scan.
+    conv: taps of the short convolution. scan: backend of the selective scan.
     """
 
     width: int
-    reads: int
     state: int
     conv: int
     scan: Wanted
@@ -49,12 +49,12 @@ class MambaSize:
     @property
     def macs_per_token(self) -> int:
         """Multiply-accumulates of both directions for one token, the scan's own 3 for each state included."""
-        maps = 2 * self.reads * self.inner + self.inner * (2 * self.rank + 2 * self.state) + self.inner * self.half
+        maps = 2 * self.half * self.inner + self.inner * (2 * self.rank + 2 * self.state) + self.inner * self.half
         return 2 * (maps + self.inner * (self.conv + 3 * self.state))
 
 
 class BidirectionalMamba(nn.Module):
-    """A forward and a backward Mamba (Gu and Dao 2023), each writing one half of the features."""
+    """A forward and a backward Mamba (Gu and Dao 2023), each on one half of the features."""
 
     traceable = False
     """Its scan calls compiled functions that torch.compile cannot look into."""
@@ -63,7 +63,7 @@ class BidirectionalMamba(nn.Module):
         super().__init__()
         self.size = size
         inner, state, rank = size.inner, size.state, size.rank
-        self.in_weight = _uniform((2, 2 * inner, size.reads), fan_in=size.reads)
+        self.in_weight = _uniform((2, 2 * inner, size.half), fan_in=size.half)
         self.conv_weight = _uniform((2, inner, size.conv), fan_in=size.conv)
         self.conv_bias = _uniform((2 * inner,), fan_in=size.conv)
         self.select_weight = _uniform((2, rank + 2 * state, inner), fan_in=inner)
@@ -74,7 +74,7 @@ class BidirectionalMamba(nn.Module):
         self.out_weight = _uniform((2, size.half, inner), fan_in=inner)
 
     def forward(self, tokens: Tensor, lengths: Tensor | None) -> Tensor:
-        """[B, L, width] of tokens [B, L, 2, reads]; lengths int64 [B] valid tokens, None for all."""
+        """[B, L, width] of tokens [B, L, 2, width / 2]; lengths int64 [B] valid tokens, None for all."""
         size = self.size
         backend = choose_backend(tokens.device.type, size.scan)
         channels, gate = grouped_linear(tokens, self.in_weight).chunk(2, dim=-1)
@@ -128,27 +128,26 @@ class PublishedLayer(nn.Module):
 
 
 class PaperLayer(nn.Module):
-    """The layer of the paper's text: two directions that read all features and write a half each, and a residual.
+    """The layer of the paper's text: each direction reads and writes a half of the features, and a residual.
 
-    The text names no norm; the one before the mixer is that of Mamba's own residual block.
+    The text names no norm, no projection and no network.
     """
 
     def __init__(self, size: MambaSize, dropout: float) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(size.width)
         self.mamba = BidirectionalMamba(size)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, tokens: Tensor, lengths: Tensor | None) -> Tensor:
         """[B, L, width] of tokens [B, L, width]."""
-        both = self.norm(tokens)[:, :, None].expand(-1, -1, 2, -1)
-        return cast(Tensor, tokens + self.dropout(self.mamba(both, lengths)))
+        halves = tokens.reshape(*tokens.shape[:2], 2, -1)
+        return cast(Tensor, tokens + self.dropout(self.mamba(halves, lengths)))
 
 
 class MambaBackbone(nn.Module):
     """A stack of layers."""
 
-    def __init__(self, layers: list[nn.Module]) -> None:
+    def __init__(self, layers: Sequence[nn.Module]) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
 

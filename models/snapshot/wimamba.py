@@ -1,7 +1,8 @@
 """WiMamba: a bidirectional Mamba over patches of single snapshots at several granularities (Raviv, Shlezinger 2026).
 
-``published`` is the model of the public code, to the parameter. ``paper`` is the model of the text: no projections and
-no network around the two directions, one embedding for all granularities, a learned class token, masks of ones.
+``published`` is the model of the public code, to the parameter. ``paper`` is the model of the text: no norms, no
+projections and no networks around the two directions, one affine map for tokens of all granularities and for a learned
+class token, a linear decoder, masks of ones.
 """
 
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from torch import nn
 from channels.errors import UserError
 from models.interface import Shape
 from models.scan.backends import Wanted, choose_backend
-from models.snapshot.embedding import PatchEmbedding, PatchHead
+from models.snapshot.embedding import LinearHead, PatchEmbedding, PatchHead
 from models.snapshot.mamba_layers import MambaBackbone, MambaSize, PaperLayer, PublishedLayer
 from models.snapshot.model import SnapshotModel
 from models.snapshot.spec import ClassToken, Embedding, SnapshotSpec, check_dropout, set_default
@@ -58,11 +59,10 @@ class WiMambaSpec(SnapshotSpec):
         """The network in float32 on the CPU, drawn from the seed."""
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            assert self.embedding is not None
-            assert self.class_token is not None
-            embedding = PatchEmbedding(self.patches, self.mamba.width, self.embedding, self.class_token)
-            head = PatchHead(self.patches, self.mamba.width, self.embedding)
-            return SnapshotModel(self, embedding, MambaBackbone([self._layer() for _ in range(self.depth)]), head)
+            embedding, head = self._ends()
+            layer = PublishedLayer if self.construction == "published" else PaperLayer
+            layers = [layer(self.mamba, self.dropout) for _ in range(self.depth)]
+            return SnapshotModel(self, embedding, MambaBackbone(layers), head)
 
     def check(self, device: str) -> None:
         """Raises UserError where the wanted backend of the selective scan cannot run."""
@@ -74,12 +74,12 @@ class WiMambaSpec(SnapshotSpec):
 
     def forward_flops(self, shape: Shape, variant: int) -> float:
         """Operations of one snapshot: embedding, layers and head; the head leaves the class token out."""
-        width, token = self.mamba.width, 2 * variant * variant
-        around = 10 * width * width if self.construction == "published" else 0
-        layers = self.depth * (around + self.mamba.macs_per_token)
+        width, token = self.width, 2 * variant * variant
+        published = self.construction == "published"
+        layers = self.depth * ((10 * width * width if published else 0) + self.mamba.macs_per_token)
         length = self.length(shape, variant)
-        embedded = length if self.class_token == "constant" else length - 1
-        return 2.0 * (length * layers + embedded * token * width + (length - 1) * width * (width + token))
+        decoded = token + (width if published else 0)
+        return 2.0 * (length * (layers + token * width) + (length - 1) * width * decoded)
 
     @property
     def depth(self) -> int:
@@ -94,9 +94,13 @@ class WiMambaSpec(SnapshotSpec):
     @property
     def mamba(self) -> MambaSize:
         """Dimensions of a layer's two directions."""
-        reads = self.width // 2 if self.construction == "published" else self.width
-        return MambaSize(width=self.width, reads=reads, state=self.state, conv=self.conv, scan=self.scan)
+        return MambaSize(width=self.width, state=self.state, conv=self.conv, scan=self.scan)
 
-    def _layer(self) -> nn.Module:
-        layer = PublishedLayer if self.construction == "published" else PaperLayer
-        return layer(self.mamba, self.dropout)
+    def _ends(self) -> tuple[PatchEmbedding, nn.Module]:
+        """Embedding and head."""
+        assert self.embedding is not None
+        assert self.class_token is not None
+        norm = nn.LayerNorm if self.construction == "published" else nn.Identity
+        embedding = PatchEmbedding(self.patches, self.width, self.embedding, self.class_token, norm)
+        head = PatchHead if self.construction == "published" else LinearHead
+        return embedding, head(self.patches, self.width, self.embedding)

@@ -39,6 +39,43 @@ def test_published_parameter_counts(patches: tuple[int, ...], parameters: int) -
     assert count_parameters(WiMambaSpec(patches=patches).build(0)) == parameters
 
 
+@pytest.mark.parametrize(("patches", "parameters"), [((2, 4, 6, 8), 454_496), ((4,), 429_728)])
+def test_parameter_counts_of_the_text(patches: tuple[int, ...], parameters: int) -> None:
+    """Two maps with biases, a class token, and 12 times two Mambas of the published size: nothing else."""
+    token = 2 * max(patches) ** 2
+    assert 128 * (token + 1) + token * (128 + 1) + token + 12 * 35_112 == parameters
+    assert count_parameters(WiMambaSpec(construction="paper", patches=patches).build(0)) == parameters
+
+
+@torch.inference_mode()
+def test_each_direction_of_the_text_has_a_half_of_the_features() -> None:
+    """The first half is read and written forwards, the second one backwards, and no norm mixes them."""
+    layer = small_spec("paper").build(0).eval().backbone.layers[0]
+    tokens = torch.randn(1, 9, 64, generator=torch.Generator().manual_seed(0))
+    before = layer(tokens, None)
+    for half, reached in ((slice(0, 32), range(4, 9)), (slice(32, 64), range(5))):
+        changed = tokens.clone()
+        changed[:, 4, half] += 1
+        difference = (layer(changed, None) - before).abs()
+        assert difference[0, :, half].amax(dim=1).nonzero().flatten().tolist() == list(reached)
+        difference[..., half] = 0
+        assert not difference.any()
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("side", [2, 8])
+def test_the_class_token_of_the_text_is_one_more_token(side: int) -> None:
+    """A token that equals the learned one gets the same vector from the shared map; the decoder is linear."""
+    model = small_spec("paper").build(0).eval()
+    token = model.embedding.class_token.view(2, 8, 8)[:, :side, :side].reshape(1, 1, -1)
+    vectors = model.embedding(token, side)
+    assert torch.allclose(vectors[0, 0], vectors[0, 1]) and vectors.shape == (1, 2, 64)
+    assert not torch.allclose(vectors[0, 0], model.embedding(torch.zeros_like(token), side)[0, 1])
+    hidden = torch.randn(2, 3, 64, generator=torch.Generator().manual_seed(0))
+    zero = model.head(torch.zeros_like(hidden), side)
+    assert torch.allclose(model.head(2 * hidden, side) - zero, 2 * (model.head(hidden, side) - zero), atol=1e-5)
+
+
 def test_published_layer_counts() -> None:
     layer = WiMambaSpec().build(0).backbone.layers[0]
     assert count_parameters(layer) == 200_616
@@ -121,7 +158,7 @@ def test_both_directions_reach_the_ends_of_a_padded_sample(spec: WiMambaSpec) ->
     assert length < batch.tokens.shape[1]
     for changed, seen in ((length - 1, 0), (0, length)):
         tokens = batch.tokens.clone()
-        tokens[row, changed] += 1
+        tokens[row, changed] += 10
         before, after = (model.encode_tokens(values, 4, batch.lengths) for values in (batch.tokens, tokens))
         assert (before[row, seen] - after[row, seen]).abs().max() > 1e-6
         others = [other for other in range(len(tokens)) if other != row]
