@@ -12,7 +12,7 @@ import pytest
 
 from channels.errors import UserError
 from channels.files import write_atomically
-from orchestrator.control import reaper
+from orchestrator.control.ray_train import reaper
 from orchestrator.run.events import EventWriter, read_events, repair
 from orchestrator.run.folder import RunDirectory, check_resumable, run_lock
 from orchestrator.training.learning_rate import learning_rate
