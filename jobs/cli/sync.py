@@ -9,8 +9,8 @@ from jobs.cli.options import ClusterFileOption, ClusterOption, RunArgument
 from jobs.launch.run_list import find_run
 from orchestrator.run.folder import RunDirectory, run_lock
 from orchestrator.spec.cluster import run_folders
+from orchestrator.tracking.delivery import Delivery
 from orchestrator.tracking.mlflow_run import artifact_root, check_uri, default_uri
-from orchestrator.tracking.outbox import Delivery
 
 
 def sync(

@@ -11,7 +11,7 @@ from jobs.node import own_processes
 from jobs.node.port_window import PortWindow, answers, claim, interface_address
 from jobs.node.rendezvous import BadNodeError, BootstrapError, Rendezvous
 from jobs.node.session_folder import SessionFolder, remove_abandoned
-from orchestrator.control.ray_session import OBJECT_STORE_BYTES, ray_environment
+from orchestrator.control.ray_train.session import OBJECT_STORE_BYTES, ray_environment
 from orchestrator.spec.cluster import Profile
 
 

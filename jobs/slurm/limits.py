@@ -1,6 +1,5 @@
 """What a partition gives, compared with what a profile asks for, before anything is queued."""
 
-import getpass
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from dataclasses import dataclass
 from channels.errors import UserError
 from jobs.slurm.state import Run, run_command
 from jobs.slurm.submission import Submission, cpus_a_node, minutes
+from orchestrator.control.provenance import user_name
 
 
 def check_limits(submission: Submission, run: Run = run_command) -> None:
@@ -89,7 +89,7 @@ def _partition(name: str, run: Run) -> dict[str, str]:
 def _check_account(account: str | None, run: Run) -> None:
     if account is None:
         return
-    user = getpass.getuser()
+    user = user_name()
     done = run(["sacctmgr", "--noheader", "--parsable2", "show", "associations", f"user={user}", "format=account"])
     known = sorted(set(done.stdout.split())) if done.returncode == 0 else []
     if known and account not in known:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from channels.errors import UserError
 from orchestrator.control.scoring import Scoring, keep_if_best
 from orchestrator.evaluation.table import to_metrics
 from orchestrator.run.exports import step_of, waiting_exports
@@ -28,18 +29,17 @@ class EpochScores:
         """Start the next scoring or see how the current one is doing; whether there is anything to do."""
         from ray.exceptions import RayError
 
-        if self._under_way is None:
-            exports = self._unscored()
-            if not exports:
-                return False
-            self._under_way = self._start(exports[0])
+        exports = self._unscored() if self._under_way is None else [self._under_way.export]
+        if not exports:
+            return False
         try:
+            self._under_way = self._under_way or self._start(exports[0])
             self._take(self._under_way, timeout_s)
-        # A task that failed, a full disk, sets of which no task has a score.
-        except (RayError, OSError, ArithmeticError, KeyError) as error:
+        # A task that failed, a full disk (as it is, or as our files say it), sets of which no task has a score.
+        except (RayError, OSError, UserError, ArithmeticError, KeyError) as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
-            self._say(f"warning: {self._under_way.export.name} was not scored: {reason}")
-            self._leave(self._under_way.export)
+            self._say(f"warning: {exports[0].name} was not scored: {reason}")
+            self._leave(exports[0])
         return True
 
     def cancel(self) -> None:

@@ -55,7 +55,8 @@ def classify(failures: Mapping[int, BaseException], hung: Sequence[int] = ()) ->
     """The failure that explains the others, and its exception.
 
     failures: of each rank that reported one (-1: of no rank). When one rank dies, the others fail in its wake, so the
-    most telling kind wins and then the lowest rank. hung: ranks that wrote down their stacks in this attempt.
+    kind that explains most wins (the first in ``Kind``) and then the lowest rank. hung: ranks that wrote down their
+    stacks in this attempt.
     """
     found = [(_kind(root_cause(error)), rank, root_cause(error)) for rank, error in sorted(failures.items())]
     assert found

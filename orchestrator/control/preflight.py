@@ -53,16 +53,6 @@ def check_model(spec: ModelSpec, profile: Profile) -> None:
         spec.check(profile.device)
 
 
-def local_workers(job: JobSpec, profile: Profile) -> int:
-    """The most workers of a job that this machine has room for."""
-    room = [job.scale.most, len(os.sched_getaffinity(0)) // profile.cpus_per_worker]
-    if profile.device == "cuda":
-        import torch
-
-        room.append(torch.cuda.device_count())
-    return min(room)
-
-
 def check_batches(job: JobSpec, catalogue: Catalogue) -> None:
     """The world size divides the partitions, and there is at least one global batch of samples.
 

@@ -29,7 +29,7 @@ def tags(job: JobSpec, profile: Profile, plan_hash: str) -> dict[str, str]:
         "nodes": os.environ.get("SLURM_JOB_NODELIST", platform.node()),
         "plan.hash": plan_hash,
         "spec.hash": job.fingerprint,
-        "mlflow.user": getpass.getuser(),
+        "mlflow.user": user_name(),
         "mlflow.source.name": f"wavetrain train ({job.name})",
         "mlflow.source.type": "LOCAL",
         "model": job.model.name,
@@ -38,6 +38,14 @@ def tags(job: JobSpec, profile: Profile, plan_hash: str) -> dict[str, str]:
     if "SLURM_JOB_ID" in os.environ:
         found["slurm.job_id"] = os.environ["SLURM_JOB_ID"]
     return found
+
+
+def user_name() -> str:
+    """Who runs this: the name, or the number of a user that the machine has no entry for, as in a container."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
 
 
 def code_version() -> dict[str, str]:

@@ -11,6 +11,7 @@ from typing import Any
 from channels.files import write_json
 from orchestrator.evaluation.nmse import evaluate_set
 from orchestrator.evaluation.score import Score, decibels, overall
+from orchestrator.run.disk_full import disk_full_as_user_error
 from orchestrator.run.exports import SCORE, best_so_far, previous_best
 from orchestrator.run.folder import RunDirectory
 from orchestrator.spec.cluster import Profile
@@ -73,19 +74,26 @@ def _score_remotely(export: Path, store: Path, name: str, job: JobSpec, profile:
 
 
 def keep_if_best(directory: RunDirectory, export: Path, scores: list[Score], step: int) -> bool:
-    """Make an export the content of ``model-best/`` if no earlier one scored better, and protect its checkpoint."""
+    """Make an export the content of ``model-best/`` if no earlier one scored better, and protect its checkpoint.
+
+    Raises:
+        UserError: the disk is full; the best model is still the one before.
+    """
     best, found = best_so_far(directory), overall(scores)
     if not math.isfinite(found) or (best is not None and best[1] <= found):
         return False
     new = directory.best.with_name(f".{directory.best.name}.tmp")
+    shutil.rmtree(new, ignore_errors=True)
     try:
-        shutil.rmtree(new, ignore_errors=True)
-        shutil.copytree(export, new)
-        write_json(new / SCORE, {"step": step, "nmse": found, "nmse_db": decibels(found)})
-        if directory.best.exists():
-            shutil.rmtree(previous_best(directory), ignore_errors=True)
-            directory.best.replace(previous_best(directory))
-        new.replace(directory.best)
+        with disk_full_as_user_error(new):
+            new.mkdir()
+            for path in export.iterdir():
+                shutil.copy2(path, new)
+            write_json(new / SCORE, {"step": step, "nmse": found, "nmse_db": decibels(found)})
+            if directory.best.exists():
+                shutil.rmtree(previous_best(directory), ignore_errors=True)
+                directory.best.replace(previous_best(directory))
+            new.replace(directory.best)
     finally:
         # A full disk ends this half-way; later scores need not be better and would leave the copy there.
         shutil.rmtree(new, ignore_errors=True)

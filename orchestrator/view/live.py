@@ -30,7 +30,7 @@ class LiveView:
         for event in events:
             self.progress.add(event)
             if not quiet:
-                self._tell(event)
+                self._say_event(event)
         if any(event["kind"] in ("attempt", "step") for event in events) or self._live:
             self._draw()
 
@@ -51,7 +51,7 @@ class LiveView:
             self._print_line()
         self._shown_step = self.progress.step
 
-    def _tell(self, event: Mapping[str, Any]) -> None:
+    def _say_event(self, event: Mapping[str, Any]) -> None:
         match event["kind"]:
             case "attempt":
                 verb = "starts" if event["step"] == 0 else f"resumes after step {event['step']}"

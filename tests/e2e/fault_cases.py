@@ -54,7 +54,7 @@ def stop_rank(bench: Bench, case: str, process: "subprocess.Popen[str]") -> str:
     while len(bench.place.events(case, "attempt")) < 2:
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.1)
-    stacks = sorted((bench.place.directory(case) / "stacks").glob("rank-*.txt"))
+    stacks = sorted((bench.place.directory(case) / "stacks").rglob("rank-*.txt"))
     assert stacks and "Thread" in stacks[0].read_text()
     return f"stacks of {len(stacks)} ranks"
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.control.elastic import largest_world
+from orchestrator.control.ray_train.elastic import largest_world
 from orchestrator.run.worker_config import WorkerConfig
 from orchestrator.spec.job import JobSpec
 from tests.e2e.raylets import RayletsProcess, add_node, connection, lose_node

@@ -29,7 +29,7 @@ def test_a_run_is_described_by_what_data_plan_and_result(small_store: Path, tmp_
         assert part in text, text
 
 
-def test_the_result_tells_loss_padding_time_and_nmse() -> None:
+def test_the_result_has_loss_padding_time_and_nmse() -> None:
     progress = RunProgress()
     progress.add(attempt_event())
     assert describe_result("KILLED", progress, [], "interrupted") == "KILLED (interrupted) after step 0."

@@ -5,12 +5,9 @@ import pickle
 import pytest
 
 from channels.errors import UserError
-from orchestrator.control.failure_book import FailureBook
 from orchestrator.control.failure_policy import Kind, classify, decide, describe, describe_all
-from orchestrator.run.adjustments import Adjustments, read_adjustments
-from orchestrator.run.events import read_events
+from orchestrator.run.adjustments import Adjustments
 from orchestrator.run.failures import MicroBatchTooLargeError, TrainingDivergedError
-from orchestrator.run.folder import RunDirectory
 from orchestrator.spec.job import FailuresSection
 
 NONE = Adjustments()
@@ -82,28 +79,8 @@ def test_errors_survive_the_way_between_processes(error: RuntimeError) -> None:
     assert (type(again), str(again), vars(again)) == (type(error), str(error), vars(error))
 
 
-def test_the_book_keeps_what_happened(tmp_path) -> None:
-    directory = RunDirectory(tmp_path)
-    book = pickle.loads(pickle.dumps(FailureBook(directory, FailuresSection(worker=1, diverged=1, backoff_s=0))))
-    assert book.fail({0: GLOO, 1: ActorDiedError("gone")})
-    assert book.fail({0: TrainingDivergedError("NaN", 9)})
-    with directory.failures.open("a") as torn:
-        torn.write('{"kind":"failure","failure":{"ki')
-    directory.stacks.mkdir()
-    (directory.stacks / "rank-0-process-77.txt").write_text("")
-    assert book.fail({0: ActorDiedError("exit 86")})
-    assert not book.fail({1: ActorDiedError("gone again")})
-    events, _ = read_events(directory.failures)
-    assert [(event["failure"]["kind"], event["retry"]) for event in events] == [
-        ("worker", True), ("diverged", True), ("hang", True), ("worker", False),
-    ]  # fmt: skip
-    assert read_adjustments(directory.adjustments) == Adjustments((9,))
-    failures = [event["failure"] | {"node": "n7"} for event in events]
-    assert describe(failures[0]) == "worker of rank 1 on n7: ActorDiedError: gone"
-    assert describe_all(failures).count("on n7") == 4
-
-
-def test_waiting_ends_where_the_run_is_asked_to_stop(tmp_path) -> None:
-    directory = RunDirectory(tmp_path)
-    directory.stop_request.touch()
-    assert FailureBook(directory, FailuresSection(backoff_s=300)).fail({0: GLOO})
+def test_failures_are_described_in_a_line() -> None:
+    failure = {"kind": "worker", "rank": 1, "node": "n7", "cause": "ActorDiedError: gone"}
+    assert describe(failure) == "worker of rank 1 on n7: ActorDiedError: gone"
+    assert describe({**failure, "rank": None, "node": None}) == "worker: ActorDiedError: gone"
+    assert describe_all([failure, failure]) == f"(1) {describe(failure)}; (2) {describe(failure)}"

@@ -5,14 +5,12 @@ import math
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from channels.errors import UserError
 from channels.files import write_atomically
-from orchestrator.control import reaper
 from orchestrator.run.events import EventWriter, read_events, repair
 from orchestrator.run.folder import RunDirectory, check_resumable, run_lock
 from orchestrator.training.learning_rate import learning_rate
@@ -90,26 +88,3 @@ def test_learning_rate_warms_up_and_falls_along_half_a_cosine() -> None:
     assert rate[80] == pytest.approx(0.5 + 1.5 * 0.5 * (1 + math.cos(math.pi / 2)))
     assert rate[150] == pytest.approx(0.5)
     assert learning_rate(0, peak=1.0, floor=0, warmup=0, total=1) == 1.0
-
-
-def test_the_reaper_ends_only_what_belongs_to_its_folder(tmp_path: Path) -> None:
-    sleeper = [sys.executable, "-c", "import time; time.sleep(60)"]
-    folder = tmp_path / "session"
-    folder.mkdir()
-    (folder / "log").touch()
-    with (folder / "log").open("a") as log:
-        by_file = subprocess.Popen(sleeper, stdout=log)
-    by_environment = subprocess.Popen(sleeper, env={**os.environ, reaper.MARK: f"{folder}/token"})
-    bystander = subprocess.Popen(sleeper, env={**os.environ, reaper.MARK: f"{tmp_path}/session2/token"})
-    try:
-        reaper_process = reaper.start(folder)
-        time.sleep(0.5)
-        assert by_file.poll() is None and by_environment.poll() is None
-        reaper_process.communicate(timeout=30)
-        assert by_file.wait(10) == -9 and by_environment.wait(10) == -9
-        assert bystander.poll() is None
-        assert not folder.exists()
-    finally:
-        for process in (by_file, by_environment, bystander):
-            process.kill()
-            process.wait()

@@ -11,8 +11,9 @@ from channels.errors import UserError
 from jobs.cli.sync import complete
 from orchestrator.run.events import EventWriter
 from orchestrator.run.folder import RunDirectory
+from orchestrator.tracking.delivery import Delivery, DeliveryThread
 from orchestrator.tracking.mlflow_run import Tracker
-from orchestrator.tracking.outbox import Delivery, DeliveryThread, Outbox
+from orchestrator.tracking.outbox import Outbox
 
 NOBODY = "http://127.0.0.1:9"
 
@@ -109,7 +110,7 @@ def test_a_locked_database_delays_and_the_thread_catches_up(directory: RunDirect
     assert [step for step, _ in everything(uri, run_id)["loss"]] == list(range(1, 8))
 
 
-def test_a_full_disk_is_told_in_one_line() -> None:
+def test_a_full_disk_is_one_line() -> None:
     full = Path("/dev/full")
     with pytest.raises(UserError, match="the disk is full"), EventWriter(full) as writer:
         writer.write("step", step=1)
@@ -127,7 +128,7 @@ def test_a_folder_that_was_moved_and_a_file_that_is_gone_do_not_stop_a_delivery(
     assert found["files"] == ["note.txt"] and found["status"] == "FINISHED"
 
 
-def test_an_end_that_the_folder_cannot_take_is_told_directly(directory: RunDirectory, tmp_path: Path) -> None:
+def test_an_end_that_the_folder_cannot_take_is_sent_directly(directory: RunDirectory, tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     thread = DeliveryThread(delivery(directory, uri))
     thread.delivery.deliver()

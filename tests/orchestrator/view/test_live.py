@@ -66,7 +66,7 @@ def test_rates_are_of_all_recent_steps_together() -> None:
     assert progress.seconds_left == pytest.approx(98 * 0.2)
 
 
-def test_the_panel_tells_progress_speed_health_and_warnings() -> None:
+def test_the_panel_shows_progress_speed_health_and_warnings() -> None:
     progress = RunProgress()
     for event in (attempt_event(), *(step_event(step) for step in range(1, 31))):
         progress.add(event)

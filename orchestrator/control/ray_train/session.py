@@ -13,15 +13,16 @@ from pathlib import Path
 
 from channels.errors import UserError
 from channels.files import write_atomically
-from orchestrator.control import reaper
+from orchestrator.control.ray_train import reaper
 from orchestrator.spec.cluster import Profile
+from orchestrator.spec.job import JobSpec
 
 OBJECT_STORE_BYTES = 128 * 2**20
 
 
 @contextmanager
-def ray_session(profile: Profile, *, cpus: int, gpus: int = 0) -> Iterator[None]:
-    """Ray for the time of a ``with``: started here, or the one that answers at the profile's address.
+def ray_session(job: JobSpec, profile: Profile) -> Iterator[None]:
+    """Ray for the time of a ``with``: started here for the job's workers, or what answers at the profile's address.
 
     Raises:
         UserError: the profile's cluster does not answer.
@@ -30,7 +31,8 @@ def ray_session(profile: Profile, *, cpus: int, gpus: int = 0) -> Iterator[None]
         with _standing(profile.ray_address):
             yield
         return
-    with _embedded(cpus, gpus):
+    workers = _local_workers(job, profile)
+    with _embedded(cpus=workers * profile.cpus_per_worker, gpus=workers if profile.device == "cuda" else 0):
         yield
 
 
@@ -44,23 +46,25 @@ def _embedded(cpus: int, gpus: int) -> Iterator[None]:
     with _environment(ray_environment() | _gloo_on_loopback() | ours):
         import ray
 
+        from orchestrator.control.ray_train.private import start_embedded
+
         try:
             with _sigterm_kept():
-                ray.init(
-                    address="local",
-                    num_cpus=cpus,
-                    num_gpus=gpus,
-                    include_dashboard=False,
-                    object_store_memory=OBJECT_STORE_BYTES,
-                    _temp_dir=str(folder),
-                    _node_ip_address="127.0.0.1",
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                )
+                start_embedded(folder, cpus=cpus, gpus=gpus, object_store_bytes=OBJECT_STORE_BYTES)
             yield
         finally:
             ray.shutdown()
             reaper_process.communicate()
+
+
+def _local_workers(job: JobSpec, profile: Profile) -> int:
+    """The most workers of a job that this machine has room for."""
+    room = [job.scale.most, len(os.sched_getaffinity(0)) // profile.cpus_per_worker]
+    if profile.device == "cuda":
+        import torch
+
+        room.append(torch.cuda.device_count())
+    return min(room)
 
 
 @contextmanager

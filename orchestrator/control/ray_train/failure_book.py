@@ -1,8 +1,9 @@
-"""Keeps account of a run's failures while its worker group lives: writes them down, adjusts, waits, decides."""
+"""Keeps account of the failures of a run's worker groups: writes them down, adjusts, decides."""
 
-import time
 from collections.abc import Mapping
 from contextlib import suppress
+from itertools import count
+from pathlib import Path
 
 from channels.errors import UserError
 from orchestrator.control.failure_policy import Kind, classify, decide
@@ -12,22 +13,18 @@ from orchestrator.run.events import EventWriter, repair
 from orchestrator.run.folder import RunDirectory
 from orchestrator.spec.job import FailuresSection
 
-WAIT_SLICE_S = 0.5
-
 
 class FailureBook:
-    """One life of the controller; picklable, because Ray Train's controller is a process of its own."""
+    """The failures since one start of the controller; picklable, because Ray Train's controller has its own process."""
 
     def __init__(self, directory: RunDirectory, section: FailuresSection) -> None:
         self._directory = directory
         self._section = section
         self._past: list[Kind] = []
-        self._stacks = stack_files(directory.stacks)
 
     def fail(self, failures: Mapping[int, BaseException]) -> bool:
-        """Whether to try again after these failures by rank (-1: of no rank); returns when it is time to."""
-        before, self._stacks = self._stacks, stack_files(self._directory.stacks)
-        hung = sorted(rank for file, rank in self._stacks.items() if file not in before)
+        """Whether there is another attempt after these failures by rank (-1: of no rank); its wait is in the record."""
+        hung = sorted(set(stack_files(self._directory.stacks).values()))
         failure, error = classify(failures, hung)
         self._past.append(failure.kind)
         adjustments = read_adjustments(self._directory.adjustments)
@@ -41,12 +38,17 @@ class FailureBook:
             with EventWriter(self._directory.failures) as book:
                 book.write("failure", failure=failure.to_json(), retry=decision.retry, wait_s=wait_s)
                 book.sync()
-        if decision.retry:
-            self._wait(decision.wait_s)
         return decision.retry
 
-    def _wait(self, seconds: float) -> None:
-        """Let time pass, but not where the run was asked to stop: the next attempt saves and ends."""
-        until = time.monotonic() + seconds
-        while time.monotonic() < until and not self._directory.stop_request.exists():
-            time.sleep(min(WAIT_SLICE_S, max(until - time.monotonic(), 0.0)))
+
+def set_aside_stacks(folder: Path) -> None:
+    """Move stacks of earlier attempts into a folder of their own, so that no later failure is taken for their hang."""
+    names = sorted(stack_files(folder))
+    if not names:
+        return
+    aside = next(path for number in count(1) if not (path := folder / f"earlier-{number}").exists())
+    # Where the disk is full, a wrong kind of failure is the lesser evil.
+    with suppress(OSError):
+        aside.mkdir()
+        for name in names:
+            (folder / name).rename(aside / name)

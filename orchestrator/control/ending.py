@@ -1,0 +1,51 @@
+"""The end of a run: its state is written first, MLflow gets it afterwards."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from channels.errors import UserError
+from orchestrator.control.prepared import RunOutcome
+from orchestrator.run.failures import is_fatal, root_cause
+from orchestrator.run.folder import RunDirectory
+from orchestrator.tracking.run_tracking import RunTracking
+from orchestrator.view.live import LiveView
+
+NOT_YET = "its end is not delivered yet"
+
+
+def write_end(outcome: RunOutcome, view: LiveView) -> None:
+    """Into ``state.json``, before MLflow is asked, which may take longer than a batch system waits."""
+    _record(outcome.directory, view, status=outcome.status, cause=outcome.cause, tracking_problem=NOT_YET)
+
+
+def deliver_end(outcome: RunOutcome, tags: Mapping[str, str], tracking: RunTracking, view: LiveView) -> None:
+    """To MLflow, as far as it takes it."""
+    directory = outcome.directory
+    problem = tracking.end(tags, outcome.status)
+    _record(directory, view, tracking_problem=problem)
+    if problem is not None:
+        name = directory.path.name
+        view.say(f"MLflow lacks the end of this run ({problem}); when it answers: wavetrain sync {name}")
+    directory.stop_request.unlink(missing_ok=True)
+
+
+def cause_line(error: BaseException) -> str:
+    """Why a run failed, on one line."""
+    cause = root_cause(error)
+    text = " ".join(str(cause).split()) or type(cause).__name__
+    return text if isinstance(cause, UserError) else f"{type(cause).__name__}: {text}"[:2000]
+
+
+def reraise(error: BaseException, cause: str) -> None:
+    """Raise what a user can mend as a UserError of one line, and a defect as it is; return where the cause says all."""
+    if isinstance(root_cause(error), UserError):
+        raise UserError(cause) from None
+    if not is_fatal(error) and not type(error).__module__.startswith("ray."):
+        raise error
+
+
+def _record(directory: RunDirectory, view: LiveView, **fields: Any) -> None:
+    try:
+        directory.update_state(**fields)
+    except (OSError, UserError) as error:
+        view.say(f"warning: the run's state cannot be written ({error})")

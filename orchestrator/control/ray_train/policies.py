@@ -1,0 +1,98 @@
+"""Our rules as policies of Ray Train's controller: whether and when a failed run starts again, and on how many ranks.
+
+Ray pickles the policies one by one for the process of its controller, so what they share lies in the run's folder.
+"""
+
+import time
+from typing import Any
+
+from ray.train import FailureConfig
+
+from orchestrator.control.ray_train.backoff import Backoff
+from orchestrator.control.ray_train.elastic import largest_world, living_nodes
+from orchestrator.control.ray_train.failure_book import FailureBook, set_aside_stacks
+from orchestrator.control.ray_train.private import (
+    ElasticScalingPolicy,
+    FailureDecision,
+    FailurePolicy,
+    FixedScalingPolicy,
+    NoopDecision,
+    ResizeDecision,
+)
+from orchestrator.run.folder import RunDirectory
+
+POLL_S = 0.2
+
+
+class BudgetedFailurePolicy(FailurePolicy):  # type: ignore[misc]
+    """Asks the run's book of failures."""
+
+    def __init__(self, book: FailureBook) -> None:
+        super().__init__(FailureConfig())
+        self._book = book
+
+    def make_decision(self, training_failed_error: Any) -> Any:
+        """RETRY or RAISE, at once."""
+        failures = getattr(training_failed_error, "worker_failures", None)
+        alone = getattr(training_failed_error, "controller_failure", training_failed_error)
+        return FailureDecision.RETRY if self._book.fail(failures or {-1: alone}) else FailureDecision.RAISE
+
+
+class _PatientStart:
+    """Starts no group before the wait after a failure is over. Stands before a scaling policy of Ray's."""
+
+    def __init__(self, config: Any, directory: RunDirectory) -> None:
+        super().__init__(config)  # type: ignore[call-arg]
+        self._directory = directory
+        self._backoff = Backoff(directory.failures, directory.stop_request)
+
+    def make_decision_for_non_running_worker_group(self) -> Any:
+        """Nothing until it is time; then what Ray's policy says."""
+        if self._backoff.is_over(time.monotonic()):
+            return super().make_decision_for_non_running_worker_group()  # type: ignore[misc]
+        self._maybe_send_resource_request()  # type: ignore[attr-defined]
+        # Ray's controller asks again at once.
+        time.sleep(POLL_S)
+        return NoopDecision()
+
+    def on_controller_start_worker_group(self, *, scaling_config: Any, num_workers: int) -> Any:
+        """The last group is gone: what its ranks wrote until now says nothing about the next one."""
+        set_aside_stacks(self._directory.stacks)
+        return super().on_controller_start_worker_group(  # type: ignore[misc]
+            scaling_config=scaling_config, num_workers=num_workers
+        )
+
+
+class FixedPolicy(_PatientStart, FixedScalingPolicy):  # type: ignore[misc]
+    """Always the same number of ranks."""
+
+
+class PartitionScalingPolicy(_PatientStart, ElasticScalingPolicy):  # type: ignore[misc]
+    """World sizes that divide the partitions; a group grows only after it has saved and waits."""
+
+    def __init__(self, config: Any, directory: RunDirectory, partitions: int) -> None:
+        super().__init__(config, directory)
+        self._partitions = partitions
+
+    def _get_reserved_resources(self) -> dict[str, dict[str, float]]:
+        return living_nodes()
+
+    def _count_possible_workers(self, reserved_resources: Any) -> int:
+        return largest_world(super()._count_possible_workers(reserved_resources), self._partitions)
+
+    def make_decision_for_running_worker_group(self, worker_group_state: Any, worker_group_status: Any) -> Any:
+        """Ask the group to save and wait where it may grow; replace it once it does."""
+        directory = self._directory
+        if directory.pause_request.exists():
+            return NoopDecision()
+        if directory.paused.exists():
+            decision = super().make_decision_for_non_running_worker_group()
+            if isinstance(decision, ResizeDecision):
+                # The new group takes long to say a word; it must not be taken for the one that waits.
+                directory.paused.unlink(missing_ok=True)
+            return decision
+        decision = super().make_decision_for_running_worker_group(worker_group_state, worker_group_status)
+        # A group that lost a node fails by itself; what only seems lost must not end it.
+        if isinstance(decision, ResizeDecision) and decision.num_workers > worker_group_state.num_workers:
+            directory.pause_request.touch()
+        return NoopDecision()

@@ -1,0 +1,77 @@
+"""The private parts of Ray that Wavetrain uses, all of them: what an upgrade of Ray may change without notice.
+
+Nothing else imports from ``ray.train.v2._internal`` or passes private arguments; a test compares each part with this
+list and names the one that changed.
+"""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.execution.failure_handling import FailureDecision, FailurePolicy
+from ray.train.v2._internal.execution.scaling_policy import (
+    ElasticScalingPolicy,
+    FixedScalingPolicy,
+    NoopDecision,
+    ResizeDecision,
+    ScalingPolicy,
+)
+
+__all__ = [
+    "METHODS",
+    "ElasticScalingPolicy",
+    "FailureDecision",
+    "FailurePolicy",
+    "FixedScalingPolicy",
+    "NoopDecision",
+    "PlacementGroupCleanerCallback",
+    "ResizeDecision",
+    "ScalingPolicy",
+    "start_embedded",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A method that our classes override or call, with its parameters."""
+
+    owner: Any
+    name: str
+    parameters: tuple[str, ...]
+
+
+METHODS = (
+    Method(FailurePolicy, "make_decision", ("self", "training_failed_error")),
+    Method(ScalingPolicy, "_maybe_send_resource_request", ("self",)),
+    Method(ScalingPolicy, "on_controller_start_worker_group", ("self", "scaling_config", "num_workers")),
+    Method(FixedScalingPolicy, "make_decision_for_non_running_worker_group", ("self",)),
+    Method(ElasticScalingPolicy, "make_decision_for_non_running_worker_group", ("self",)),
+    Method(
+        ElasticScalingPolicy,
+        "make_decision_for_running_worker_group",
+        ("self", "worker_group_state", "worker_group_status"),
+    ),
+    Method(ElasticScalingPolicy, "_get_reserved_resources", ("self",)),
+    Method(ElasticScalingPolicy, "_count_possible_workers", ("self", "reserved_resources")),
+    Method(TorchTrainer, "_create_default_callbacks", ("self",)),
+    Method(TorchTrainer, "_initialize_and_run_controller", ("self", "controller_init_kwargs")),
+)
+
+
+def start_embedded(folder: Path, *, cpus: int, gpus: int, object_store_bytes: int) -> None:
+    """Start a Ray on loopback, whose files lie in ``folder``, and connect to it."""
+    ray.init(
+        address="local",
+        num_cpus=cpus,
+        num_gpus=gpus,
+        include_dashboard=False,
+        object_store_memory=object_store_bytes,
+        _temp_dir=str(folder),
+        _node_ip_address="127.0.0.1",
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )

@@ -1,0 +1,88 @@
+"""Ray Train's controller and worker group, with our policies."""
+
+from typing import Any
+
+from ray.train import CheckpointConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from orchestrator.control.ray_train.background import Background
+from orchestrator.control.ray_train.failure_book import FailureBook
+from orchestrator.control.ray_train.policies import BudgetedFailurePolicy, FixedPolicy, PartitionScalingPolicy
+from orchestrator.control.ray_train.private import PlacementGroupCleanerCallback
+from orchestrator.run.folder import RunDirectory
+from orchestrator.run.worker_config import WorkerConfig
+from orchestrator.spec.cluster import Profile
+from orchestrator.spec.job import JobSpec
+
+RESIZE_INTERVAL_S = 10.0
+"""Seconds that a worker group runs at least before it may grow."""
+CONFIG = "worker"
+"""Key of the workers' configuration: Ray Train hands a dictionary to its workers."""
+
+
+def make_worker_group(job: JobSpec, profile: Profile, directory: RunDirectory) -> Background:
+    """The run's ranks, started again after failures; the thread ends with them, or when they failed for good."""
+    # Policies and workers live in processes whose working directories are others.
+    return Background(_make_trainer(job, profile, RunDirectory(directory.path.resolve())).fit)
+
+
+class WavetrainTrainer(TorchTrainer):  # type: ignore[misc]
+    """TorchTrainer with our policies. dashboard: whether Ray's cleaner of placement groups has one to ask."""
+
+    def __init__(self, *, failure_policy: Any, scaling_policy: Any, dashboard: bool, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._policies = {"failure_policy": failure_policy, "scaling_policy": scaling_policy}
+        self._dashboard = dashboard
+
+    def _create_default_callbacks(self) -> list[Any]:
+        callbacks: list[Any] = super()._create_default_callbacks()
+        if self._dashboard:
+            return callbacks
+        return [callback for callback in callbacks if not isinstance(callback, PlacementGroupCleanerCallback)]
+
+    def _initialize_and_run_controller(self, **arguments: Any) -> Any:
+        return super()._initialize_and_run_controller(**(arguments | self._policies))
+
+
+def _make_trainer(job: JobSpec, profile: Profile, directory: RunDirectory) -> WavetrainTrainer:
+    """A trainer whose ``fit()`` blocks until the run ended or failed for good."""
+    use_gpu = profile.device == "cuda"
+    config = ScalingConfig(
+        num_workers=job.scale.workers,
+        use_gpu=use_gpu,
+        resources_per_worker={"CPU": profile.cpus_per_worker} | ({"GPU": 1} if use_gpu else {}),
+        elastic_resize_monitor_interval_s=RESIZE_INTERVAL_S,
+    )
+    cache = profile.storage.cache
+    worker = WorkerConfig(
+        run=directory.path,
+        device=profile.device,
+        threads=profile.cpus_per_worker,
+        cache=cache.absolute() if cache else None,
+        peak_flops=profile.device_peak_flops,
+    )
+    elastic = config.elasticity_enabled
+    return WavetrainTrainer(
+        failure_policy=BudgetedFailurePolicy(FailureBook(directory, job.failures)),
+        scaling_policy=(
+            PartitionScalingPolicy(config, directory, job.batching.partitions)
+            if elastic
+            else FixedPolicy(config, directory)
+        ),
+        dashboard=profile.launcher == "ray",
+        train_loop_per_worker=_ray_worker,
+        train_loop_config={CONFIG: worker},
+        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+        scaling_config=config,
+        run_config=RunConfig(
+            name="ray_train",
+            storage_path=str(directory.path),
+            checkpoint_config=CheckpointConfig(num_to_keep=job.checkpoint.keep),
+        ),
+    )
+
+
+def _ray_worker(config: dict[str, WorkerConfig]) -> None:
+    from orchestrator.training.worker import ray_worker
+
+    ray_worker(config[CONFIG])

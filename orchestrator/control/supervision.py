@@ -1,0 +1,122 @@
+"""A worker group while it trains: its events and failures are followed, a stop is passed on, epochs are scored."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from orchestrator.control.failure_policy import describe, describe_all
+from orchestrator.control.provenance import attempt_tags
+from orchestrator.run.events import read_events
+from orchestrator.run.folder import RunDirectory
+from orchestrator.tracking.outbox import Outbox
+from orchestrator.view.live import LiveView
+
+POLL_S = 0.3
+
+
+class WorkerGroup(Protocol):
+    """Ranks that train, started again after failures by themselves, until they end for good."""
+
+    def start(self) -> None:
+        """Begin, and return at once."""
+
+    def is_alive(self) -> bool:
+        """Whether they have not ended yet."""
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait for the end, at most so many seconds."""
+
+    def reraise(self) -> None:
+        """Raise what ended them; return if nothing did."""
+
+
+class EpochScoring(Protocol):
+    """Scores of epochs that are found beside the training."""
+
+    def poll(self, timeout_s: float = 0.0) -> bool:
+        """Go on with it for at most so many seconds; whether there is anything to do."""
+
+    def cancel(self) -> None:
+        """Give up what is not done."""
+
+
+class Follower:
+    """Reads the files that ranks and failure policy append to: counts attempts, keeps failures, shows all of it."""
+
+    def __init__(self, directory: RunDirectory, outbox: Outbox, view: LiveView) -> None:
+        self._directory, self._outbox, self._view = directory, outbox, view
+        state = directory.read_state()
+        self.attempts = int(state.get("attempts", 0))
+        self.failures: list[dict[str, Any]] = state.get("failures", [])
+        self.outcome = "stopped"
+        """``finished`` once the ranks have said so."""
+        self._failures_before = len(self.failures)
+        self._machines: Sequence[str] = ()
+        _, self._events_offset = read_events(directory.events)
+        _, self._failures_offset = read_events(directory.failures)
+
+    def follow(self) -> None:
+        """Take in what is new."""
+        events, self._events_offset = read_events(self._directory.events, self._events_offset)
+        for event in events:
+            if event["kind"] == "attempt":
+                self._begin_attempt(event)
+            elif event["kind"] == "end":
+                self.outcome = event["outcome"]
+        self._view.update(events)
+        failures, self._failures_offset = read_events(self._directory.failures, self._failures_offset)
+        for event in failures:
+            self._take_failure(event)
+
+    def all_causes(self, cause: str) -> str:
+        """The last cause, and where it was not the first one since this start, all of them."""
+        failures = self.failures[self._failures_before :]
+        return f"{cause}; all of them: {describe_all(failures)}" if len(failures) > 1 else cause
+
+    def _begin_attempt(self, event: Mapping[str, Any]) -> None:
+        self.attempts += 1
+        self._machines = event["rank_machines"]
+        self._directory.update_state(attempts=self.attempts)
+        self._outbox.tags(attempt_tags(event, self.attempts))
+
+    def _take_failure(self, event: Mapping[str, Any]) -> None:
+        failure = event["failure"]
+        if failure["rank"] is not None and failure["rank"] < len(self._machines):
+            failure["node"] = self._machines[failure["rank"]]
+        self.failures.append(failure)
+        self._directory.update_state(failures=self.failures)
+        then = f"; again in {event['wait_s']:g} s" if event["retry"] else ""
+        self._view.say(f"attempt {self.attempts} failed{then}: {describe(failure)}")
+
+
+def see_through(
+    group: WorkerGroup,
+    scoring: EpochScoring,
+    *,
+    follow: Callable[[], None],
+    is_stopped: Callable[[], bool],
+    stop_request: Path,
+    view: LiveView,
+) -> None:
+    """Start a worker group and return when it has ended and its epochs are scored.
+
+    follow: takes in what the ranks have written; called a few times a second. is_stopped: whether the run was asked to
+    stop. stop_request: the file by which the ranks learn of that.
+
+    Raises:
+        Exception: what ended the group, if it did not end by itself.
+    """
+    group.start()
+    while group.is_alive():
+        group.join(POLL_S)
+        follow()
+        scoring.poll()
+        if is_stopped() and not stop_request.exists():
+            stop_request.touch()
+            view.say("stopping: a checkpoint is written after the current step (again to interrupt at once)")
+    follow()
+    view.close()
+    group.reraise()
+    while not is_stopped() and scoring.poll(POLL_S):
+        pass
+    scoring.cancel()

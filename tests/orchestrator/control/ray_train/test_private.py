@@ -1,0 +1,77 @@
+"""Each private part of Ray that is used is as it was; where one has changed, the test's name says which."""
+
+import inspect
+from typing import Any
+
+import pytest
+import ray
+from ray.exceptions import RayTaskError
+from ray.train import ScalingConfig
+from ray.train.v2._internal import constants
+from ray.train.v2._internal.exceptions import UserExceptionWithTraceback, WorkerHealthCheckFailedError
+from ray.train.v2._internal.execution.controller import TrainController
+from ray.train.v2._internal.execution.worker_group import WorkerGroupState
+from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
+
+from orchestrator.control.ray_train.private import METHODS, FailureDecision, Method, ResizeDecision
+from orchestrator.control.ray_train.session import ray_environment
+from orchestrator.run.failures import root_cause
+from tests.test_imports import FILES
+
+CAUSE = ValueError("the worker's own")
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: f"{method.owner.__name__}.{method.name}")
+def test_a_method_has_the_parameters_that_we_give_or_take(method: Method) -> None:
+    assert tuple(inspect.signature(getattr(method.owner, method.name)).parameters) == method.parameters
+
+
+def test_the_controller_takes_both_policies() -> None:
+    assert {"scaling_policy", "failure_policy"} <= inspect.signature(TrainController.__init__).parameters.keys()
+
+
+def test_decisions_have_the_names_that_we_return_and_read() -> None:
+    assert (FailureDecision.RETRY.value, FailureDecision.RAISE.value) == ("RETRY", "RAISE")
+    assert ResizeDecision(num_workers=2, resources_per_worker={}).num_workers == 2
+    assert {"num_workers", "start_time"} <= set(inspect.signature(WorkerGroupState).parameters) | set(
+        dir(WorkerGroupState)
+    )
+    assert ScalingConfig(num_workers=(1, 2)).elasticity_enabled and not ScalingConfig(num_workers=2).elasticity_enabled
+
+
+@pytest.mark.parametrize("name", ["_temp_dir", "_node_ip_address"])
+def test_ray_starts_with_our_private_settings(name: str) -> None:
+    assert f'kwargs.pop("{name}"' in inspect.getsource(ray.init)
+
+
+@pytest.mark.parametrize(
+    "wrapper",
+    [
+        UserExceptionWithTraceback(CAUSE, "traceback"),
+        WorkerHealthCheckFailedError("unhealthy", failure=CAUSE),
+        ControllerError(CAUSE),
+        RayTaskError("task", "traceback", CAUSE),
+        ControllerError(WorkerHealthCheckFailedError("unhealthy", failure=RayTaskError("task", "traceback", CAUSE))),
+    ],
+    ids=lambda wrapper: type(wrapper).__name__,
+)
+def test_the_cause_is_found_in_what_ray_wraps_around_it(wrapper: Any) -> None:
+    assert root_cause(wrapper) is CAUSE
+
+
+def test_failures_of_a_group_are_by_rank() -> None:
+    assert WorkerGroupError("failed", {1: CAUSE}).worker_failures == {1: CAUSE}
+
+
+@pytest.mark.parametrize(
+    "constant", ["HEALTH_CHECK_INTERVAL_S_ENV_VAR", "METRICS_ENABLED_ENV_VAR", "ENABLE_PREEMPTION_WATCHER_ENV_VAR"]
+)
+def test_ray_train_reads_our_environment(constant: str) -> None:
+    assert getattr(constants, constant) in ray_environment()
+
+
+def test_private_parts_are_used_in_one_place_only() -> None:
+    users = {module for module, path in FILES.items() if "ray.train.v2._internal import" in path.read_text()}
+    users |= {module for module, path in FILES.items() if "from ray.train.v2._internal" in path.read_text()}
+    users |= {module for module, path in FILES.items() if "ray._private" in path.read_text()}
+    assert users == {"orchestrator.control.ray_train.private"}

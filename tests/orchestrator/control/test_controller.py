@@ -1,0 +1,204 @@
+"""A whole run under its controller, without Ray: its end is written down whatever happens, before MLflow is asked."""
+
+import getpass
+import io
+import pwd
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from channels.errors import UserError
+from orchestrator.control import announce, controller, provenance
+from orchestrator.control.announce import write_run
+from orchestrator.control.controller import Controller
+from orchestrator.control.ending import NOT_YET
+from orchestrator.control.prepare import prepare
+from orchestrator.control.prepared import RunOutcome
+from orchestrator.control.ray_train import trainer
+from orchestrator.control.stop_request import StopRequest
+from orchestrator.run.folder import RunDirectory
+from orchestrator.spec.cluster import Profile
+from orchestrator.tracking.delivery import Delivery
+from orchestrator.tracking.run_tracking import RunTracking
+from tests.jobs_for_tests import small_job
+from tests.orchestrator.control.stand_ins import (
+    FakeTracker,
+    ScriptedGroup,
+    a_view,
+    begin_attempt,
+    end_attempt,
+    fail_attempt,
+)
+
+
+class Run:
+    """A job without held-out sets, its controller, and what both leave."""
+
+    def __init__(self, store: Path, folder: Path) -> None:
+        profile = Profile.model_validate({"storage": {"runs": folder / "runs"}})
+        job = small_job(store, data={"zeroshot_sets": []}, tracking={"register_model": False})
+        self.prepared = prepare(job, profile)
+        self.directory = self.prepared.directory
+        self.directory.path.mkdir(parents=True, exist_ok=True)
+        self.stop = StopRequest()
+        self.answers = True
+        self.tracker = FakeTracker(lambda: self.answers)
+        self.delivery = Delivery(self.directory, "sqlite:///none", "study", folder, job.name)
+        self.view, self._stream = a_view()
+
+    def start(self) -> RunOutcome:
+        write_run(self.prepared)
+        self.delivery._tracker = self.tracker  # type: ignore[assignment]
+        tracking = RunTracking(self.directory, self.delivery, self.view.say)
+        return Controller(self.prepared, tracking, self.view, self.stop).run()
+
+    @property
+    def said(self) -> str:
+        assert isinstance(self._stream, io.StringIO)
+        return self._stream.getvalue()
+
+    @property
+    def state(self) -> dict[str, Any]:
+        return self.directory.read_state()
+
+
+@pytest.fixture
+def run(small_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setattr(controller, "ray_session", lambda job, profile: nullcontext())
+    # Takes seconds to draw, and the figure is none of these tests' business.
+    monkeypatch.setattr(provenance, "write_artifacts", lambda plan, catalogue, directory: [])
+    return Run(small_store, tmp_path)
+
+
+@pytest.fixture
+def script(run: Run, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Sets what the worker group does."""
+
+    def use(*steps: Callable[[RunDirectory], Callable[[], object]], error: BaseException | None = None) -> None:
+        group = ScriptedGroup([step(run.directory) for step in steps], error)
+        monkeypatch.setattr(trainer, "make_worker_group", lambda job, profile, directory: group)
+
+    return use
+
+
+def attempt(directory: RunDirectory) -> Callable[[], None]:
+    return begin_attempt(directory, "n1", "n2")
+
+
+def finished(directory: RunDirectory) -> Callable[[], None]:
+    return end_attempt(directory, "finished")
+
+
+def test_a_run_that_finishes(run: Run, script: Callable[..., None]) -> None:
+    script(attempt, finished)
+    outcome = run.start()
+    assert (outcome.status, outcome.cause, outcome.scores) == ("FINISHED", None, [])
+    assert (run.state["status"], run.state["attempts"], run.state["tracking_problem"]) == ("FINISHED", 1, None)
+    assert run.state["mlflow_run_id"] == "run"
+    assert run.tracker.status == "FINISHED"
+    assert run.tracker.tagged["attempt"] == "1" and run.tracker.tagged["wavetrain.cause"] == "none"
+    assert run.tracker.tagged[announce.NOTE].startswith("**Result.** FINISHED")
+
+
+def test_a_run_that_is_stopped(run: Run, script: Callable[..., None]) -> None:
+    def stop(directory: RunDirectory) -> Callable[[], object]:
+        return lambda: run.stop(15, None)
+
+    script(attempt, stop, lambda directory: end_attempt(directory, "stopped"))
+    outcome = run.start()
+    assert (outcome.status, outcome.signal) == ("KILLED", 15)
+    assert (run.state["status"], run.tracker.status) == ("KILLED", "KILLED")
+    assert not run.directory.stop_request.exists()
+
+
+def test_a_run_whose_ranks_fail_for_good(run: Run, script: Callable[..., None]) -> None:
+    script(
+        attempt, lambda directory: fail_attempt(directory, 1, "gone"),
+        attempt, lambda directory: fail_attempt(directory, 0, "gone", retry=False),
+        error=UserError("a shard is missing"),
+    )  # fmt: skip
+    with pytest.raises(UserError, match=r"a shard is missing; all of them: \(1\) worker of rank 1 on n2: gone; \(2\)"):
+        run.start()
+    assert (run.state["status"], len(run.state["failures"])) == ("FAILED", 2)
+    assert run.state["cause"].startswith("a shard is missing; all of them")
+    assert run.tracker.status == "FAILED" and "(2) worker" in run.tracker.tagged["wavetrain.failures"]
+
+
+def test_a_second_signal_ends_the_run_at_once(run: Run, script: Callable[..., None]) -> None:
+    script(attempt, error=KeyboardInterrupt())
+    assert (run.start().cause, run.state["status"]) == ("interrupted", "KILLED")
+
+
+def test_whatever_fails_after_the_start_ends_the_run_as_failed(
+    run: Run, script: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise KeyError("getpwuid(): uid not found: 4711")
+
+    monkeypatch.setattr(provenance, "log_inputs", fail)
+    with pytest.raises(KeyError, match="4711"):
+        run.start()
+    assert (run.state["status"], run.tracker.status) == ("FAILED", "FAILED")
+    assert "4711" in run.state["cause"]
+
+
+def test_a_broken_record_does_not_hide_why_a_run_ended(run: Run, script: Callable[..., None]) -> None:
+    def tear(directory: RunDirectory) -> Callable[[], object]:
+        return lambda: directory.failures.write_text('{"kind": "failure"}\n')
+
+    script(attempt, tear)
+    with pytest.raises(KeyError):
+        run.start()
+    assert (run.state["status"], run.tracker.status) == ("FAILED", "FAILED")
+
+
+def test_a_user_without_a_passwd_entry_may_train(
+    run: Run, script: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(number: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {number}")
+
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    with pytest.raises((KeyError, OSError)):
+        getpass.getuser()
+    script(attempt, finished)
+    assert run.start().status == "FINISHED"
+    assert run.tracker.tagged["mlflow.user"].isdigit()
+
+
+def test_the_state_is_written_before_mlflow_is_asked(
+    run: Run, script: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch system that kills after its grace must not leave RUNNING behind."""
+    seen: list[dict[str, Any]] = []
+    end = RunTracking.end
+
+    def slow_end(tracking: RunTracking, *arguments: Any) -> Any:
+        seen.append(run.state)
+        return end(tracking, *arguments)
+
+    monkeypatch.setattr(RunTracking, "end", slow_end)
+    script(attempt, error=RuntimeError("the ranks are gone"))
+    with pytest.raises(RuntimeError):
+        run.start()
+    assert [(state["status"], state["tracking_problem"]) for state in seen] == [("FAILED", NOT_YET)]
+    assert "the ranks are gone" in seen[0]["cause"]
+    assert run.state["tracking_problem"] is None
+
+
+def test_the_end_waits_for_sync_where_mlflow_does_not_take_it(run: Run, script: Callable[..., None]) -> None:
+    def away(directory: RunDirectory) -> Callable[[], object]:
+        def leave() -> None:
+            run.answers = False
+
+        return leave
+
+    script(attempt, away, finished)
+    assert run.start().status == "FINISHED"
+    assert run.state["status"] == "FINISHED" and "MLflow is away" in run.state["tracking_problem"]
+    assert "when it answers: wavetrain sync small" in run.said

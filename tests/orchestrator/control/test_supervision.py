@@ -1,0 +1,127 @@
+"""The controller's steps while a worker group trains, with one that follows a script."""
+
+from pathlib import Path
+
+import pytest
+
+from channels.files import parse_json
+from orchestrator.control.supervision import Follower, see_through
+from orchestrator.run.events import read_events
+from orchestrator.run.folder import RunDirectory
+from orchestrator.tracking.outbox import Outbox
+from orchestrator.view.live import LiveView
+from tests.orchestrator.control.stand_ins import (
+    NoScores,
+    ScriptedGroup,
+    a_view,
+    begin_attempt,
+    end_attempt,
+    fail_attempt,
+)
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> RunDirectory:
+    return RunDirectory(tmp_path)
+
+
+def a_follower(directory: RunDirectory, view: LiveView) -> Follower:
+    return Follower(directory, Outbox(directory), view)
+
+
+def train(directory: RunDirectory, group: ScriptedGroup, follower: Follower, view: LiveView, **stop) -> NoScores:
+    scores = NoScores()
+    see_through(
+        group, scores, follow=follower.follow, is_stopped=stop.get("is_stopped", lambda: False),
+        stop_request=directory.stop_request, view=view,
+    )  # fmt: skip
+    return scores
+
+
+def test_attempts_are_counted_over_all_starts(directory: RunDirectory) -> None:
+    for attempts in (2, 4):
+        view, _ = a_view()
+        script = [begin_attempt(directory, "n1", "n2"), begin_attempt(directory, "n1", "n3")]
+        follower = a_follower(directory, view)
+        train(directory, ScriptedGroup([*script, end_attempt(directory, "finished")]), follower, view)
+        assert (follower.attempts, follower.outcome) == (attempts, "finished")
+        assert directory.read_state()["attempts"] == attempts
+    tags = [entry["values"] for entry in read_events(directory.tracking)[0]]
+    assert [tag["attempt"] for tag in tags] == ["1", "2", "3", "4"]
+    assert [tag["nodes"] for tag in tags] == ["n1,n2", "n1,n3"] * 2
+
+
+def test_failures_are_followed_with_the_machine_of_their_rank(directory: RunDirectory) -> None:
+    view, stream = a_view()
+    follower = a_follower(directory, view)
+    script = [
+        begin_attempt(directory, "n1", "n2"), fail_attempt(directory, 1, "gone"),
+        begin_attempt(directory, "n3"), fail_attempt(directory, 1, "gone again"),
+        fail_attempt(directory, None, "no group"),
+    ]  # fmt: skip
+    with pytest.raises(RuntimeError, match="for good"):
+        train(directory, ScriptedGroup(script, RuntimeError("for good")), follower, view)
+    assert [failure["node"] for failure in directory.read_state()["failures"]] == ["n2", None, None]
+    assert "attempt 1 failed; again in 1 s: worker of rank 1 on n2: gone" in stream.getvalue()
+    assert "attempt 2 failed; again in 1 s: worker: no group" in stream.getvalue()
+    assert follower.outcome == "stopped"
+    assert follower.all_causes("for good").startswith("for good; all of them: (1) worker of rank 1 on n2: gone; (2)")
+    again = a_follower(directory, view)
+    assert len(again.failures) == 3 and again.all_causes("x") == "x", "those of an earlier start are no cause"
+
+
+def test_events_of_an_earlier_start_are_not_taken_again(directory: RunDirectory) -> None:
+    view, _ = a_view()
+    begin_attempt(directory, "n1")()
+    fail_attempt(directory, 0, "gone")()
+    follower = a_follower(directory, view)
+    train(directory, ScriptedGroup([lambda: None]), follower, view)
+    assert (follower.attempts, follower.failures) == (0, [])
+
+
+def test_a_stop_is_passed_on_once(directory: RunDirectory) -> None:
+    view, stream = a_view()
+    asked: list[bool] = []
+
+    def write_down() -> None:
+        asked.append(directory.stop_request.exists())
+
+    group = ScriptedGroup([write_down] * 3 + [end_attempt(directory, "stopped")])
+    signals = iter([False, True, True, True, True])
+    scores = train(directory, group, a_follower(directory, view), view, is_stopped=lambda: next(signals))
+    assert asked == [False, False, True]
+    assert stream.getvalue().count("stopping:") == 1
+    assert scores.is_cancelled
+
+
+def test_what_ranks_write_while_they_end_is_not_lost(directory: RunDirectory) -> None:
+    view, _ = a_view()
+    follower = a_follower(directory, view)
+
+    class EndsSilently(ScriptedGroup):
+        def is_alive(self) -> bool:
+            if not (alive := super().is_alive()):
+                end_attempt(directory, "finished")()
+            return alive
+
+    train(directory, EndsSilently([begin_attempt(directory, "n1")]), follower, view)
+    assert follower.outcome == "finished"
+    assert parse_json(directory.state.read_bytes()) == {"attempts": 1}
+
+
+def test_epochs_are_scored_to_the_end_where_nobody_asks_to_stop(directory: RunDirectory) -> None:
+    view, _ = a_view()
+
+    class TwoEpochs(NoScores):
+        left = 3
+
+        def poll(self, timeout_s: float = 0.0) -> bool:
+            self.left -= 1
+            return self.left > 0
+
+    scores = TwoEpochs()
+    see_through(
+        ScriptedGroup([lambda: None]), scores, follow=lambda: None, is_stopped=lambda: False,
+        stop_request=directory.stop_request, view=view,
+    )  # fmt: skip
+    assert scores.left == 0
