@@ -153,7 +153,9 @@ class Assignment:
     def _arranged(self, span: Span) -> _Arrangement:
         width = self._sources.run_width(span.source) if self._whole_shards else 1
         head = min(-span.start % width, span.count)
-        runs = (span.count - head) // width
+        # The end of a pool moves from epoch to epoch: its elements fill no run, so that a run lies in one stretch.
+        last = min(span.start + span.count, self._sources.fixed_elements(span.source))
+        runs = max(last - span.start - head, 0) // width
         return _Arrangement(span.source, span.start + head, width, runs, head, span.count)
 
     def _turn(self, keys: Keys, bucket: Integers, partition: Integers) -> Integers:

@@ -129,8 +129,9 @@ def pooled_sources(name: str, lengths: Mapping[int, int], count: int, shard_samp
     """Sources of one set whose samples are shared by several variants.
 
     lengths: tokens of a sample by variant. count: samples of the set. Of every V consecutive samples each variant gets
-    one an epoch, by a keyed permutation; the last count mod V samples go to the first variants, so that counts are the
-    same in every epoch. A variant that would get nothing is refused with UserError.
+    one an epoch, by a keyed permutation. Where V does not divide the count, the first variants have one sample more,
+    another one in each epoch (samplers.pools), so that counts are the same in every epoch. A variant that would get
+    nothing is refused with UserError.
     """
     share, rest = divmod(count, len(lengths)) if lengths else (0, 0)
     if share < 1:

@@ -182,6 +182,11 @@ class Schedule:
         }
         if self.plan.strategy == "sequential":
             settings["epochs"] = self.epochs
+        if any(
+            self.catalogue[members[0]].count != self.catalogue[members[-1]].count
+            for members in self.catalogue.pools.values()
+        ):
+            settings["pools"] = "the short block moves"
         if self.shuffle != "shard":
             settings["shuffle"] = self.shuffle
         return settings

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from channels.errors import UserError
 from samplers.batches import Batch, ScheduledBatches
-from samplers.catalogue import Catalogue, Source
+from samplers.catalogue import Catalogue, Source, pooled_sources
 from samplers.plan import make_plan
 from samplers.schedule import Schedule, Slice
 from tests.samplers.cases import many_cases, schedules, worlds
@@ -112,6 +112,16 @@ def test_the_state_of_another_schedule_is_refused(other: Schedule, words: str) -
     with pytest.raises(UserError, match=f"sampler state: belongs to another schedule: {words}"):
         batches.load_state_dict(state)
     assert batches.cursor == (0, 0)
+
+
+def test_a_state_from_before_the_last_samples_of_a_pool_moved_is_refused() -> None:
+    uneven = schedule_of(Catalogue(pooled_sources("P", {0: 4, 1: 8, 2: 6}, 61)), buckets=1)
+    state = ScheduledBatches(uneven, 0, 1).state_dict()
+    del state["settings"]["pools"]
+    with pytest.raises(UserError, match="belongs to another schedule: pools was None"):
+        ScheduledBatches(uneven, 0, 1).load_state_dict(state)
+    even = schedule_of(Catalogue(pooled_sources("P", {0: 4, 1: 8, 2: 6}, 60)), buckets=1)
+    assert "pools" not in even.settings()
 
 
 @pytest.mark.parametrize(
