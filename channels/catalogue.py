@@ -1,5 +1,6 @@
 """Filling a store with whole sets: made from a preset, or imported; resumable set by set."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,15 +38,17 @@ def make_store(path: Path, preset: Preset, counts: Counts, seed: int, progress: 
     # Making channels needs torch; naming sets and importing them does not.
     from channels.make import as_made, check_makeable, generator_origin, make_channels
 
-    sets = [(spec, "pretrain") for spec in preset.pretrain] + [(spec, "zeroshot") for spec in preset.zeroshot]
+    everything = [(spec, "pretrain") for spec in preset.pretrain] + [(spec, "zeroshot") for spec in preset.zeroshot]
+    sets = [(spec, role) for spec, role in everything if any(counts.of(role).values())]
+    if not sets:
+        mend = "ask for training, validation or test samples that the chosen sets have"
+        raise UserError("no samples are asked for", where="--train, --val and --test", mend=mend)
     for spec, _ in sets:
         check_makeable(spec, device)
     origin = generator_origin(seed)
     with open_writer(path) as writer:
         for spec, role in sets:
             wanted = counts.of(role)
-            if not any(wanted.values()):
-                continue
             chunks = {split: make_channels(spec, split, count, seed, device) for split, count in wanted.items()}
             _add(writer, as_made(spec), role, wanted, chunks, origin, progress)
 
@@ -71,11 +74,12 @@ def select_sets(preset: Preset, chosen: str | None) -> Preset:
     if chosen is None:
         return preset
     if chosen.isdecimal():
-        number = int(chosen)
+        # int() refuses more than 4,300 digits.
+        number = int(chosen) if len(chosen) < 10 else math.inf
         if not 1 <= number <= len(preset.pretrain):
-            what = f"{number} pre-training sets are asked for, preset {preset.name} has {len(preset.pretrain)}"
-            raise UserError(what, where="--sets")
-        return Preset(preset.name, preset.pretrain[:number], preset.zeroshot)
+            what = f"{chosen[:10]} pre-training sets are asked for, preset {preset.name} has {len(preset.pretrain)}"
+            raise UserError(what, where="--sets", mend="ask for 1 at least, and no more than it has")
+        return Preset(preset.name, preset.pretrain[: int(number)], preset.zeroshot)
     names = [name.strip() for name in chosen.split(",")]
     known = [spec.name for spec in (*preset.pretrain, *preset.zeroshot)]
     unknown = [name for name in names if name not in known]

@@ -2,7 +2,7 @@
 
 
 class UserError(ValueError):
-    """Bad input, told in one line: what is wrong, where (file, field, value) and how to mend it.
+    """Bad input, in one line: what is wrong, where (file, field, value) and how to mend it.
 
     Every room raises it for what a user can mend; the command line prints its text and exits with code 2.
     Anything else that is raised is a defect of Wavetrain and keeps its traceback.

@@ -3,14 +3,15 @@
 import errno
 import json
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
 
 def write_atomically(path: Path, content: str | bytes, mode: int = 0o644) -> None:
-    """Write to a temporary name beside ``path``, fsync, rename."""
+    """Write to a temporary name beside ``path``, of this thread alone, fsync, rename."""
     data = content.encode() if isinstance(content, str) else content
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_native_id()}.tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -22,6 +23,11 @@ def write_atomically(path: Path, content: str | bytes, mode: int = 0o644) -> Non
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def unfinished_writes(path: Path) -> list[Path]:
+    """Temporary files that :func:`write_atomically` leaves for ``path`` where its process is killed."""
+    return sorted(path.parent.glob(f".{path.name}.*.tmp"))
 
 
 def parse_json(content: bytes) -> Any:

@@ -94,7 +94,7 @@ def check_makeable(spec: ChannelSpec, device: str) -> None:
         raise UserError("los is not set", where=f"set {spec.name}", mend="say true or false")
     devices = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
     if device not in devices:
-        raise UserError(f"there is no device {device!r}", mend=f"here there is {', '.join(devices)}")
+        raise UserError(f"there is no device {device!r}", where="--device", mend=f"here there is {', '.join(devices)}")
 
 
 @contextmanager

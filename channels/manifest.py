@@ -81,6 +81,9 @@ def read_manifest(store: Path) -> dict[str, StoredSet]:
     try:
         document = parse_json(file.read_bytes())
         schema = document["schema"]
+    except OSError as error:
+        mend = "ask its owner for permission, or check the disk"
+        raise UserError(f"the manifest cannot be read ({error.strerror})", where=str(file), mend=mend) from error
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"not a readable manifest ({error!r})", where=str(file), mend=remake) from error
     if schema != SCHEMA:
@@ -88,6 +91,8 @@ def read_manifest(store: Path) -> dict[str, StoredSet]:
     try:
         sets = {stored.spec.name: stored for stored in (_set_from_json(row, str(file)) for row in document["sets"])}
         intact = document["fingerprint"] == fingerprint(sets)
+    except UserError:
+        raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"malformed manifest ({error!r})", where=str(file), mend=remake) from error
     if not intact:

@@ -41,6 +41,11 @@ class Samples:
     labels: Mapping[str, NDArray[Any]]
 
 
+def is_storable(dtype: np.dtype[Any]) -> bool:
+    """Whether arrays of this type can be stored as labels."""
+    return dtype.newbyteorder("<").str in _DTYPES.values()
+
+
 def write_shard(path: Path, samples: Samples, file: str) -> Shard:
     """Write and fsync one shard; ``file`` is the name it will have below the store."""
     from safetensors.numpy import save
@@ -62,12 +67,15 @@ def map_shard(path: Path, shard: Shard) -> dict[str, NDArray[Any]]:
     Raises UserError naming the file where it is missing, of another size than the manifest says or unreadable.
     """
     mend = "run 'wavetrain channels verify' on the store, then make or import its set again"
-    if not path.is_file():
-        raise UserError("the shard is missing", where=str(path), mend=mend)
-    if path.stat().st_size != shard.bytes:
-        what = f"the shard has {path.stat().st_size} bytes, its manifest says {shard.bytes}"
-        raise UserError(what, where=str(path), mend=mend)
-    content = np.memmap(path, np.uint8, "r")
+    try:
+        size = path.stat().st_size
+        content = np.memmap(path, np.uint8, "r") if size == shard.bytes else None
+    except FileNotFoundError:
+        raise UserError("the shard is missing", where=str(path), mend=mend) from None
+    except OSError as error:
+        raise UserError(f"the shard cannot be read ({error.strerror})", where=str(path), mend=mend) from error
+    if content is None:
+        raise UserError(f"the shard has {size} bytes, its manifest says {shard.bytes}", where=str(path), mend=mend)
     try:
         tensors = _tensors(content)
         counts = {name: len(tensor) for name, tensor in tensors.items()}
@@ -88,6 +96,6 @@ def _tensors(content: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
         dtype = np.dtype(_DTYPES[entry["dtype"]])
         start, end = entry["data_offsets"]
         if end - start != math.prod(entry["shape"]) * dtype.itemsize:
-            raise ValueError(f"tensor {name!r} does not fill its place")
+            raise ValueError(f"tensor {name!r} does not fill its bytes")
         tensors[name] = content[data_start + start : data_start + end].view(dtype).reshape(entry["shape"])
     return tensors

@@ -21,17 +21,19 @@ def sample_power(channel: NDArray[np.complex64]) -> NDArray[np.float64]:
     return power
 
 
-def unit_power(channel: NDArray[np.complex64]) -> NDArray[np.complex64]:
+def unit_power(channel: NDArray[np.complex64], where: str | None = None) -> NDArray[np.complex64]:
     """Each sample divided by the root of its mean power over (T, K, A), as in HeterCSI (complex64 [n, T, K, A]).
 
-    Raises UserError naming the first sample that is zero, infinite or not a number.
+    where: what the samples are read from, for errors. Raises UserError naming the first sample that is zero, infinite
+    or not a number.
     """
     power = sample_power(channel)
     bad = ~(np.isfinite(power) & (power > 0))
     if bad.any():
         index = int(np.flatnonzero(bad)[0])
         what = f"sample {index} of the {len(channel)} read has mean power {power[index]}, so it cannot be normalised"
-        raise UserError(what, mend="find it with 'wavetrain channels verify' and make or import its set again")
+        mend = "find it with 'wavetrain channels verify' and make or import its set again"
+        raise UserError(what, where=where, mend=mend)
     scale = (1.0 / np.sqrt(power)).astype(np.float32)
     return channel * scale[:, None, None, None]
 

@@ -59,11 +59,6 @@ class ChannelSpec:
         """Scale of a sample: (T, K, A)."""
         return self.slots, self.subcarriers, self.antennas
 
-    @property
-    def bandwidth(self) -> float:
-        """Subcarriers times their spacing, in Hz."""
-        return self.subcarriers * self.subcarrier_spacing_khz * 1e3
-
     @classmethod
     def from_mapping(cls, mapping: object, where: str) -> "ChannelSpec":
         """The spec written in a YAML or JSON file.
@@ -130,9 +125,13 @@ def _count(entries: Mapping[str, Any], key: str, where: str) -> int:
 
 
 def _number(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _positive(entries: Mapping[str, Any], key: str, where: str) -> float:

@@ -20,7 +20,7 @@ _OPEN_SHARDS = 256
 
 
 class ChannelStore:
-    """An opened store. Threads may share it; it is picklable: a copy in another process maps the shards anew.
+    """An opened store. Threads may share it; it is picklable: a copy in another process maps the shards itself.
 
     path: the folder. fingerprint: hex SHA-256 of its content. sets: in the order they were added.
     """
@@ -48,25 +48,25 @@ class ChannelStore:
         shape = self.sets[set_name].spec.shape
         touched = self._touched(stored, set_name, split, indices)
         # Compared before anything is allocated: a manifest may claim any shape.
-        found = [(self._channel(shard, shape), places, rows) for shard, places, rows in touched]
+        found = [(self._channel(shard, shape), positions, rows) for shard, positions, rows in touched]
         channel = np.empty((len(indices), *shape), np.complex64)
-        for parts, places, rows in found:
-            channel[places] = parts[rows].view(np.complex64)[..., 0]
+        for parts, positions, rows in found:
+            channel[positions] = parts[rows].view(np.complex64)[..., 0]
         return channel
 
     def labels(self, set_name: str, split: str, indices: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
         """Labels of these samples by name, each with first axis n; empty where the set has none."""
         stored = self._split(set_name, split)
         found: dict[str, NDArray[Any]] = {}
-        for shard, places, rows in self._touched(stored, set_name, split, indices):
+        for shard, positions, rows in self._touched(stored, set_name, split, indices):
             for name, tensor in self._tensors(shard).items():
                 if name.startswith(LABEL):
                     empty = np.empty((len(indices), *tensor.shape[1:]), tensor.dtype)
-                    found.setdefault(name.removeprefix(LABEL), empty)[places] = tensor[rows]
+                    found.setdefault(name.removeprefix(LABEL), empty)[positions] = tensor[rows]
         return found
 
     def forget(self, files: Iterable[str]) -> None:
-        """Unmap shards, e.g. copies that were removed; a read under way ends undisturbed, a later one maps anew."""
+        """Unmap shards, e.g. removed copies; a read under way ends undisturbed, a later one maps them again."""
         with self._mapping:
             for file in files:
                 self._mapped.pop(file, None)
@@ -91,15 +91,15 @@ class ChannelStore:
     def _touched(
         self, stored: StoredSplit, set_name: str, split: str, indices: NDArray[np.int64]
     ) -> list[tuple[Shard, NDArray[np.int64], NDArray[np.int64]]]:
-        """For every shard touched: the places of its samples in the answer and their rows in the shard."""
+        """For every shard touched: the positions of its samples in the answer and their rows in the shard."""
         indices = np.asarray(indices, np.int64)
         outside = indices[(indices < 0) | (indices >= stored.count)]
         if len(outside):
             what = f"no sample {outside[0]}: {set_name}/{split} has {stored.count}"
             raise UserError(what, where=str(self.path))
         which, rows = np.divmod(indices, stored.shard_samples)
-        places = [(number, np.flatnonzero(which == number)) for number in np.unique(which)]
-        return [(stored.shards[number], place, rows[place]) for number, place in places]
+        positions = [(number, np.flatnonzero(which == number)) for number in np.unique(which)]
+        return [(stored.shards[number], position, rows[position]) for number, position in positions]
 
     def _tensors(self, shard: Shard) -> dict[str, NDArray[Any]]:
         with self._mapping:
@@ -116,7 +116,7 @@ class ChannelStore:
         parts = self._tensors(shard)[CHANNEL]
         if parts.shape[1:] != (*shape, 2) or parts.dtype != np.float32:
             what = f"samples of shape {parts.shape[1:]} and type {parts.dtype}"
-            raise UserError(what, where=shard.file, mend="make its set again")
+            raise UserError(what, where=str(self.path / shard.file), mend="make or import its set again")
         return parts
 
     def _check_shards_exist(self) -> None:

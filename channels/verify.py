@@ -9,7 +9,7 @@ from channels.manifest import SHARD_FOLDER, Shard, read_manifest
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One damaged place. file: path below the store. what: missing, truncated, altered or extra, in words."""
+    """One damaged file. file: path below the store. what: missing, truncated, unreadable, altered or extra."""
 
     file: str
     what: str
@@ -30,16 +30,19 @@ def verify(path: Path | str) -> list[Fault]:
 def find_fault(store: Path, shard: Shard, *, checksum: bool = True) -> Fault | None:
     """What is wrong with one shard, or None; without ``checksum`` only its presence and size are looked at."""
     file = store / shard.file
-    if not file.is_file():
-        return Fault(shard.file, "missing")
-    size = file.stat().st_size
-    if size != shard.bytes:
-        kind = "truncated" if size < shard.bytes else "too long"
-        return Fault(shard.file, f"{kind}: {size} bytes instead of {shard.bytes}")
-    if not checksum:
-        return None
-    with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    try:
+        if not file.is_file():
+            return Fault(shard.file, "missing")
+        size = file.stat().st_size
+        if size != shard.bytes:
+            kind = "truncated" if size < shard.bytes else "too long"
+            return Fault(shard.file, f"{kind}: {size} bytes instead of {shard.bytes}")
+        if not checksum:
+            return None
+        with file.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        return Fault(shard.file, f"unreadable: {error.strerror}")
     if digest != shard.sha256:
         return Fault(shard.file, "altered: its SHA-256 is not that of the manifest")
     return None

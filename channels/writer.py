@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from channels.errors import UserError
-from channels.files import is_disk_full, sync_folder, write_atomically
+from channels.files import is_disk_full, sync_folder, unfinished_writes, write_atomically
 from channels.manifest import (
     MANIFEST_FILE,
     ROLES,
@@ -24,7 +24,7 @@ from channels.manifest import (
     shard_file,
     write_manifest,
 )
-from channels.shards import Samples, write_shard
+from channels.shards import Samples, is_storable, write_shard
 from channels.signal import sample_power
 from channels.spec import ChannelSpec
 
@@ -40,6 +40,8 @@ class StoreWriter:
         self.shard_samples = shard_samples
         self.sets: dict[str, StoredSet] = read_manifest(path) if (path / MANIFEST_FILE).exists() else {}
         shutil.rmtree(path / _INCOMING, ignore_errors=True)
+        for left in unfinished_writes(path / MANIFEST_FILE):
+            left.unlink(missing_ok=True)
 
     def holds(self, spec: ChannelSpec, role: str, counts: Mapping[str, int], origin: Mapping[str, Any]) -> bool:
         """Whether this very set is in the store already. Raises UserError if another one of its name is."""
@@ -73,8 +75,8 @@ class StoreWriter:
         if self.holds(spec, role, counts, origin):
             return False
         incoming = self.path / _INCOMING / spec.name
-        incoming.mkdir(parents=True)
         try:
+            incoming.mkdir(parents=True)
             written = {
                 split: self._write_split(spec, split, counts[split], splits[split]) for split in counts if counts[split]
             }
@@ -82,9 +84,8 @@ class StoreWriter:
         except OSError as error:
             if not is_disk_full(error):
                 raise
-            raise UserError(
-                "the disk is full", where=str(self.path), mend="free some space and run it again"
-            ) from error
+            mend = "free some space and run it again"
+            raise UserError("the disk is full", where=str(self.path), mend=mend) from error
         finally:
             shutil.rmtree(self.path / _INCOMING, ignore_errors=True)
         return True
@@ -96,13 +97,15 @@ class StoreWriter:
         shards: list[Shard] = []
         power = 0.0
         for samples in _cut(chunks, self.shard_samples):
+            _check_samples(spec, split, samples)
             power += _checked_power(spec, split, len(shards) * self.shard_samples, samples)
             file = shard_file(spec.name, split, len(shards))
             incoming = self.path / _INCOMING / spec.name / Path(file).name
             shards.append(write_shard(incoming, samples, file))
         total = sum(shard.count for shard in shards)
         if total != count:
-            raise UserError(f"{count} samples of {spec.name}/{split} were announced, {total} came")
+            mend = "check that the source is whole, and import or make the set again"
+            raise UserError(f"{count} samples were announced, {total} came", where=f"{spec.name}/{split}", mend=mend)
         return StoredSplit(count, tuple(shards), self.shard_samples), power
 
     def _publish(
@@ -117,26 +120,33 @@ class StoreWriter:
         samples = sum(split.count for split in splits.values())
         mean_power = sum(power for _, power in written.values()) / samples
         target = self.path / SHARD_FOLDER / spec.name
+        manifest = self.path / MANIFEST_FILE
+        sets = self.sets | {spec.name: StoredSet(spec, role, splits, mean_power, dict(origin))}
+        content = write_manifest(sets)
         # A writer killed between the two renames below left a folder that no manifest names.
         shutil.rmtree(target, ignore_errors=True)
         sync_folder(incoming)
         incoming.rename(target)
-        sync_folder(target.parent)
-        self.sets[spec.name] = StoredSet(spec, role, splits, mean_power, dict(origin))
-        write_atomically(self.path / MANIFEST_FILE, write_manifest(self.sets))
+        try:
+            sync_folder(target.parent)
+            write_atomically(manifest, content)
+        except BaseException:
+            if not manifest.exists() or manifest.read_bytes() != content:
+                shutil.rmtree(target, ignore_errors=True)
+            raise
+        self.sets = sets
 
 
 @contextmanager
 def open_writer(path: Path | str, shard_samples: int = 128) -> Iterator[StoreWriter]:
     """The writer of a new or existing store.
 
-    Raises UserError where another process writes to it, or where the folder holds something that is no store. A folder
-    that got no set is taken away again.
+    Raises UserError where another process writes to it, where it cannot be written, or where the folder holds something
+    that is no store. A folder that got no set is taken away again.
     """
     store = Path(path).absolute()
     _refuse_foreign_folder(store)
     existed = store.exists()
-    store.mkdir(parents=True, exist_ok=True)
     with _locked(store):
         try:
             yield StoreWriter(store, shard_samples)
@@ -148,7 +158,13 @@ def open_writer(path: Path | str, shard_samples: int = 128) -> Iterator[StoreWri
 @contextmanager
 def _locked(store: Path) -> Iterator[None]:
     lock = store / _LOCK_FILE
-    with lock.open("a") as stream:
+    try:
+        store.mkdir(parents=True, exist_ok=True)
+        stream = lock.open("a")
+    except OSError as error:
+        mend = "choose another folder"
+        raise UserError(f"the store cannot be written ({error.strerror})", where=str(store), mend=mend) from error
+    with stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             same_file = os.fstat(stream.fileno()).st_ino == lock.stat().st_ino
@@ -162,10 +178,11 @@ def _locked(store: Path) -> Iterator[None]:
 
 def _refuse_foreign_folder(store: Path) -> None:
     if store.exists() and not store.is_dir():
-        raise UserError("a file is in the place of the store", where=str(store), mend="choose another folder")
+        raise UserError("the store would be a folder, but this is a file", where=str(store), mend="choose another one")
     if not store.exists() or (store / MANIFEST_FILE).exists():
         return
-    foreign = sorted({entry.name for entry in store.iterdir()} - {_LOCK_FILE, SHARD_FOLDER})
+    own = {_LOCK_FILE, SHARD_FOLDER, *(left.name for left in unfinished_writes(store / MANIFEST_FILE))}
+    foreign = sorted({entry.name for entry in store.iterdir()} - own)
     if foreign:
         what = f"the folder is no store and holds other files ({foreign[0]})"
         raise UserError(what, where=str(store), mend="choose an empty or new folder")
@@ -182,7 +199,7 @@ def _remove_empty(store: Path, existed: bool) -> None:
 
 
 def _cut(chunks: Iterable[Samples], size: int) -> Iterator[Samples]:
-    """The same samples in pieces of ``size``; only the last may be smaller."""
+    """The same samples in chunks of ``size``; only the last may be smaller."""
     held: list[Samples] = []
     count = 0
     for chunk in chunks:
@@ -201,6 +218,10 @@ def _cut(chunks: Iterable[Samples], size: int) -> Iterator[Samples]:
 def _join(parts: list[Samples]) -> Samples:
     if len(parts) == 1:
         return parts[0]
+    names = {name for part in parts for name in part.labels}
+    for part in parts:
+        if missing := names - part.labels.keys():
+            raise UserError(f"label {min(missing)!r} is missing for some samples", mend="label all samples of a set")
     labels = {name: np.concatenate([part.labels[name] for part in parts]) for name in parts[0].labels}
     return Samples(np.concatenate([part.channel for part in parts]), labels)
 
@@ -209,13 +230,26 @@ def _rows(samples: Samples, start: int, end: int) -> Samples:
     return Samples(samples.channel[start:end], {name: label[start:end] for name, label in samples.labels.items()})
 
 
+def _check_samples(spec: ChannelSpec, split: str, samples: Samples) -> None:
+    """Raises UserError for what would be stored and could not be read again."""
+    where = f"{spec.name}/{split}"
+    channel = samples.channel
+    if channel.shape[1:] != spec.shape or channel.dtype != np.complex64:
+        what = f"samples of shape {channel.shape[1:]} ({channel.dtype}), but the set is of {spec.shape} (complex64)"
+        raise UserError(what, where=where)
+    for name, label in samples.labels.items():
+        if len(label) != len(channel):
+            raise UserError(f"{len(label)} values of label {name!r} for {len(channel)} samples", where=where)
+        if not is_storable(label.dtype):
+            mend = "use numbers or truth values"
+            raise UserError(f"label {name!r} is of type {label.dtype}", where=where, mend=mend)
+
+
 def _checked_power(spec: ChannelSpec, split: str, first: int, samples: Samples) -> float:
-    if samples.channel.shape[1:] != spec.shape:
-        what = f"samples of shape {samples.channel.shape[1:]}, but the set is of {spec.shape}"
-        raise UserError(what, where=f"{spec.name}/{split}")
+    """Sum of the powers of samples, the first of which has number ``first``; raises UserError for unusable ones."""
     power = sample_power(samples.channel)
     bad = np.flatnonzero(~(np.isfinite(power) & (power > 0)))
     if len(bad):
         what = f"sample {first + int(bad[0])} has mean power {power[bad[0]]}: it is zero, infinite or not a number"
-        raise UserError(what, where=f"{spec.name}/{split}")
+        raise UserError(what, where=f"{spec.name}/{split}", mend="mend or remove it in the source")
     return float(power.sum())

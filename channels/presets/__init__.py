@@ -31,7 +31,8 @@ def load_preset(name: str) -> Preset:
     if name not in preset_names():
         nearest = difflib.get_close_matches(name, preset_names(), n=1, cutoff=0.0)[0]
         known = ", ".join(preset_names())
-        raise UserError(f"unknown preset {name!r}", mend=f"did you mean {nearest!r}? There are {known}")
+        mend = f"did you mean {nearest!r}? There are {known}"
+        raise UserError(f"unknown preset {name!r}", where="--preset", mend=mend)
     text = resources.files(__name__).joinpath(f"{name}.yaml").read_text(encoding="utf-8")
     catalogue = yaml.safe_load(text)
     return Preset(name, _specs(catalogue, "pretrain", name), _specs(catalogue, "zeroshot", name))

@@ -103,12 +103,13 @@ class TrainingData:
 
 def read_samples(store: ChannelStore, origin: Origin, split: str, index: NDArray[np.int64]) -> NDArray[np.complex64]:
     """Unit-power channels [n, T, K, A] of training samples (T = 1 where a slot is a sample)."""
+    where = f"{store.path}, {origin.set_name}/{split}"
     if origin.samples_per_stored == 1:
-        return unit_power(store.read(origin.set_name, split, index))
+        return unit_power(store.read(origin.set_name, split, index), where)
     stored, slot = np.divmod(index, origin.samples_per_stored)
     unique, position = np.unique(stored, return_inverse=True)
     samples = store.read(origin.set_name, split, unique)
-    return unit_power(samples[position, slot][:, None])
+    return unit_power(samples[position, slot][:, None], where)
 
 
 def open_training_data(

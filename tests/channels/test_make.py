@@ -69,11 +69,11 @@ def test_a_standing_user_has_a_constant_channel():
 def test_delays_are_positive_and_spread_as_in_the_standard():
     wide = spec_of("UMi", False, subcarriers=256, subcarrier_spacing_khz=240.0, slots=1)
     tapered = unit(make(wide, 128)) * np.hanning(256)[None, None, :, None]
-    # exp(-2 pi i f tau) puts a path of delay tau at tau * bandwidth of the inverse transform; four places make room
+    # exp(-2 pi i f tau) puts a path of delay tau at tau * bandwidth of the inverse transform; four bins make room
     # for the window's main lobe around the first path.
     profile = np.mean(np.abs(np.roll(np.fft.ifft(tapered, axis=2), 4, axis=2)) ** 2, axis=(1, 3))
     profile /= profile.sum(axis=1, keepdims=True)
-    delay = (np.arange(256) - 4) / wide.bandwidth
+    delay = (np.arange(256) - 4) / (wide.subcarriers * wide.subcarrier_spacing_khz * 1e3)
     assert profile[:, -64:].sum(axis=1).mean() < 0.01, "power before the first path"
     mean = profile @ delay
     spread = np.sqrt(profile @ delay**2 - mean**2)

@@ -30,8 +30,8 @@ def test_unit_power_at_any_scale(noise: Draw, scale: float):
 def test_unit_power_names_the_bad_sample(noise: Draw, value: float):
     channel = noise(5, 4, 8, 2)
     channel[3] = value
-    with pytest.raises(UserError, match="sample 3"):
-        unit_power(channel)
+    with pytest.raises(UserError, match=r"^store, S1/train: sample 3 of the 5 read"):
+        unit_power(channel, "store, S1/train")
 
 
 def test_keys_are_distinct_and_stable():
@@ -128,11 +128,11 @@ def test_noise_is_that_of_splitmix64():
     for word in (11, 4):  # seed, epoch
         origin = mix_word(((origin + 0x9E3779B97F4A7C15) % 2**64) ^ word)
     state = mix_word(origin ^ int(KEYS[0]))
-    for place, word in enumerate(splitmix64(state, 2)):
+    for antenna, word in enumerate(splitmix64(state, 2)):
         radius = np.sqrt(-2 * np.log(((word >> 40) + 1) / 2**24))
         angle = 2 * np.pi * ((word >> 8) % 2**24) / 2**24
         expected = 1 + radius * np.exp(1j * angle) / np.sqrt(2)
-        assert add_noise(channel, 0.0, 11, KEYS[:1], 4)[0, 0, 0, place] == pytest.approx(expected, rel=1e-5)
+        assert add_noise(channel, 0.0, 11, KEYS[:1], 4)[0, 0, 0, antenna] == pytest.approx(expected, rel=1e-5)
 
 
 def mix_word(word: int) -> int:

@@ -1,3 +1,5 @@
+import errno
+import hashlib
 import json
 import pickle
 from collections.abc import Callable
@@ -15,6 +17,7 @@ from channels.manifest import write_manifest
 from channels.shards import Samples
 from channels.spec import ChannelSpec
 from channels.store import ChannelStore
+from channels.verify import verify
 from channels.writer import open_writer
 
 Draw = Callable[..., np.ndarray]
@@ -42,12 +45,12 @@ def test_round_trip(
     channel = noise(total, *shape)
     speed = np.arange(total, dtype=np.float32)
     ends = np.cumsum(chunks)
-    pieces = [
+    parts = [
         Samples(channel[end - size : end], {"speed": speed[end - size : end]})
         for end, size in zip(ends, chunks, strict=True)
     ]
     with open_writer(path, shard_samples) as writer:
-        assert writer.add_set(spec, "pretrain", {"train": total}, {"train": pieces}, {"seed": 1})
+        assert writer.add_set(spec, "pretrain", {"train": total}, {"train": parts}, {"seed": 1})
 
     store = ChannelStore.open(path)
     stored = store.sets["S1"]
@@ -146,6 +149,9 @@ def test_altered_or_malformed_manifest(store: Path):
         file.write_text(changed)
         with pytest.raises(UserError, match=r"manifest\.json"):
             ChannelStore.open(store)
+    file.write_text(text.replace('"slot_ms": 0.5', '"slot_ms": -1'))
+    with pytest.raises(UserError, match=r"manifest\.json \(S1\): slot_ms must be a number above 0, not -1$"):
+        ChannelStore.open(store)
     file.write_text(text.replace('"slot_ms": 0.5', '"slot_ms": 0.25'))
     with pytest.raises(UserError, match="altered"):
         ChannelStore.open(store)
@@ -175,3 +181,24 @@ def test_missing_and_truncated_shard(store: Path):
     file.unlink()
     with pytest.raises(UserError, match=r"train-00002.*missing"):
         ChannelStore.open(store)
+
+
+def test_what_cannot_be_read_is_named(store: Path, monkeypatch: pytest.MonkeyPatch):
+    def broken(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    opened = ChannelStore.open(store)
+    monkeypatch.setattr(np, "memmap", broken)
+    with pytest.raises(UserError, match=r"train-00000\.safetensors: the shard cannot be read \(Input/output error\)"):
+        opened.read("S1", "train", np.array([0]))
+    monkeypatch.setattr(hashlib, "file_digest", broken)
+    assert [fault.what for fault in verify(store)] == ["unreadable: Input/output error"] * 4
+    monkeypatch.setattr(Path, "read_bytes", broken)
+    with pytest.raises(UserError, match=r"manifest\.json: the manifest cannot be read \(Input/output error\)"):
+        ChannelStore.open(store)
+
+
+def test_a_shard_of_other_samples_is_named_with_its_path(store: Path, spec: ChannelSpec):
+    opened = ChannelStore(store, {"S1": replace(ChannelStore.open(store).sets["S1"], spec=replace(spec, slots=2))})
+    with pytest.raises(UserError, match=rf"^{store}/shards/S1/train-00000\.safetensors: samples of shape"):
+        opened.read("S1", "train", np.array([0]))

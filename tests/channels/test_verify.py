@@ -9,9 +9,9 @@ from channels.verify import verify
 SHARD = "shards/S1/train-00001.safetensors"
 
 
-def flip(file: Path, place: int) -> None:
+def flip(file: Path, byte: int) -> None:
     content = bytearray(file.read_bytes())
-    content[place] ^= 1
+    content[byte] ^= 1
     file.write_bytes(content)
 
 
@@ -34,9 +34,9 @@ def test_damage_is_found_and_named(store: Path, kind: str):
     assert [fault.file for fault in faults] == [SHARD] and faults[0].what.startswith(kind)
 
 
-@pytest.mark.parametrize("place", [0, 20, 200, -1])
-def test_any_flipped_byte_is_found(store: Path, place: int):
-    flip(store / SHARD, place)
+@pytest.mark.parametrize("byte", [0, 20, 200, -1])
+def test_any_flipped_byte_is_found(store: Path, byte: int):
+    flip(store / SHARD, byte)
     assert [fault.file for fault in verify(store)] == [SHARD]
 
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from channels.writer import open_writer
 
 Draw = Callable[..., np.ndarray]
 
-# Adds set S2 to a store and stops for ever at the place that its second argument names.
+# Adds set S2 to a store and stops for ever at the point that its second argument names.
 WRITER = """
 import sys, time
 import numpy as np
@@ -32,37 +33,37 @@ def stop(*_):
     print("here", flush=True)
     time.sleep(600)
 
-def chunks(spec, place):
+def chunks(spec, point):
     parts = np.ones((12, *spec.shape), np.complex64)
     yield Samples(parts[:10], {})
-    if place == "samples":
+    if point == "samples":
         stop()
     yield Samples(parts[10:], {})
 
-path, place = sys.argv[1:]
-if place == "rename":
+path, point = sys.argv[1:]
+if point == "rename":
     channels.writer.sync_folder = stop
-if place == "manifest":
+if point == "manifest":
     channels.writer.write_atomically = stop
 with channels.writer.open_writer(path, shard_samples=4) as writer:
     mapping = next(iter(writer.sets.values())).spec.to_mapping() | {"name": "S2"}
     spec = ChannelSpec.from_mapping(mapping, "test")
-    writer.add_set(spec, "pretrain", {"train": 12}, {"train": chunks(spec, place)}, {})
+    writer.add_set(spec, "pretrain", {"train": 12}, {"train": chunks(spec, point)}, {})
 print("done", flush=True)
 """
 
 
-def run_writer(path: Path, place: str) -> subprocess.Popen[str]:
+def run_writer(path: Path, point: str) -> subprocess.Popen[str]:
     root = Path(__file__).parents[2]
     environment = os.environ | {"PYTHONPATH": str(root)}
-    command = [sys.executable, "-c", WRITER, str(path), place]
+    command = [sys.executable, "-c", WRITER, str(path), point]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=root)
 
 
-@pytest.mark.parametrize("place", ["samples", "rename", "manifest"])
-def test_killed_writer_leaves_the_store_as_it_was(store: Path, place: str):
+@pytest.mark.parametrize("point", ["samples", "rename", "manifest"])
+def test_killed_writer_leaves_the_store_as_it_was(store: Path, point: str):
     before = ChannelStore.open(store).fingerprint
-    process = run_writer(store, place)
+    process = run_writer(store, point)
     assert process.stdout is not None and process.stdout.readline() == "here\n"
     with pytest.raises(UserError, match="another process is writing"), open_writer(store):
         pass
@@ -75,7 +76,7 @@ def test_killed_writer_leaves_the_store_as_it_was(store: Path, place: str):
     after = ChannelStore.open(store)
     assert after.fingerprint == before and list(after.sets) == ["S1"]
     assert len(after.read("S1", "train", np.arange(10))) == 10
-    assert [fault.what[:5] for fault in verify(store)] == (["extra"] * 3 if place == "manifest" else [])
+    assert [fault.what[:5] for fault in verify(store)] == (["extra"] * 3 if point == "manifest" else [])
 
     following = run_writer(store, "nowhere")
     assert following.communicate(timeout=30)[0] == "done\n"
@@ -138,6 +139,82 @@ def test_other_shape_or_count_than_announced(tmp_path: Path, spec: ChannelSpec, 
     assert not (tmp_path / "new").exists()
 
 
+def test_a_full_disk_at_the_manifest_leaves_no_shards(
+    store: Path, spec: ChannelSpec, noise: Draw, monkeypatch: pytest.MonkeyPatch
+):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    before = ChannelStore.open(store).fingerprint
+    samples = Samples(noise(3, *spec.shape), {})
+    other = replace(spec, name="S2")
+    with open_writer(store) as writer:
+        with monkeypatch.context() as patched, pytest.raises(UserError, match="the disk is full"):
+            patched.setattr(channels.writer, "write_atomically", full)
+            writer.add_set(other, "pretrain", {"train": 3}, {"train": [samples]}, {})
+        assert list(writer.sets) == ["S1"]
+        assert not (store / "shards/S2").exists() and verify(store) == []
+        assert ChannelStore.open(store).fingerprint == before
+        assert writer.add_set(other, "pretrain", {"train": 3}, {"train": [samples]}, {})
+    assert list(ChannelStore.open(store).sets) == ["S1", "S2"] and verify(store) == []
+
+
+def test_a_set_that_the_manifest_names_keeps_its_shards(
+    store: Path, spec: ChannelSpec, noise: Draw, monkeypatch: pytest.MonkeyPatch
+):
+    write = channels.writer.write_atomically
+
+    def interrupted(*arguments: Any) -> None:
+        write(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(channels.writer, "write_atomically", interrupted)
+    with open_writer(store) as writer, pytest.raises(KeyboardInterrupt):
+        samples = {"train": [Samples(noise(3, *spec.shape), {})]}
+        writer.add_set(replace(spec, name="S2"), "pretrain", {"train": 3}, samples, {})
+    assert list(ChannelStore.open(store).sets) == ["S1", "S2"] and verify(store) == []
+
+
+def test_what_a_write_of_the_first_manifest_left_is_no_foreign_file(tmp_path: Path, spec: ChannelSpec, noise: Draw):
+    """A writer killed there leaves its temporary file beside the shards."""
+    (tmp_path / "shards/S1").mkdir(parents=True)
+    (tmp_path / ".manifest.json.4711-4711.tmp").write_text("{")
+    with open_writer(tmp_path) as writer:
+        writer.add_set(spec, "pretrain", {"train": 3}, {"train": [Samples(noise(3, *spec.shape), {})]}, {})
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [".lock", "manifest.json", "shards"]
+    assert verify(tmp_path) == []
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path):
+    (tmp_path / "letter.txt").touch()
+    with pytest.raises(UserError, match=r"letter\.txt/store: the store cannot be written \(Not a directory\)"):
+        open_writer(tmp_path / "letter.txt" / "store").__enter__()
+
+
+@pytest.mark.parametrize(
+    ("chunks", "words"),
+    [
+        ([{"speed": np.zeros(4)}, {}], "label 'speed' is missing for some samples"),
+        ([{"speed": np.zeros(3)}, {"speed": np.zeros(5)}], "3 values of label 'speed' for 4 samples"),
+        ([{"city": np.array(["a"] * 4)}, {"city": np.array(["b"] * 4)}], "label 'city' is of type <U1"),
+    ],
+)
+def test_labels_that_could_not_be_read_again_are_refused(
+    tmp_path: Path, spec: ChannelSpec, noise: Draw, chunks: list[dict[str, np.ndarray]], words: str
+):
+    size = 4 if "values" in words else 8
+    samples = [Samples(noise(4, *spec.shape), labels) for labels in chunks]
+    with open_writer(tmp_path / "new", shard_samples=size) as writer, pytest.raises(UserError, match=words):
+        writer.add_set(spec, "pretrain", {"train": 8}, {"train": samples}, {})
+    assert not (tmp_path / "new").exists()
+
+
+def test_samples_of_another_type_are_refused(tmp_path: Path, spec: ChannelSpec, noise: Draw):
+    samples = [Samples(noise(4, *spec.shape).astype(np.complex128), {})]
+    with open_writer(tmp_path / "new") as writer, pytest.raises(UserError, match=r"\(complex128\)"):
+        writer.add_set(spec, "pretrain", {"train": 4}, {"train": samples}, {})
+
+
 def test_full_disk(store: Path, spec: ChannelSpec, noise: Draw, monkeypatch: pytest.MonkeyPatch):
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -155,5 +232,5 @@ def test_foreign_folder_is_not_touched(tmp_path: Path):
     with pytest.raises(UserError, match=r"letter\.txt"), open_writer(tmp_path):
         pass
     assert [entry.name for entry in tmp_path.iterdir()] == ["letter.txt"]
-    with pytest.raises(UserError, match="a file is in the place"), open_writer(tmp_path / "letter.txt"):
+    with pytest.raises(UserError, match="the store would be a folder"), open_writer(tmp_path / "letter.txt"):
         pass

@@ -20,7 +20,7 @@ def test_a_page_of_a_run_that_has_only_begun(tmp_path: Path) -> None:
     assert (row["padding_planned"], row["padding_measured"], row["tokens_per_s"]) == ("0.1", "", "")
 
 
-def test_the_page_escapes_what_it_tells(broken_off: RunDirectory) -> None:
+def test_the_page_escapes_what_it_shows(broken_off: RunDirectory) -> None:
     record = replace(read_run(broken_off, "FAILED", "<script>alert(1)</script>"), name="<b>")
     text = render([record], {}, [])
     assert "<script>" not in text and "&lt;script&gt;" in text and "<b>" not in text

@@ -20,7 +20,7 @@ def test_repeated_steps_count_once_in_curves_and_twice_in_time(broken_off: RunDi
     budget = record.budget
     assert (budget.data_wait, budget.compute) == pytest.approx((0.7, 2.8))
     assert (budget.checkpoint, budget.repeated, budget.evaluation) == (pytest.approx(0.25), pytest.approx(1.0), None)
-    assert [(life.first_step, life.last_step, life.outcome) for life in record.attempts] == [(0, 4, None), (2, 5, None)]
+    assert [(each.first_step, each.last_step, each.outcome) for each in record.attempts] == [(0, 4, None), (2, 5, None)]
     assert [(remark.kind, remark.step, remark.text) for remark in record.remarks] == [("warning", 2, "one was torn")]
     failure = {"kind": "worker", "cause": "killed", "rank": 1, "node": None, "time": 3.0}
     broken_off.update_state(failures=[failure])

@@ -25,7 +25,7 @@ def test_the_first_lines_compare(broken_off: RunDirectory) -> None:
     )
 
 
-def test_one_run_is_told_in_full(broken_off: RunDirectory) -> None:
+def test_one_run_is_described_in_full(broken_off: RunDirectory) -> None:
     lines = summary([scored(read_run(broken_off, "FINISHED"), "only", 0.1)])
     assert lines[0] == "only has finished: 2 epochs, 5 of 8 steps."
     assert lines[-1].endswith("-10.00 dB in reconstruction, -10.00 dB in time, -10.00 dB in frequency.")

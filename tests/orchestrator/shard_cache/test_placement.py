@@ -66,10 +66,10 @@ def largest_step(schedule: Schedule, shard_map: ShardMap, world: int) -> int:
 def read_slices(store: ChannelStore, slices: tuple[Slice, ...]) -> Iterator[tuple[str, int]]:
     """(set, sample) of every true sample, read from the content of the channels."""
     names = tuple(store.sets)
-    for piece in slices:
-        for source in np.unique(piece.source):
-            chosen = (piece.source == source) & (piece.weight > 0)
-            values = store.read(names[source], "train", piece.index[chosen])[:, 0, 0, 0]
+    for each in slices:
+        for source in np.unique(each.source):
+            chosen = (each.source == source) & (each.weight > 0)
+            values = store.read(names[source], "train", each.index[chosen])[:, 0, 0, 0]
             assert np.all(values.imag == source)
             yield from ((names[source], int(value) - 1) for value in values.real)
 
@@ -184,15 +184,15 @@ def test_the_files_of_an_epoch_hold_every_step_and_the_map_names_the_right_ones(
         files = shard_map.files(slices)
         assert set(files) == {
             f"{schedule.catalogue[source].name}/{index // schedule.catalogue[source].shard_samples}"
-            for piece in slices
-            for source, index in zip(piece.source.tolist(), piece.index.tolist(), strict=True)
+            for each in slices
+            for source, index in zip(each.source.tolist(), each.index.tolist(), strict=True)
         }
         assert len(files) == len(set(files))
         assert needed.issuperset(files)
     assert needed <= set(shard_map.all_files())
 
 
-def test_the_map_of_a_store_counts_units_and_leaves_out_unused_shards(store: ChannelStore) -> None:
+def test_the_map_of_a_store_counts_samples_and_leaves_out_unused_shards(store: ChannelStore) -> None:
     """A model of single snapshots draws 3 training samples from each stored one; only the first 10 are used."""
     from orchestrator.data.reader import Origin
     from samplers.catalogue import pooled_sources
@@ -200,8 +200,8 @@ def test_the_map_of_a_store_counts_units_and_leaves_out_unused_shards(store: Cha
     catalogue = Catalogue(pooled_sources("N1", {0: 5, 1: 6}, 10 * 3, shard_samples=4 * 3))
     shard_map = ShardMap.of(store, catalogue, [Origin("N1", (3, 2, 1), variant, 3) for variant in (0, 1)])
     assert shard_map.all_files() == tuple(f"shards/N1/train-{number:05d}.safetensors" for number in range(3))
-    piece = Slice(0, 1, np.asarray([1, 1], np.int32), np.asarray([11, 12]), np.ones(2, np.float32), 0)
-    assert shard_map.files([piece]) == shard_map.all_files()[:2]
+    last_two = Slice(0, 1, np.asarray([1, 1], np.int32), np.asarray([11, 12]), np.ones(2, np.float32), 0)
+    assert shard_map.files([last_two]) == shard_map.all_files()[:2]
 
 
 # A deadlock takes PATIENCE_S to show, so an example is not shrunk.

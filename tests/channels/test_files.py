@@ -1,0 +1,42 @@
+import threading
+from pathlib import Path
+
+import pytest
+
+from channels.files import unfinished_writes, write_atomically
+
+
+def test_threads_that_write_one_file_do_not_share_a_temporary_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Each renames what it wrote itself; with one name the second would find nothing to rename."""
+    path = tmp_path / "state.json"
+    replace, both = Path.replace, threading.Barrier(2)
+    errors: list[BaseException] = []
+
+    def replace_together(self: Path, target: Path) -> Path:
+        both.wait(10)
+        return replace(self, target)
+
+    def write(content: str) -> None:
+        try:
+            write_atomically(path, content)
+        except BaseException as error:
+            errors.append(error)
+
+    monkeypatch.setattr(Path, "replace", replace_together)
+    threads = [threading.Thread(target=write, args=(letter * 1000,)) for letter in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert not errors
+    assert path.read_text() in ("a" * 1000, "b" * 1000)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["state.json"]
+
+
+def test_what_a_killed_write_leaves_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "state.json"
+    monkeypatch.setattr(Path, "replace", lambda self, target: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(Path, "unlink", lambda self, missing_ok: None)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(path, "{}")
+    assert unfinished_writes(path) == list(tmp_path.iterdir())
