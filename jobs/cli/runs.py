@@ -12,11 +12,11 @@ import typer
 from channels.errors import UserError
 from jobs.cli.launchers import make_query, query_launcher
 from jobs.cli.options import ClusterFileOption, ClusterOption, RunArgument
-from jobs.cli.watch import watch
 from jobs.launch.folder import LaunchFolder
 from jobs.launch.job_state import ENDED
 from jobs.launch.run_list import find_run, list_runs, newest_run, text_of
 from jobs.launch.run_status import RunStatus, run_status
+from jobs.launch.watch import watch
 from jobs.ray_cluster import jobs as ray_jobs
 from jobs.slurm import state as slurm_state
 from orchestrator.run.folder import RunDirectory

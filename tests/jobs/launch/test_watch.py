@@ -15,11 +15,11 @@ import pytest
 
 from channels.errors import UserError
 from channels.files import write_json
-from jobs.cli import watch as watching
-from jobs.cli.watch import watch
+from jobs.launch import watch as watching
 from jobs.launch.job_state import JobState
 from jobs.launch.run_list import newest_run
 from jobs.launch.run_status import RunStatus
+from jobs.launch.watch import watch
 from orchestrator.run.events import EventWriter
 from orchestrator.run.folder import RunDirectory
 from orchestrator.view.live import LiveView
