@@ -36,9 +36,9 @@ def evaluate(
         list[str], typer.Argument(metavar="MODEL...", help="Name or folder of a run, or folder of an export.")
     ],
     store: Annotated[
-        Path | None, typer.Option(help="Store of the sets; an export needs it.  [default: the run's]")
+        Path | None, typer.Option(help="Store of the sets; an export needs it (default: the run's).")
     ] = None,
-    sets: Annotated[str | None, typer.Option(help="Zero-shot sets, e.g. D1,D3.  [default: the run's or all]")] = None,
+    sets: Annotated[str | None, typer.Option(help="Zero-shot sets, e.g. D1,D3 (default: the run's, or all).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     cluster: ClusterOption = None,
     cluster_file: ClusterFileOption = None,

@@ -18,7 +18,7 @@ def import_model(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Checkpoint: .pth, .pt or .safetensors.")],
     network: Annotated[str, typer.Option("--as", help="What it is: hetercsi, wimamba or lwm.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Folder for the export, not there yet.", show_default=False)],
-    size: Annotated[str | None, typer.Option(help="Size of the network.  [default: by its shapes]")] = None,
+    size: Annotated[str | None, typer.Option(help="Size of the network (default: by its shapes).")] = None,
 ) -> None:
     """Make an export of a released checkpoint: `wavetrain evaluate DIR --store STORE` scores it."""
     from models.layers.parameters import count_parameters

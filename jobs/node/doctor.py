@@ -1,6 +1,5 @@
 """What a machine must have before training starts on it: a list of checks, each with a verdict and what it found."""
 
-import importlib.util
 import os
 import platform
 import shutil
@@ -15,7 +14,7 @@ from typing import Literal
 from channels.errors import UserError
 from jobs.node.network_check import RankCheckError, describe, measure_here
 from jobs.node.port_window import claim, interface_address
-from jobs.node.rank_check import KERNELS
+from models.scan.kernel_package import EXTENSION, PACKAGE, missing_part
 from orchestrator.spec.cluster import Profile
 from orchestrator.tracking.mlflow_run import check_uri, default_uri, try_writing
 
@@ -68,7 +67,7 @@ def examine_storage(profile: Profile) -> list[Finding]:
 
 
 def versions() -> dict[str, str]:
-    """Python and the packages that all nodes must have alike."""
+    """Python and the packages that must be the same on all nodes."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -105,23 +104,22 @@ def _driver() -> str:
 
 
 def _kernels(profile: Profile) -> Finding:
-    missing = [name for name in KERNELS if importlib.util.find_spec(name) is None]
-    if not missing:
-        return Finding("WiMamba kernels", "ok", " and ".join(KERNELS))
+    missing = missing_part()
+    if missing is None:
+        return Finding("WiMamba kernels", "ok", f"{PACKAGE} with {EXTENSION}")
     needed = profile.device == "cuda"
-    text = f"{' and '.join(missing)} not installed: WiMamba uses its own scan"
-    return Finding("WiMamba kernels", "warning" if needed else "ok", text)
+    return Finding("WiMamba kernels", "warning" if needed else "ok", f"{missing}: WiMamba uses its own scan")
 
 
 def _existing(folder: Path) -> Path:
-    return next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    return next(path for path in (folder, *folder.absolute().parents) if path.exists())
 
 
 def _folder(what: str, folder: Path) -> Finding:
-    place = _existing(folder)
-    if not place.is_dir() or not os.access(place, os.W_OK):
-        return Finding(what, "failed", f"{place} cannot be written")
-    free = shutil.disk_usage(place).free / 2**30
+    existing = _existing(folder)
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        return Finding(what, "failed", f"{existing} cannot be written")
+    free = shutil.disk_usage(existing).free / 2**30
     verdict: Verdict = "failed" if free < LEAST_FREE_GB else "warning" if free < WARN_FREE_GB else "ok"
     return Finding(what, verdict, f"{folder}: {free:.1f} GiB free")
 
@@ -166,7 +164,7 @@ def _tracking(uri: str) -> Finding:
     if uri.startswith("sqlite:///"):
         database = Path(uri.removeprefix("sqlite:///"))
         # sqlite writes its journal beside the file.
-        for place in {_existing(database), _existing(database.parent)}:
-            if not os.access(place, os.W_OK):
-                return Finding("MLflow", "failed", f"{uri}: {place} cannot be written")
+        for path in {_existing(database), _existing(database.parent)}:
+            if not os.access(path, os.W_OK):
+                return Finding("MLflow", "failed", f"{uri}: {path} cannot be written")
     return Finding("MLflow", "ok", uri)

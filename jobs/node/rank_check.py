@@ -4,7 +4,6 @@
 environment, and the node's name and device in WAVETRAIN_HOST and WAVETRAIN_DEVICE. Rank 0 writes RESULT.
 """
 
-import importlib.util
 import os
 import sys
 from dataclasses import asdict
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from channels.files import write_json
 from jobs.node.bandwidth import measure
+from models.scan.kernel_package import missing_part
 
 if TYPE_CHECKING:
     import torch
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 TIMEOUT_S = 180
 BAD_DEVICE = 3
 """Exit code of a rank whose own device does not work."""
-KERNELS = ("mamba_ssm", "selective_scan_cuda")
-"""The package, and the extension that it has only where it was compiled with CUDA."""
 
 
 def main(result: str) -> int:
@@ -65,7 +63,7 @@ def try_device(device: "torch.device") -> None:
     expected = numbers.cpu() @ numbers.cpu()
     if not torch.equal(product.cpu().long(), expected):
         raise RuntimeError("a product of matrices comes out wrong")
-    if device.type == "cuda" and all(importlib.util.find_spec(name) for name in KERNELS):
+    if device.type == "cuda" and missing_part() is None:
         _try_kernels(device)
 
 

@@ -1,24 +1,21 @@
 """The CUDA kernel of the mamba-ssm package as a backend."""
 
 import importlib
-import importlib.util
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from models.scan.kernel_package import EXTENSION, PACKAGE, missing_part
 from models.scan.problem import ScanProblem, valid_steps
 
-EXTENSION = "selective_scan_cuda"
-INTERFACE = "mamba_ssm.ops.selective_scan_interface"
+INTERFACE = f"{PACKAGE}.ops.selective_scan_interface"
 
 
 def missing_kernel() -> str | None:
     """Why the kernel cannot run, in one line, or None. Loads it where it is installed."""
-    if importlib.util.find_spec("mamba_ssm") is None:
-        return "the package mamba-ssm is not installed"
-    if importlib.util.find_spec(EXTENSION) is None:
-        return f"mamba-ssm is installed without its compiled extension {EXTENSION}"
+    if (missing := missing_part()) is not None:
+        return missing
     for module in (EXTENSION, INTERFACE):
         try:
             importlib.import_module(module)

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -62,6 +63,18 @@ def test_help_of_a_command_imports_no_engine(tmp_path: Path) -> None:
 
 def test_every_command_has_a_description_of_its_own() -> None:
     assert all(load_command(name).help for name in COMMANDS)
+
+
+def leaves(command: Any) -> list[Any]:
+    children = getattr(command, "commands", {}).values()
+    return [leaf for child in children for leaf in leaves(child)] or [command]
+
+
+def test_no_help_is_taken_for_markup() -> None:
+    """rich leaves out what stands in brackets."""
+    options = [option for name in COMMANDS for leaf in leaves(load_command(name)) for option in leaf.params]
+    assert len(options) > 50
+    assert [option.name for option in options if "[" in (getattr(option, "help", None) or "")] == []
 
 
 @pytest.mark.parametrize("line", [["status"], ["status", "demo", "--json"], ["logs", "demo"], ["cancel", "demo"]])

@@ -36,6 +36,22 @@ def test_ranks_that_exchange_data_by_default(
     assert default_ranks(profile_in(tmp_path, device=device)) == ranks
 
 
+@pytest.mark.parametrize(
+    ("installed", "device", "verdict", "says"),
+    [
+        (("mamba_ssm", "selective_scan_cuda"), "cuda", "ok", "mamba_ssm with selective_scan_cuda"),
+        (("mamba_ssm",), "cuda", "warning", "without its compiled extension selective_scan_cuda: WiMamba uses its own"),
+        ((), "cuda", "warning", "mamba-ssm is not installed"),
+        ((), "cpu", "ok", "mamba-ssm is not installed"),
+    ],
+)
+def test_kernels_of_wimamba(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: tuple[str, ...], device: str,
+                            verdict: str, says: str) -> None:  # fmt: skip
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: SimpleNamespace() if name in installed else None)
+    found = doctor._kernels(profile_in(tmp_path, device=device))
+    assert found.verdict == verdict and says in found.found
+
+
 def test_versions_name_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "PACKAGES", ("numpy", "no-such-package"))
     found = versions()
