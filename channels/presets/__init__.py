@@ -1,4 +1,4 @@
-"""Catalogues of sets that ship with the package: ``hetercsi`` (the published 40 + 12) and ``demo``."""
+"""Catalogues of sets that ship with the package, among them ``hetercsi``: the published 40 + 12."""
 
 import difflib
 from collections.abc import Mapping

@@ -40,7 +40,7 @@ class Format(StrEnum):
 
 @app.command()
 def make(
-    preset: Annotated[str, typer.Option(help="Catalogue: demo, hetercsi or wimamba.")],
+    preset: Annotated[str, typer.Option(help="Catalogue: demo, hetercsi, motivation or wimamba.")],
     store: StoreOption,
     sets: Annotated[str | None, typer.Option(help="First N pre-training sets, or names: P01,P05,D1.")] = None,
     train: Annotated[int, typer.Option(min=0, help="Training samples of each pre-training set.")] = 1000,

@@ -31,7 +31,7 @@ def _preset(name: str, help_text: str, **limits: Any) -> Any:
 
 def plan(
     spec: Annotated[Path | None, typer.Argument(help="Job spec whose store is planned; or give --preset.")] = None,
-    preset: Annotated[str | None, typer.Option(help="Catalogue without data: demo, hetercsi or wimamba.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Catalogue: demo, hetercsi, motivation or wimamba.")] = None,
     sets: Annotated[str | None, typer.Option(help="First N pre-training sets, or names: P01,P05.")] = None,
     samples: Annotated[int | None, _preset("samples", "Training samples of each set.", min=1)] = None,
     batch: Annotated[int | None, _preset("batch", "Samples of a slice over all ranks.", min=1)] = None,

@@ -2,11 +2,10 @@
 
 A model is trained on batches of one set each. After every epoch, with the weights held still, gradients of the temporal
 task are taken over random batches of every set; of each two batches of different sets the cosine is negative or not.
-Pairs of sets are told apart by their scale: the ``same`` (T, K, A); ``similar``, other scales whose lengths differ by a
-factor of at most 1.5; ``different``, lengths that differ by at least 2.
+The pairs of sets are those of the figure: one set beside one of the same scale, of a similar and of a different one.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,9 +21,10 @@ from samplers.catalogue import Catalogue
 from samplers.schedule import Slice
 
 TASK = "time"
-SIMILAR_AT_MOST, DIFFERENT_AT_LEAST = 1.5, 2.0
 CLIP_NORM, WEIGHT_DECAY = 1.0, 0.05
 RELATIONS = ("different_scale", "similar_scale", "same_scale")
+Pairs = Mapping[str, tuple[str, str]]
+"""By relation of their scales, the names of the two sets that are compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +54,9 @@ class PairConflict:
 
 
 def measure_conflict(
-    data: TrainingData, catalogue: Catalogue, setting: ConflictSetting, tell: Callable[[int], None]
+    data: TrainingData, catalogue: Catalogue, pairs: Pairs, setting: ConflictSetting, on_epoch: Callable[[int], None]
 ) -> list[PairConflict]:
-    """Train and count; ``tell`` is called with every epoch that is done. On the CPU, in this process."""
+    """Train on all sets and count; ``on_epoch`` gets the number of each epoch done. On the CPU, in this process."""
     model = data.spec.build(setting.seed)
     optimizer = torch.optim.AdamW([dict(group) for group in optimizer_groups(model, WEIGHT_DECAY)], lr=setting.lr,
                                   betas=(0.9, 0.95))  # fmt: skip
@@ -65,8 +65,8 @@ def measure_conflict(
         for piece in _training_batches(catalogue, setting, epoch):
             _train(model, optimizer, data, piece, setting.seed)
         gradients = [_gradients(model, data, catalogue, source, setting, epoch) for source in range(len(catalogue))]
-        found += _compare(gradients, data, catalogue, epoch + 1)
-        tell(epoch + 1)
+        found += _compare(gradients, catalogue, pairs, epoch + 1)
+        on_epoch(epoch + 1)
     return found
 
 
@@ -78,16 +78,6 @@ def shares(found: Sequence[PairConflict]) -> dict[str, float]:
         if of:
             result[relation] = sum(pair.negative for pair in of) / sum(pair.pairs for pair in of)
     return result
-
-
-def relation_of(data: TrainingData, first: int, second: int) -> str | None:
-    """How the scales of two sources relate; None where they are neither similar nor different."""
-    if data.origins[first].shape == data.origins[second].shape:
-        return "same_scale"
-    shorter, longer = sorted((int(data.lengths[first]), int(data.lengths[second])))
-    if longer <= SIMILAR_AT_MOST * shorter:
-        return "similar_scale"
-    return "different_scale" if longer >= DIFFERENT_AT_LEAST * shorter else None
 
 
 def _training_batches(catalogue: Catalogue, setting: ConflictSetting, epoch: int) -> list[Slice]:
@@ -135,13 +125,10 @@ def _gradients(
     return torch.stack(directions)
 
 
-def _compare(gradients: Sequence[Tensor], data: TrainingData, catalogue: Catalogue, epoch: int) -> list[PairConflict]:
+def _compare(gradients: Sequence[Tensor], catalogue: Catalogue, pairs: Pairs, epoch: int) -> list[PairConflict]:
+    number = {source.name: number for number, source in enumerate(catalogue)}
     found = []
-    for second in range(len(gradients)):
-        for first in range(second):
-            relation = relation_of(data, first, second)
-            if relation is not None:
-                cosines = gradients[first] @ gradients[second].T
-                names = (catalogue[first].name, catalogue[second].name)
-                found.append(PairConflict(epoch, *names, relation, cosines.numel(), int((cosines < 0).sum())))
+    for relation, (first, second) in pairs.items():
+        cosines = gradients[number[first]] @ gradients[number[second]].T
+        found.append(PairConflict(epoch, first, second, relation, cosines.numel(), int((cosines < 0).sum())))
     return found

@@ -69,10 +69,12 @@ def runs_table(study: Study, runs: Path) -> StudyTable:
 def conflict_table(study: Study, say: Say) -> StudyTable:
     """The table of Fig. 1c, from gradients that are taken in this process."""
     scale = study.scale
-    spec = make_spec("hetercsi", {"size": scale.model, "position": "grid"})
+    spec = make_spec("hetercsi", {"size": scale.model, "position": scale.position})
     catalogue, data = open_training_data(DataSection(store=study.store), spec, study.seed)
     setting = ConflictSetting(scale.gradient_epochs, scale.gradient_batches, scale.lr, study.seed)
-    found = measure_conflict(data, catalogue, setting, lambda epoch: say(f"epoch {epoch} of {setting.epochs}"))
+    found = measure_conflict(
+        data, catalogue, study.pairs, setting, lambda epoch: say(f"epoch {epoch} of {setting.epochs}")
+    )
     return tables.fig1c(study, shares(found))
 
 

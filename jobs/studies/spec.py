@@ -31,6 +31,7 @@ class Scale(Section):
     global_batch: Positive
     workers: Positive
     lr: float
+    position: Literal["flat", "grid"]
     gradient_epochs: Positive
     gradient_batches: Positive
 
@@ -56,6 +57,8 @@ class Study:
     store: Path
     seed: int
     children: tuple[Child, ...]
+    pairs: Mapping[str, tuple[str, str]]
+    """Fig. 1c: the sets that are compared, by the relation of their scales; empty for other studies."""
 
 
 def known_scales() -> dict[str, Scale]:
@@ -71,14 +74,15 @@ def make_study(kind: StudyName, name: str, scale: Scale, folder: Path, seed: int
     """
     definition = _read("studies")[kind]
     numbers = scale.table3_sets if kind == "table3" else (len(definition["sets"]),)
-    preset = _scaled(load_preset(PRESET), scale, definition.get("sets", max(numbers)))
-    store = folder / f"{PRESET}-{kind}-k{scale.divide_subcarriers}-n{scale.samples}-s{seed}"
+    preset = _scaled(load_preset(definition.get("preset", PRESET)), scale, definition.get("sets", max(numbers)))
+    store = folder / f"{preset.name}-{kind}-k{scale.divide_subcarriers}-n{scale.samples}-s{seed}"
     children = tuple(
         Child(method, sets, _job(f"{name}.sets-{sets}.{method}", definition, batching, sets, scale, store, seed))
         for sets in numbers
         for method, batching in definition.get("methods", {}).items()
     )
-    return Study(kind, name, definition["description"], scale, preset, store, seed, children)
+    pairs = {relation: (first, second) for relation, (first, second) in definition.get("pairs", {}).items()}
+    return Study(kind, name, definition["description"], scale, preset, store, seed, children, pairs)
 
 
 def make_study_store(study: Study, progress: Progress) -> None:
@@ -124,7 +128,7 @@ def _job(
         "description": definition["description"],
         "seed": seed,
         "data": {"store": str(store.absolute()), "sets": sets},
-        "model": {"name": "hetercsi", "size": scale.model, "position": "grid"},
+        "model": {"name": "hetercsi", "size": scale.model, "position": scale.position},
         "batching": {**shares, **batching},
         "train": {"epochs": scale.epochs, "lr": scale.lr, "warmup_epochs": scale.epochs / 15},
         "scale": {"workers": scale.workers},

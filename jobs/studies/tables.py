@@ -153,13 +153,18 @@ def fig1c(study: Study, found: Mapping[str, float]) -> StudyTable:
         rows=rows,
         notes=(
             f"{scale.gradient_batches} gradients of the temporal task of each set after every one of "
-            f"{scale.gradient_epochs} epochs, weights held still, batches of 16; all pairs of different sets.",
-            "Same: equal (T, K, A). Similar: lengths within a factor of 1.5. Different: a factor of at least 2. The "
-            "paper does not name its sets.",
+            f"{scale.gradient_epochs} epochs, weights held still, batches of 16; all pairs of batches of two sets.",
+            f"The sets of the public code ({_pairs_text(study)}).",
             scale_note(study),
         ),
         digits={},
     )
+
+
+def _pairs_text(study: Study) -> str:
+    shapes = {row.name: "x".join(map(str, row.shape)) for row in study.preset.pretrain}
+    pairs = [f"{first} {shapes[first]}, {second} {shapes[second]}" for first, second in study.pairs.values()]
+    return "; ".join(f"{name.replace('_', ' ')}: {text}" for name, text in zip(study.pairs, pairs, strict=True))
 
 
 def scale_note(study: Study) -> str:

@@ -14,7 +14,7 @@ def tokens(spec: ChannelSpec) -> int:
 
 
 def test_names():
-    assert preset_names() == ("demo", "hetercsi", "wimamba")
+    assert preset_names() == ("demo", "hetercsi", "motivation", "wimamba")
     with pytest.raises(UserError, match="'hetercsi'"):
         load_preset("heterCSI")
 
@@ -37,6 +37,14 @@ def test_published_names_and_doppler():
     ]
     published = [0.011, 0.023, 0.049, 0.241, 0.067, 0.434, 0.117, 0.491, 0.486, 0.097, 0.230, 0.269]
     assert doppler == pytest.approx(published, abs=6e-4)
+
+
+def test_motivation_sets_of_the_public_code():
+    """PAPERS 1.2: A, B, C and D of Fig. 1c."""
+    sets = load_preset("motivation").pretrain
+    assert [tokens(spec) for spec in sets] == [192, 512, 192, 96]
+    assert sets[0].shape == sets[2].shape == (24, 128, 4)
+    assert [spec.fc_ghz for spec in sets] == [1.5, 1.5, 4.9, 2.5]
 
 
 def test_demo_scales():

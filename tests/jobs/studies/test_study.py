@@ -62,6 +62,24 @@ def test_shorter_samples_keep_the_ratios_of_lengths(tmp_path: Path) -> None:
     assert [4 * length for length in lengths[0]] == lengths[1]
 
 
+def test_fig1c_compares_the_sets_of_the_public_code(tmp_path: Path) -> None:
+    """The first set beside one of other scales, one with half of the subcarriers and one of the same scale."""
+    for scale in known_scales():
+        study = a_study("fig1c", tmp_path, scale)
+        shapes = {row.name: row.shape for row in study.preset.pretrain}
+        assert study.pairs == {
+            "different_scale": ("M1", "M2"), "similar_scale": ("M1", "M4"), "same_scale": ("M1", "M3")
+        }  # fmt: skip
+        assert shapes["M1"] == shapes["M3"] and shapes["M1"][1] == 2 * shapes["M4"][1]
+        assert not study.children and study.store.name.startswith("motivation-fig1c")
+
+
+def test_the_published_scale_has_the_published_positions(tmp_path: Path) -> None:
+    assert {child.job.model.options["position"] for child in a_study("fig4", tmp_path, "published").children} == {
+        "flat"
+    }
+
+
 def test_table3_plans_the_published_padding(tmp_path: Path) -> None:
     study = a_study("table3", tmp_path)
     table = table3(study, {})
