@@ -11,10 +11,11 @@ export PYTHONWARNINGS := ignore::FutureWarning
 
 venv: $(STAMP)
 
-# DS_BUILD_OPS=0: DeepSpeed's kernels are compiled when first used, not at installation.
+# DS_BUILD_OPS=0: DeepSpeed's kernels are compiled when first used, not at installation. --no-compile: so are the modules;
+# most of them never are.
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	DS_BUILD_OPS=0 $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	DS_BUILD_OPS=0 $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable ".[dev]"
 	touch $(STAMP)
 
 # Channels, plan, training by two Ray workers under DeepSpeed, zero-shot table, MLflow.
@@ -23,9 +24,9 @@ demo: venv
 	$(BIN)/wavetrain plan $(DEMO_SPEC) $(DEMO_SET)
 	$(BIN)/wavetrain train $(DEMO_SPEC) $(DEMO_SET)
 
-# Two processes share the tests; whole runs stay in one of them, which gets them early.
+# Three processes share the tests, of which one is busy with whole runs, whose processes wait for one another at times.
 test: venv
-	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 3 --no-loadscope-reorder
 
 # A real Slurm of four nodes (Debian: slurmctld slurmd slurm-client munge iproute2 slurmdbd mariadb-server) and a Ray cluster.
 test-launching: venv

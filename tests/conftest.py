@@ -19,21 +19,28 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 LEFT_OUT = pytest.StashKey[int]()
 LEFT_OUT_OF_WORKER = "left_out"
-WHOLE_RUNS = "tests/e2e/"
+SAME_RUNS = ("tests/e2e/test_run.py", "tests/e2e/test_report.py")
+SLOW = ("tests/e2e/", "tests/orchestrator/checkpoint/", "tests/orchestrator/training/")
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Where two processes share the tests, a file's stay together, and so do all those of whole runs."""
+    """Where several processes share the tests, a file's stay together, and so do files that look at the same runs."""
     from xdist.scheduler import LoadScopeScheduling
 
     class FileScheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
-            return WHOLE_RUNS if file.startswith(WHOLE_RUNS) else file
+            return SAME_RUNS[0] if file in SAME_RUNS else file
 
     return FileScheduling(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where several processes share the tests, those of many seconds come first: at the end none waits for them."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: not item.nodeid.startswith(SLOW))
 
 
 def pytest_deselected(items: list[pytest.Item]) -> None:

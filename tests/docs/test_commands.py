@@ -1,6 +1,7 @@
 """Runs the documentation: the ``sh`` blocks of the pages, in the order of a reader."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,15 +10,19 @@ import pytest
 
 from tests.docs.pages import ROOT, Block, blocks, links
 
-BESIDE = ("jobs", "benchmarks", "cluster.yaml", "docs", "tests")
+BESIDE = ("jobs", "cluster.yaml", "docs", "tests")
 TIMEOUT_S = 1500
 pytestmark = [pytest.mark.docs, pytest.mark.timeout(TIMEOUT_S)]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a reader works in: the checkout, here as links, so that runs and channels stay outside of it."""
+    """What a reader works in: the checkout, here as links, so that runs and channels stay outside of it.
+
+    Benchmarks are copied: they write their records beside themselves.
+    """
     folder = tmp_path_factory.mktemp("reader")
+    shutil.copytree(ROOT / "benchmarks", folder / "benchmarks", ignore=shutil.ignore_patterns("__pycache__"))
     for name in BESIDE:
         (folder / name).symlink_to(ROOT / name)
     (folder / "bin").mkdir()

@@ -20,7 +20,7 @@ from samplers.schedule import Schedule
 from tests.e2e.raylets import Raylets
 
 PARTITIONS = 4
-PATIENCE_S = 60
+PATIENCE_S = 120
 Read = tuple[int, str, int]
 
 

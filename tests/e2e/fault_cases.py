@@ -23,7 +23,7 @@ from tests.e2e.fault_files import (
 from tests.e2e.faults import EVERY_STEPS, Bench, Disturb, Finding, Mend
 from tests.e2e.mlflow_server import MlflowServer
 from tests.e2e.raylets import RayletsProcess, add_node, connection, lose_node
-from tests.e2e.runs import Place, worker_processes
+from tests.e2e.runs import Place, family, training_ranks
 
 RECOVERY_S = 20.0
 """In which a run has a killed worker replaced, without the steps that it repeats."""
@@ -137,7 +137,7 @@ def restart_mlflow(bench: Bench) -> Finding:
 
 def find_rank(process: "subprocess.Popen[str]", rank: int) -> Any:
     """The process of a rank: the one that writes this rank's log of samples."""
-    for worker in worker_processes(process):
+    for worker in training_ranks(family(process)):
         if any(entry.path.endswith(f"/samples/rank-{rank}.jsonl") for entry in worker.open_files()):
             return worker
     raise AssertionError(f"no process of rank {rank}")

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,12 @@ import yaml
 
 from orchestrator.spec.job import JobSpec
 from tests.jobs_for_tests import small_job
+from tests.ranks import RankPools
 
 ROOT = Path(__file__).parents[2]
 RUN_TIMEOUT_S = 240
+EPOCHS = 5
+STEPS = 12 * EPOCHS
 
 
 @dataclass
@@ -105,9 +110,25 @@ class Place:
         return sorted((point.step, point.value) for point in points)
 
 
-def job_for(store: Path, name: str) -> JobSpec:
-    """A job of eight epochs, long enough to be killed on the way."""
-    return small_job(store, name, train={"epochs": 8, "lr": 1e-3, "warmup_epochs": 0.5}, checkpoint={"every_steps": 7})
+def job_for(store: Path, name: str, **sections: Any) -> JobSpec:
+    """A job of ``EPOCHS`` epochs and ``STEPS`` steps, long enough to be killed on the way."""
+    training = {"train": {"epochs": EPOCHS, "lr": 1e-3, "warmup_epochs": 0.5}, "checkpoint": {"every_steps": 7}}
+    return small_job(store, name, **(training | sections))
+
+
+def train_without_ray(directory: Path, job: JobSpec, ranks: RankPools, world: int) -> None:
+    """Train a job in plain ranks, to its exported weights: what its run must equal, wherever that is launched."""
+    directory.mkdir(parents=True)
+    (directory / "spec.json").write_text(job.model_dump_json())
+    assert ranks(world, _train_here, directory) == ["finished"] * world
+
+
+def _train_here(directory: Path) -> str:
+    from orchestrator.run.worker_config import WorkerConfig
+    from orchestrator.training.build import build
+    from orchestrator.training.worker import train
+
+    return train(build(WorkerConfig(directory, "cpu")))
 
 
 def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
@@ -116,21 +137,32 @@ def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
     return [parent, *parent.children(recursive=True)]
 
 
-def assert_all_gone(processes: list[psutil.Process], patience_s: float = 60.0) -> None:
+def assert_all_gone(processes: list[psutil.Process], patience_s: float = 120.0) -> None:
     """No process of a run is left."""
     _, alive = psutil.wait_procs(processes, timeout=patience_s)
     left = [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
     assert not left, left
 
 
-def worker_processes(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    """The training ranks of a run, as Ray names them."""
+def training_ranks(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Those that train, as Ray names them."""
     found = []
-    for child in family(process):
-        try:
-            title = " ".join(child.cmdline())
-        except psutil.Error:
-            continue
-        if "RayTrainWorker" in title:
-            found.append(child)
+    for process in processes:
+        with suppress(psutil.Error):
+            if any("RayTrainWorker" in part for part in process.cmdline()):
+                found.append(process)
     return found
+
+
+@contextmanager
+def at_rest(ranks: list[psutil.Process]) -> Iterator[None]:
+    """Ranks make no step inside the ``with``, so that what is done there may take as long as it takes."""
+    assert ranks
+    for rank in ranks:
+        rank.suspend()
+    try:
+        yield
+    finally:
+        for rank in ranks:
+            with suppress(psutil.NoSuchProcess):
+                rank.resume()

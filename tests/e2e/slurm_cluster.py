@@ -75,12 +75,12 @@ class SlurmCluster:
         states = dict(line.split() for line in queued)
         return states.get(job_id) or self.run("sacct", "-X", "-n", "-P", "-o", "State", "-j", job_id)
 
-    def wait_for(self, what: str, reached: Callable[[], bool], timeout_s: float) -> None:
-        """Poll with a limit."""
+    def wait_for(self, what: str, reached: Callable[[], bool], timeout_s: float, look_s: float = 0.3) -> None:
+        """Look again and again, with a limit."""
         deadline = time.monotonic() + timeout_s
         while not reached():
             assert time.monotonic() < deadline, f"{what} is not reached in {timeout_s} s"
-            time.sleep(0.5)
+            time.sleep(look_s)
 
     def wait_for_end(self, job_id: str, timeout_s: float = 420.0) -> str:
         """The state in which a job ended."""

@@ -5,16 +5,15 @@ import time
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from orchestrator.control.ray_train.elastic import largest_world
-from orchestrator.run.worker_config import WorkerConfig
 from orchestrator.spec.job import JobSpec
 from tests.e2e.raylets import RayletsProcess, add_node, connection, lose_node
-from tests.e2e.runs import RUN_TIMEOUT_S, Place
+from tests.e2e.runs import RUN_TIMEOUT_S, Place, train_without_ray
 from tests.jobs_for_tests import small_job
+from tests.ranks import RankPools
 
 STEPS_OF_AN_ATTEMPT = 10
 
@@ -60,17 +59,10 @@ def wait_for_world(place: Place, attempt: int, world: int, process: "subprocess.
         time.sleep(0.1)
 
 
-def train_here(folder: str) -> str:
-    from orchestrator.training.build import build
-    from orchestrator.training.worker import train
-
-    return train(build(WorkerConfig(Path(folder), "cpu")))
-
-
 @pytest.mark.faults
 @pytest.mark.timeout(600)
 def test_a_lost_node_shrinks_the_run_and_a_returned_one_grows_it(
-    raylets: RayletsProcess, place: Place, small_store: Path, ranks: Any
+    raylets: RayletsProcess, place: Place, small_store: Path, ranks: RankPools
 ) -> None:
     job = elastic_job(small_store)
     process = place.start("train", str(place.spec(job)))
@@ -92,10 +84,7 @@ def test_a_lost_node_shrinks_the_run_and_a_returned_one_grows_it(
     assert steps.count(grown) == 1 and steps.count(grown + 1) == 1, "growing repeats no step"
 
     undisturbed = Place(place.folder / "undisturbed")
-    directory = undisturbed.directory("elastic")
-    directory.mkdir(parents=True)
-    (directory / "spec.json").write_text(job.model_dump_json())
-    assert ranks(2, train_here, str(directory)) == ["finished"] * 2
+    train_without_ray(undisturbed.directory("elastic"), job, ranks, world=2)
     expected = undisturbed.losses("elastic")
     found = {event["step"]: event["metrics"]["train/loss"] for event in place.events("elastic")}
     assert found == pytest.approx(expected, rel=1e-4)

@@ -10,8 +10,17 @@ from channels.store import ChannelStore
 from models.export import load_model
 from orchestrator.evaluation.nmse import evaluate_set
 from orchestrator.spec.job import JobSpec
-from tests.e2e.runs import Place, assert_all_gone, family, job_for, worker_processes
-from tests.jobs_for_tests import small_job
+from tests.e2e.runs import (
+    EPOCHS,
+    RUN_TIMEOUT_S,
+    STEPS,
+    Place,
+    assert_all_gone,
+    at_rest,
+    family,
+    job_for,
+    training_ranks,
+)
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -19,11 +28,11 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 def test_a_run_learns_covers_every_sample_and_is_tracked(place: Place, undisturbed: JobSpec) -> None:
     losses = place.losses("undisturbed")
     steps = sorted(losses)
-    assert steps == list(range(1, len(steps) + 1))
+    assert steps == list(range(1, STEPS + 1))
     assert sum(losses[step] for step in steps[-5:]) < 0.7 * sum(losses[step] for step in steps[:5])
     epochs = place.events("undisturbed", "epoch")
-    assert [event["metrics"]["data/coverage"] for event in epochs] == [1.0] * 8
-    assert [event["metrics"]["data/repeated"] for event in epochs] == [0.0] * 8
+    assert [event["metrics"]["data/coverage"] for event in epochs] == [1.0] * EPOCHS
+    assert [event["metrics"]["data/repeated"] for event in epochs] == [0.0] * EPOCHS
     tracked = place.tracked("undisturbed")
     assert tracked.info.status == "FINISHED"
     assert tracked.data.params["batching.global_batch"] == "16"
@@ -69,15 +78,16 @@ def test_killed_rank_and_killed_controller_resume_bit_for_bit(
     """A rank dies and is replaced by Ray Train; then everything dies with the controller; the same command ends it."""
     spec = place.spec(job_for(small_store, "killed"))
     first = place.start("train", str(spec))
-    place.wait_for_step("killed", 16, first)
-    workers = worker_processes(first)
+    place.wait_for_step("killed", 10, first)
+    workers = training_ranks(family(first))
     assert len(workers) == 2
     workers[1].kill()
-    place.wait_for_step("killed", 40, first)
-    assert len(place.events("killed", "attempt")) == 2
+    place.wait_for_step("killed", 25, first)
     everyone = family(first)
-    first.kill()
-    first.communicate()
+    with at_rest(training_ranks(everyone)):
+        assert len(place.events("killed", "attempt")) == 2
+        first.kill()
+        first.communicate()
     assert_all_gone(everyone)
     done = place.run("train", str(spec))
     assert done.returncode == 0, done.stderr
@@ -98,14 +108,15 @@ def test_ctrl_c_checkpoints_ends_killed_and_the_same_command_goes_on(
     process = place.start("train", str(spec))
     place.wait_for_step("stopped", 10, process)
     everyone = family(process)
-    process.send_signal(signal.SIGINT)
-    out, error = process.communicate(timeout=120)
+    with at_rest(training_ranks(everyone)):
+        process.send_signal(signal.SIGINT)
+    out, error = process.communicate(timeout=RUN_TIMEOUT_S)
     assert process.returncode == 130, (out, error)
     assert_all_gone(everyone)
     assert place.tracked("stopped").info.status == "KILLED"
     last = place.events("stopped")[-1]["step"]
     assert place.events("stopped", "checkpoint")[-1]["step"] == last
-    assert last < 96
+    assert last < STEPS
     done = place.run("train", str(spec))
     assert done.returncode == 0, done.stderr
     assert place.losses("stopped") == place.losses("undisturbed")
@@ -114,10 +125,9 @@ def test_ctrl_c_checkpoints_ends_killed_and_the_same_command_goes_on(
 
 
 def test_copies_of_shards_on_the_node_change_nothing(place: Place, small_store: Path, undisturbed: JobSpec) -> None:
-    job = small_job(
-        small_store, "partition",
-        train={"epochs": 8, "lr": 1e-3, "warmup_epochs": 0.5}, checkpoint={"every_steps": 7, "keep_best": True},
-        data={"placement": "partition", "cache_gb": 0.1}, evaluation={"every_epochs": 3},
+    job = job_for(
+        small_store, "partition", checkpoint={"every_steps": 7, "keep_best": True},
+        data={"placement": "partition", "cache_gb": 0.1}, evaluation={"every_epochs": 2},
     )  # fmt: skip
     done = place.run("train", str(place.spec(job)))
     assert done.returncode == 0, done.stderr
@@ -133,8 +143,8 @@ def test_copies_of_shards_on_the_node_change_nothing(place: Place, small_store: 
 def check_the_best_is_kept(place: Place, name: str) -> None:
     """Scores of two epochs and of the end; the best export, and the state of its step if it was an epoch's end."""
     scores = dict(place.history(name, "eval/nmse_db/avg"))
-    assert sorted(scores) == [36, 72, 96]
-    assert [step for step, _ in place.history(name, "eval/nmse_db/time/H1")] == [36, 72, 96]
+    assert sorted(scores) == [24, 48, 60]
+    assert [step for step, _ in place.history(name, "eval/nmse_db/time/H1")] == [24, 48, 60]
     best = min(scores, key=lambda step: scores[step])
     score = json.loads((place.directory(name) / "model-best" / "score.json").read_text())
     assert score["step"] == best and score["nmse_db"] == scores[best]

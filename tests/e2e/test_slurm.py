@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ import psutil
 import pytest
 import yaml
 
+from orchestrator.run.folder import RunDirectory
 from orchestrator.spec.job import JobSpec
-from tests.e2e.runs import Place, assert_all_gone
+from tests.e2e.runs import Place, assert_all_gone, at_rest, train_without_ray, training_ranks
 from tests.e2e.slurm_cluster import SlurmCluster, folders_of, missing_programs, processes_of, slurm_cluster
 from tests.jobs_for_tests import small_job
+from tests.ranks import RankPools
 
 pytestmark = [
     pytest.mark.e2e,
@@ -21,8 +24,10 @@ pytestmark = [
     pytest.mark.timeout(1200),
     pytest.mark.skipif(bool(missing_programs()), reason=f"Slurm is not installed: {', '.join(missing_programs())}"),
 ]
-EPOCHS = 12
+EPOCHS = 4
 STEPS = 12 * EPOCHS
+STEPS_OF_AN_ATTEMPT = 3
+"""So many are made before an attempt is disturbed."""
 ENDED = ("FINISHED", "FAILED", "KILLED")
 
 
@@ -32,15 +37,8 @@ def slurm() -> Iterator[SlurmCluster]:
         yield cluster
 
 
-@pytest.fixture
-def place(slurm: SlurmCluster, shared_place: Place, monkeypatch: pytest.MonkeyPatch) -> Place:
-    for name, value in slurm.environment.items():
-        monkeypatch.setenv(name, value)
-    return shared_place
-
-
 @pytest.fixture(scope="module")
-def shared_place(slurm: SlurmCluster, tmp_path_factory: pytest.TempPathFactory) -> Place:
+def place(slurm: SlurmCluster, tmp_path_factory: pytest.TempPathFactory) -> Place:
     folder = tmp_path_factory.mktemp("slurm")
     section = {"partition": "gpu", "nodes": 2, "gpus_per_node": 0, "time": "0:30:00", "signal_lead_s": 180}
     network = {"interface": slurm.interface, "check": False}
@@ -48,52 +46,92 @@ def shared_place(slurm: SlurmCluster, tmp_path_factory: pytest.TempPathFactory) 
     checked = {**profile, "network": {**network, "check": True}}
     profiles = {"mini": profile, "checked": checked}
     (folder / "cluster.yaml").write_text(yaml.safe_dump({"default": "mini", "profiles": profiles}))
-    return Place(folder)
+    return Place(folder, slurm.environment)
 
 
-def job_for(store: Path, name: str, every_steps: int = 50, epochs: int = EPOCHS) -> JobSpec:
+def job_for(store: Path, name: str, every_steps: int = 50, epochs: int = EPOCHS, workers: int = 2) -> JobSpec:
+    """One rank on each of two nodes, unless there are more workers."""
     return small_job(
         store, name, train={"epochs": epochs, "lr": 1e-3, "warmup_epochs": 0.5},
-        checkpoint={"every_steps": every_steps}, scale={"workers": 4},
+        checkpoint={"every_steps": every_steps}, scale={"workers": workers},
     )  # fmt: skip
 
 
 def submit(place: Place, job: JobSpec, *options: str) -> str:
     done = place.run("submit", str(place.spec(job)), *options)
     assert done.returncode == 0, done.stderr
-    return str(json.loads((place.directory(job.name) / "launch" / "submission.json").read_text())["job_id"])
+    return job_of(place, job.name)
 
 
-def wait_for_step(slurm: SlurmCluster, place: Place, name: str, step: int) -> None:
-    slurm.wait_for(f"step {step}", lambda: any(event["step"] >= step for event in place.events(name)), 300)
+def job_of(place: Place, name: str) -> str:
+    """Id of the Slurm job of a run."""
+    return str(json.loads((place.directory(name) / "launch" / "submission.json").read_text())["job_id"])
 
 
-def said(place: Place, name: str) -> str:
+def output(place: Place, name: str) -> str:
     """Everything the nodes printed, for a failing test."""
     return "\n".join(path.read_text() for path in sorted((place.directory(name) / "launch" / "slurm").glob("*_log.*")))
 
 
-@pytest.fixture
-def undisturbed(slurm: SlurmCluster, place: Place, small_store: Path) -> str:
-    """A run that nobody touched, made once."""
-    if not place.directory("undisturbed").exists():
-        job_id = submit(place, job_for(small_store, "undisturbed"), "--cluster", "checked")
-        assert slurm.wait_for_end(job_id) == "COMPLETED", said(place, "undisturbed")
-    return "undisturbed"
+def wait_for_attempt(slurm: SlurmCluster, place: Place, name: str, number: int) -> list[psutil.Process]:
+    """The job's processes once the attempt has done some steps."""
+
+    def steps() -> int:
+        attempts = place.events(name, "attempt")
+        last = place.events(name)[-1]["step"] if place.events(name) else 0
+        return last - attempts[-1]["step"] if len(attempts) >= number else 0
+
+    slurm.wait_for(f"attempt {number} of {name}", lambda: steps() >= STEPS_OF_AN_ATTEMPT, 300, look_s=0.05)
+    return processes_of(job_of(place, name))
 
 
-def test_a_job_trains_over_both_nodes_to_the_end(slurm: SlurmCluster, place: Place, undisturbed: str) -> None:
-    assert sorted(place.losses(undisturbed)) == list(range(1, STEPS + 1))
-    assert [event["world"] for event in place.events(undisturbed, "attempt")] == [4]
-    tracked = place.tracked(undisturbed)
+@contextmanager
+def attempt_at_rest(slurm: SlurmCluster, place: Place, name: str, number: int) -> Iterator[list[psutil.Process]]:
+    """Processes of an attempt that has done some steps and does no more of them inside the ``with``."""
+    processes = wait_for_attempt(slurm, place, name, number)
+    with at_rest(training_ranks(processes)):
+        yield processes
+
+
+def wait_for_stop_request(slurm: SlurmCluster, place: Place, name: str) -> None:
+    """Until Slurm's warning has reached the controller."""
+    slurm.wait_for("stop request", RunDirectory(place.directory(name)).stop_request.exists, 150)
+
+
+def submit_urgent(slurm: SlurmCluster) -> str:
+    """A short job that needs all nodes, from the partition before which the runs must give way."""
+    return slurm.run("sbatch", "--parsable", "-p", "urgent", "-N4", "--exclusive", "-o/dev/null", "--wrap=sleep 1")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(ranks: RankPools, tmp_path_factory: pytest.TempPathFactory, small_store: Path) -> Place:
+    """The folder of the run ``undisturbed``, which two ranks made without Slurm and without Ray."""
+    place = Place(tmp_path_factory.mktemp("undisturbed"))
+    train_without_ray(place.directory("undisturbed"), job_for(small_store, "undisturbed"), ranks, world=2)
+    return place
+
+
+def assert_same_training(place: Place, name: str, undisturbed: Place) -> None:
+    """Every loss and every byte of the weights."""
+    assert place.losses(name) == undisturbed.losses("undisturbed")
+    assert place.weights(name) == undisturbed.weights("undisturbed")
+
+
+def test_a_job_trains_over_both_nodes_to_the_end(slurm: SlurmCluster, place: Place, small_store: Path) -> None:
+    name = "two-by-two"
+    job_id = submit(place, job_for(small_store, name, epochs=1, workers=4), "--cluster", "checked")
+    assert slurm.wait_for_end(job_id) == "COMPLETED", output(place, name)
+    assert sorted(place.losses(name)) == list(range(1, 12 + 1))
+    assert [event["world"] for event in place.events(name, "attempt")] == [4]
+    tracked = place.tracked(name)
     assert tracked.info.status == "FINISHED"
     assert tracked.data.tags["launcher"] == "slurm" and tracked.data.tags["nodes"] == "node1,node2"
-    launch = place.directory(undisturbed) / "launch"
-    job_id = tracked.data.tags["slurm.job_id"]
+    assert tracked.data.tags["slurm.job_id"] == job_id
+    launch = place.directory(name) / "launch"
     attempt = launch / "attempts" / f"{job_id}-0"
     assert {json.loads(path.read_text())["host"] for path in attempt.glob("ready-*.json")} == {"node1", "node2"}
     assert set(json.loads((attempt / "network.json").read_text())["nodes"]) == {"node1", "node2"}
-    assert "network: all-reduce over 4 ranks" in said(place, undisturbed)
+    assert "network: all-reduce over 4 ranks" in output(place, name)
     assert not (attempt / "token").exists(), "the secret does not outlive the attempt"
     assert [path.name for path in launch.glob("code-*")] == [
         json.loads((launch / "submission.json").read_text())["code"]
@@ -101,31 +139,38 @@ def test_a_job_trains_over_both_nodes_to_the_end(slurm: SlurmCluster, place: Pla
     assert not processes_of(job_id)
 
 
-def test_the_time_limit_requeues_and_the_next_attempt_resumes_exactly(
-    slurm: SlurmCluster, place: Place, small_store: Path, undisturbed: str
+def test_a_time_limit_and_a_preemption_with_a_warning_repeat_no_step(
+    slurm: SlurmCluster, place: Place, small_store: Path, undisturbed: Place
 ) -> None:
-    name = "limited"
-    job_id = submit(place, job_for(small_store, name, every_steps=1))
-    wait_for_step(slurm, place, name, 3)
-    before = processes_of(job_id)
-    assert len(before) > 10
-    used = slurm.run("squeue", "-h", "-o", "%M", "-j", job_id)
-    minutes = int(used.split(":")[-2])
-    # The limit is now two to three minutes away, the signal is due three minutes before it: at Slurm's next look.
-    slurm.run("scontrol", "update", f"JobId={job_id}", f"TimeLimit={minutes + 3}")
-    restarts = lambda: f"Restarts={1}" in slurm.run("scontrol", "show", "job", job_id)  # noqa: E731
-    slurm.wait_for("requeue", restarts, 240)
+    """The only states are those that the warnings made: the next attempt begins with exactly the next step."""
+    name = "warned"
+    job_id = submit(place, job_for(small_store, name, every_steps=2 * STEPS))
+    with attempt_at_rest(slurm, place, name, 1) as first:
+        assert len(first) > 10
+        used = slurm.run("squeue", "-h", "-o", "%M", "-j", job_id)
+        # The limit is now two to three minutes away, the signal is due three minutes before it: at Slurm's next look.
+        slurm.run("scontrol", "update", f"JobId={job_id}", f"TimeLimit={int(used.split(':')[-2]) + 3}")
+        wait_for_stop_request(slurm, place, name)
+    slurm.wait_for("requeue", lambda: "Restarts=1" in slurm.run("scontrol", "show", "job", job_id), 150)
     slurm.run("scontrol", "update", f"JobId={job_id}", "TimeLimit=30")
-    assert_all_gone(before)
-    stopped = [event for event in place.events(name, "end") if event["outcome"] == "stopped"]
-    assert len(stopped) == 1 and 3 <= stopped[0]["step"] < STEPS
-    assert slurm.wait_for_end(job_id) == "COMPLETED", said(place, name)
-    attempts = place.events(name, "attempt")
-    assert [event["step"] for event in attempts] == [0, stopped[0]["step"]]
-    assert place.losses(name) == place.losses(undisturbed)
-    assert place.weights(name) == place.weights(undisturbed)
+    assert_all_gone(first)
+    slurm.run("scontrol", "update", "PartitionName=gpu", "GraceTime=120")
+    try:
+        with attempt_at_rest(slurm, place, name, 2) as second:
+            urgent = submit_urgent(slurm)
+            wait_for_stop_request(slurm, place, name)
+        assert slurm.wait_for_end(urgent, 180) == "COMPLETED"
+    finally:
+        slurm.run("scontrol", "update", "PartitionName=gpu", "GraceTime=0")
+    assert_all_gone(second)
+    assert slurm.wait_for_end(job_id) == "COMPLETED", output(place, name)
+    stopped = [event["step"] for event in place.events(name, "end") if event["outcome"] == "stopped"]
+    assert [event["step"] for event in place.events(name, "attempt")] == [0, *stopped]
+    assert 0 < stopped[0] < stopped[1] < STEPS
+    assert len(place.events(name)) == STEPS
+    assert_same_training(place, name, undisturbed)
     tracked = place.tracked(name)
-    assert tracked.info.status == "FINISHED" and tracked.data.tags["attempt"] == "2"
+    assert tracked.info.status == "FINISHED" and tracked.data.tags["attempt"] == "3"
     assert len(place.history(name, "train/loss")) == STEPS
 
 
@@ -150,22 +195,51 @@ def test_what_the_cluster_lacks_is_told_before_anything_is_queued(
     assert not place.directory("lacking").exists()
 
 
-def test_cancel_and_scancel_leave_nothing_and_the_same_command_resumes(
-    slurm: SlurmCluster, place: Place, small_store: Path
+@pytest.fixture(scope="module")
+def endless(slurm: SlurmCluster, place: Place, small_store: Path) -> str:
+    """A run that trains on until it is cancelled."""
+    job = job_for(small_store, "endless", epochs=1000)
+    submit(place, job)
+    wait_for_attempt(slurm, place, job.name, 1)
+    return job.name
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="all nodes share one machine's processes")
+def test_what_goes_on_without_its_slurmd_makes_way_for_the_next_attempt(
+    slurm: SlurmCluster, place: Place, endless: str
 ) -> None:
-    name = "cancelled"
-    job_id = submit(place, job_for(small_store, name, epochs=20 * EPOCHS))
-    wait_for_step(slurm, place, name, 3)
-    before = processes_of(job_id)
-    done = place.run("cancel", name, "--wait", "180")
+    job_id = job_of(place, endless)
+    seen = processes_of(job_id)
+    attempt = place.directory(endless) / "launch" / "attempts" / f"{job_id}-0"
+    head = json.loads((attempt / "head.json").read_text())["host"]
+    try:
+        slurm.kill_slurmd(head)
+        wait_for_attempt(slurm, place, endless, 2)
+        assert_all_gone(seen)
+        assert head not in hosts(attempt.with_name(f"{job_id}-1"))
+        second = place.events(endless, "attempt")[1]
+        steps = [event["step"] for event in place.events(endless) if event["time"] > second["time"]]
+        assert steps == list(range(second["step"] + 1, second["step"] + 1 + len(steps))), "two write at once"
+    finally:
+        slurm.kill_node(head)
+        slurm.bring_up()
+
+
+def test_cancel_and_scancel_leave_nothing_and_the_same_command_resumes(
+    slurm: SlurmCluster, place: Place, small_store: Path, endless: str
+) -> None:
+    job_id = job_of(place, endless)
+    attempts = len(place.events(endless, "attempt"))
+    before = wait_for_attempt(slurm, place, endless, attempts)
+    done = place.run("cancel", endless, "--wait", "180")
     assert done.returncode == 0 and "after a checkpoint" in done.stdout, done.stderr
     assert_all_gone(before)
     slurm.wait_for_end(job_id, 150)
-    stopped = place.events(name, "end")[-1]["step"]
-    assert stopped < 20 * STEPS and place.events(name, "checkpoint")[-1]["step"] == stopped
-    job_id = submit(place, job_for(small_store, name, epochs=20 * EPOCHS))
-    wait_for_step(slurm, place, name, stopped + 3)
-    before = processes_of(job_id)
+    stopped = place.events(endless, "end")[-1]["step"]
+    assert stopped == place.events(endless)[-1]["step"] == place.events(endless, "checkpoint")[-1]["step"]
+    job_id = submit(place, job_for(small_store, endless, epochs=1000))
+    before = wait_for_attempt(slurm, place, endless, attempts + 1)
+    assert place.events(endless, "attempt")[-1]["step"] == stopped
     folders = folders_of(before)
     assert len(before) > 10 and len(folders) == 2
     slurm.run("scancel", job_id)
@@ -173,8 +247,8 @@ def test_cancel_and_scancel_leave_nothing_and_the_same_command_resumes(
     assert_all_gone(before)
     assert not processes_of(job_id)
     assert not [folder for folder in folders if folder.exists()]
-    shown = json.loads(place.run("status", name, "--json").stdout)[0]
-    assert shown["state"] == "KILLED" and shown["job"] == job_id and shown["attempt"] == 2
+    shown = json.loads(place.run("status", endless, "--json").stdout)[0]
+    assert shown["state"] == "KILLED" and shown["job"] == job_id and shown["attempt"] == attempts + 1
 
 
 def test_a_node_without_the_interface_ends_the_job_and_is_named(
@@ -183,9 +257,7 @@ def test_a_node_without_the_interface_ends_the_job_and_is_named(
     name = "no-interface"
     cluster = (place.folder / "cluster.yaml").read_text().replace(slurm.interface, "bond7")
     (place.folder / "broken.yaml").write_text(cluster)
-    done = place.run("submit", str(place.spec(job_for(small_store, name))), "--cluster-file", "broken.yaml")
-    assert done.returncode == 0, done.stderr
-    job_id = json.loads((place.directory(name) / "launch" / "submission.json").read_text())["job_id"]
+    job_id = submit(place, job_for(small_store, name), "--cluster-file", "broken.yaml")
     assert slurm.wait_for_end(job_id, 120) == "FAILED"
     end = json.loads((place.directory(name) / "launch" / "attempts" / f"{job_id}-0" / "end.json").read_text())
     assert "has no address on 'bond7'" in end["cause"]
@@ -193,92 +265,34 @@ def test_a_node_without_the_interface_ends_the_job_and_is_named(
 
 
 def test_a_preempted_run_that_loses_two_nodes_ends_with_the_same_losses(
-    slurm: SlurmCluster, place: Place, small_store: Path, undisturbed: str
+    slurm: SlurmCluster, place: Place, small_store: Path, undisturbed: Place
 ) -> None:
     name = "disturbed"
     job_id = submit(place, job_for(small_store, name, every_steps=1))
-    seen = [wait_for_attempt(slurm, place, name, 1)]
-    urgent = slurm.run("sbatch", "--parsable", "-p", "urgent", "-N4", "--exclusive", "-o/dev/null", "--wrap=sleep 1")
-    assert slurm.wait_for_end(urgent, 180) == "COMPLETED"
-    assert_all_gone(seen[0])
-    seen.append(wait_for_attempt(slurm, place, name, 2))
     attempts = place.directory(name) / "launch" / "attempts"
-    lost = [other_host(attempts / f"{job_id}-1")]
-    kill_raylet(attempts / f"{job_id}-1", seen[1])
-    seen.append(wait_for_attempt(slurm, place, name, 3))
-    lost.append(other_host(attempts / f"{job_id}-2"))
+    with attempt_at_rest(slurm, place, name, 1) as first:
+        urgent = submit_urgent(slurm)
+        slurm.wait_for("preemption", lambda: slurm.state(job_id) != "RUNNING", 60)
+    assert slurm.wait_for_end(urgent, 180) == "COMPLETED"
+    assert_all_gone(first)
+    with attempt_at_rest(slurm, place, name, 2) as second:
+        lost = [other_host(attempts / f"{job_id}-1")]
+        kill_raylet(attempts / f"{job_id}-1", second)
     try:
-        slurm.kill_node(lost[1])
-        assert slurm.wait_for_end(job_id) == "COMPLETED", said(place, name)
-        assert_all_gone(seen[1] + seen[2])
+        with attempt_at_rest(slurm, place, name, 3) as third:
+            lost.append(other_host(attempts / f"{job_id}-2"))
+            slurm.kill_node(lost[1])
+        assert slurm.wait_for_end(job_id) == "COMPLETED", output(place, name)
+        assert_all_gone(second + third)
     finally:
         slurm.bring_up()
     assert lost[0] not in hosts(attempts / f"{job_id}-2") | hosts(attempts / f"{job_id}-3")
     assert lost[1] not in hosts(attempts / f"{job_id}-3")
     assert "does not answer any more" in json.loads((attempts / f"{job_id}-2" / "end.json").read_text())["cause"]
-    assert place.losses(name) == place.losses(undisturbed)
-    assert place.weights(name) == place.weights(undisturbed)
+    assert_same_training(place, name, undisturbed)
     tracked = place.tracked(name)
     assert tracked.info.status == "FINISHED" and tracked.data.tags["attempt"] == "4"
     assert tracked.data.tags["wavetrain.excluded_nodes"] == ", ".join(sorted(lost))
-
-
-def test_a_preemption_with_a_warning_repeats_no_step(
-    slurm: SlurmCluster, place: Place, small_store: Path, undisturbed: str
-) -> None:
-    name = "warned"
-    slurm.run("scontrol", "update", "PartitionName=gpu", "GraceTime=120")
-    try:
-        job_id = submit(place, job_for(small_store, name, every_steps=2 * STEPS))
-        seen = wait_for_attempt(slurm, place, name, 1)
-        urgent = slurm.run(
-            "sbatch", "--parsable", "-p", "urgent", "-N4", "--exclusive", "-o/dev/null", "--wrap=sleep 1"
-        )
-        assert slurm.wait_for_end(urgent, 180) == "COMPLETED"
-    finally:
-        slurm.run("scontrol", "update", "PartitionName=gpu", "GraceTime=0")
-    assert_all_gone(seen)
-    assert slurm.wait_for_end(job_id) == "COMPLETED", said(place, name)
-    (stopped,) = [event["step"] for event in place.events(name, "end") if event["outcome"] == "stopped"]
-    assert [event["step"] for event in place.events(name, "attempt")] == [0, stopped] and 0 < stopped < STEPS
-    assert place.losses(name) == place.losses(undisturbed)
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="all nodes share one machine's processes")
-def test_what_goes_on_without_its_slurmd_makes_way_for_the_next_attempt(
-    slurm: SlurmCluster, place: Place, small_store: Path
-) -> None:
-    name = "without-slurmd"
-    job_id = submit(place, job_for(small_store, name, epochs=40 * EPOCHS))
-    seen = wait_for_attempt(slurm, place, name, 1)
-    attempt = place.directory(name) / "launch" / "attempts" / f"{job_id}-0"
-    head = json.loads((attempt / "head.json").read_text())["host"]
-    try:
-        slurm.kill_slurmd(head)
-        wait_for_attempt(slurm, place, name, 2)
-        assert_all_gone(seen)
-        assert head not in hosts(attempt.with_name(f"{job_id}-1"))
-        second = place.events(name, "attempt")[1]
-        steps = [event["step"] for event in place.events(name) if event["time"] > second["time"]]
-        assert steps == list(range(second["step"] + 1, second["step"] + 1 + len(steps))), "two write at once"
-        slurm.run("scancel", job_id)
-        assert slurm.wait_for_end(job_id, 150).startswith("CANCELLED")
-    finally:
-        slurm.kill_node(head)
-        slurm.bring_up()
-
-
-def wait_for_attempt(slurm: SlurmCluster, place: Place, name: str, number: int) -> list[psutil.Process]:
-    """The job's processes once the attempt has done some steps."""
-
-    def steps() -> int:
-        attempts = place.events(name, "attempt")
-        last = place.events(name)[-1]["step"] if place.events(name) else 0
-        return last - attempts[-1]["step"] if len(attempts) >= number else 0
-
-    slurm.wait_for(f"attempt {number} of {name}", lambda: steps() >= 3, 300)
-    job_id = json.loads((place.directory(name) / "launch" / "submission.json").read_text())["job_id"]
-    return processes_of(job_id)
 
 
 def hosts(attempt: Path) -> set[str]:
@@ -307,7 +321,8 @@ def test_a_sweep_is_an_array_whose_jobs_do_not_meet_on_one_node(
     cluster = yaml.safe_load((place.folder / "cluster.yaml").read_text())
     cluster["profiles"]["mini"]["slurm"] |= {"nodes": 1, "exclude": ["node2", "node3", "node4"]}
     (place.folder / "one-node.yaml").write_text(yaml.safe_dump(cluster))
-    job = small_job(small_store, "swept", train={"epochs": 4, "lr": 1e-3}, scale={"workers": 2})
+    job = small_job(small_store, "swept", train={"epochs": 1, "lr": 1e-3}, scale={"workers": 1},
+                    data={"zeroshot_sets": ["H1"]})  # fmt: skip
     spec = place.spec(job)
     arguments = ("submit", str(spec), "--sweep", "batching.buckets=1,2", "--parallel", "2")
     arguments += ("--cluster-file", "one-node.yaml")

@@ -113,7 +113,7 @@ def test_ctrl_c_leaves_and_the_run_goes_on(run: RunDirectory, tmp_path: Path) ->
         first = watcher.stderr.readline()
         time.sleep(0.5)
         watcher.send_signal(signal.SIGINT)
-        _, rest = watcher.communicate(timeout=30)
+        _, rest = watcher.communicate(timeout=60)
         controller.communicate()
     assert watcher.returncode == 0, rest
     assert "step 1/3" in first + rest and "run demo goes on" in rest and "Traceback" not in rest

@@ -250,9 +250,10 @@ def test_orphans_and_stubborn_children_are_ended_and_signals_do_not_reach_them()
         stubborn = "trap '' TERM; sleep 100 & sleep 100"
         try:
             own_processes.start(["/bin/sh", "-c", f'sh -c "{stubborn}" & sleep 100'], dict(os.environ), None)
-            time.sleep(1)
-            found = psutil.Process().children(recursive=True)
-            assert len(found) >= 4, found
+            deadline = time.monotonic() + 30
+            while len(found := psutil.Process().children(recursive=True)) < 4:
+                assert time.monotonic() < deadline, found
+                time.sleep(0.05)
             for process in found:
                 process.send_signal(signal.SIGUSR2)
             time.sleep(0.2)

@@ -64,7 +64,7 @@ def test_gpus_are_asked_through_torch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def wait_for(condition: Any) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
