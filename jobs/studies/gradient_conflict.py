@@ -2,7 +2,7 @@
 
 A model is trained on batches of one set each. After every epoch, with the weights held still, gradients of the temporal
 task are taken over random batches of every set; of each two batches of different sets the cosine is negative or not.
-Pairs of sets are told apart by their scale: the ``same`` (T, K, A); ``similar``, other scales whose lengths differ by a
+Pairs of sets differ in their scale: the ``same`` (T, K, A); ``similar``, other scales whose lengths differ by a
 factor of at most 1.5; ``different``, lengths that differ by at least 2.
 """
 
@@ -54,19 +54,19 @@ class PairConflict:
 
 
 def measure_conflict(
-    data: TrainingData, catalogue: Catalogue, setting: ConflictSetting, tell: Callable[[int], None]
+    data: TrainingData, catalogue: Catalogue, setting: ConflictSetting, report: Callable[[int], None]
 ) -> list[PairConflict]:
-    """Train and count; ``tell`` is called with every epoch that is done. On the CPU, in this process."""
+    """Train and count; ``report`` is called with the number of every finished epoch. On the CPU, in this process."""
     model = data.spec.build(setting.seed)
     optimizer = torch.optim.AdamW([dict(group) for group in optimizer_groups(model, WEIGHT_DECAY)], lr=setting.lr,
                                   betas=(0.9, 0.95))  # fmt: skip
     found: list[PairConflict] = []
     for epoch in range(setting.epochs):
-        for piece in _training_batches(catalogue, setting, epoch):
-            _train(model, optimizer, data, piece, setting.seed)
+        for batch in _training_batches(catalogue, setting, epoch):
+            _train(model, optimizer, data, batch, setting.seed)
         gradients = [_gradients(model, data, catalogue, source, setting, epoch) for source in range(len(catalogue))]
         found += _compare(gradients, data, catalogue, epoch + 1)
-        tell(epoch + 1)
+        report(epoch + 1)
     return found
 
 
@@ -93,12 +93,12 @@ def relation_of(data: TrainingData, first: int, second: int) -> str | None:
 def _training_batches(catalogue: Catalogue, setting: ConflictSetting, epoch: int) -> list[Slice]:
     """All samples once, batches of one set each, in random order."""
     random = np.random.default_rng([setting.seed, epoch])
-    pieces = []
+    batches = []
     for number, source in enumerate(catalogue):
         order = random.permutation(source.count)
         starts = range(0, source.count, setting.batch)
-        pieces += [_slice(catalogue, number, order[at : at + setting.batch], epoch) for at in starts]
-    return [pieces[place] for place in random.permutation(len(pieces))]
+        batches += [_slice(catalogue, number, order[at : at + setting.batch], epoch) for at in starts]
+    return [batches[number] for number in random.permutation(len(batches))]
 
 
 def _slice(catalogue: Catalogue, source: int, index: NDArray[np.int64], epoch: int) -> Slice:
@@ -109,11 +109,11 @@ def _slice(catalogue: Catalogue, source: int, index: NDArray[np.int64], epoch: i
 
 
 def _train(
-    model: PretrainingModel, optimizer: torch.optim.Optimizer, data: TrainingData, piece: Slice, seed: int
+    model: PretrainingModel, optimizer: torch.optim.Optimizer, data: TrainingData, batch: Slice, seed: int
 ) -> None:
-    scale = torch.from_numpy(task_scale(data.denominators([piece])))
+    scale = torch.from_numpy(task_scale(data.denominators([batch])))
     optimizer.zero_grad()
-    (model(data.batch(piece), MaskDraw(seed, piece.epoch)) * scale).sum().backward()
+    (model(data.batch(batch), MaskDraw(seed, batch.epoch)) * scale).sum().backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
     optimizer.step()
 

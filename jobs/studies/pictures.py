@@ -44,7 +44,7 @@ def _draw_fig4(table: StudyTable) -> Any:
         (time, "relative time", "published relative time"),
     ):
         for colour, method in zip(COLOURS, methods, strict=False):
-            chosen = [place for place, name in enumerate(table.column("method")) if name == method]
+            chosen = [row for row, name in enumerate(table.column("method")) if name == method]
             _line(axis, _at(table, "buckets", chosen), _at(table, ours, chosen), color=colour, marker="o", label=method)
         everything = range(len(table.rows))
         _line(axis, _at(table, "buckets", everything), _at(table, theirs, everything), **PUBLISHED)
@@ -59,12 +59,12 @@ def _draw_fig4(table: StudyTable) -> Any:
 
 def _draw_fig1c(table: StudyTable) -> Any:
     figure, axis = new_figure(1, 1, (7, 2.8))
-    places = range(len(table.rows))
+    rows = range(len(table.rows))
     for offset, name, colour in ((-0.2, "negative cosine %", COLOURS[0]), (0.2, "published %", "black")):
         shown = [0.0 if value is None else value for value in table.column(name)]
-        bars = axis.barh([place + offset for place in places], shown, 0.36, color=colour, label=name)
+        bars = axis.barh([row + offset for row in rows], shown, 0.36, color=colour, label=name)
         axis.bar_label(bars, fmt="%.1f", padding=3, fontsize=8)
-    axis.set_yticks(places, table.column("pairs of sets"))
+    axis.set_yticks(rows, table.column("pairs of sets"))
     axis.invert_yaxis()
     axis.margins(x=0.12)
     axis.set(xlabel="% of pairs", title=table.title)
@@ -72,9 +72,9 @@ def _draw_fig1c(table: StudyTable) -> Any:
     return figure
 
 
-def _at(table: StudyTable, column: str, places: Sequence[int] | range) -> list[Cell]:
+def _at(table: StudyTable, column: str, rows: Sequence[int] | range) -> list[Cell]:
     values = table.column(column)
-    return [values[place] for place in places]
+    return [values[row] for row in rows]
 
 
 def _line(axis: Any, along: Sequence[Cell], values: Sequence[Cell], **style: Any) -> None:
