@@ -13,7 +13,14 @@ LEASES_AT_ONCE = 128
 
 
 class ShardCacheDiedError(ConnectionError):
-    """The process of a node's cache is gone: this attempt ends, the next one starts another over the same folder."""
+    """The process of a node's cache is gone: this attempt ends, the next one starts another over the same folder.
+
+    preempted: whether it is gone because its machine was taken back.
+    """
+
+    def __init__(self, cause: str, preempted: bool = False) -> None:
+        super().__init__(cause)
+        self.preempted = preempted
 
 
 class CacheHost:
@@ -94,4 +101,5 @@ class RemoteNodeCache:
                 raise error.cause from None
             raise
         except RayActorError as error:
-            raise ShardCacheDiedError(f"the process that copies shards to this node died: {error}") from error
+            cause = f"the process that copies shards to this node died: {error}"
+            raise ShardCacheDiedError(cause, error.preempted) from error

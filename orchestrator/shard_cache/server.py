@@ -68,8 +68,8 @@ class NodeCache:
             self._changed.notify_all()
 
     def acquire(self, lease: str, epoch: int, files: Sequence[str]) -> bool:
-        """Lease shards: returns when all are there. Whether all shards of the epoch are, and stay until all ranks have
-        read it: then the ranks need no further leases for it.
+        """Lease shards; returns when all are there. True where all shards of the epoch are, and stay until all ranks
+        have read it, so that no further leases are needed for it.
 
         Raises UserError as :meth:`ShardCache.acquire` does, and what went wrong in the background.
         """
@@ -94,10 +94,11 @@ class NodeCache:
         self._lock.close()
 
     def discard(self) -> None:
-        """Stop copying and remove the copies, and the folder around theirs once it is empty."""
+        """Stop copying and remove the copies; the last cache on the machine removes the run's folder, too."""
         self._stop()
         shutil.rmtree(self.folder)
         self._lock.close()
+        # It fails as long as other nodes of Ray on this machine have their copies in it.
         with suppress(OSError):
             self.folder.parent.rmdir()
 

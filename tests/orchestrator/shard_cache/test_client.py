@@ -126,6 +126,8 @@ def test_a_dead_cache_ends_the_attempt_and_the_next_one_finds_the_copies(setting
     assert (failure.kind, failure.rank) == (Kind.WORKER, 1), "and not the rank that fails in its wake"
     assert failure.cause.startswith("ShardCacheDiedError: the process that copies shards to this node died")
     assert decide(FailuresSection(), [failure.kind], cause, Adjustments()).retry
+    error.preempted = True
+    assert classify({1: pickle.loads(pickle.dumps(error))})[0].kind == Kind.PREEMPTION
     actor.dead = False
     second = RemoteNodeCache(settings, "second", "ab" * 28)
     second.acquire("0/0/0", 0, files[:3])
