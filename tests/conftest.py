@@ -20,7 +20,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 LEFT_OUT = pytest.StashKey[int]()
 LEFT_OUT_OF_WORKER = "left_out"
 SAME_RUNS = ("tests/e2e/test_run.py", "tests/e2e/test_report.py")
-SLOW = ("tests/e2e/", "tests/orchestrator/checkpoint/", "tests/orchestrator/training/")
+SLOW = (
+    "tests/e2e/",
+    "tests/models/layers/test_blocks.py",
+    "tests/orchestrator/checkpoint/",
+    "tests/orchestrator/training/",
+)
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
