@@ -1,4 +1,4 @@
-"""Asking the launcher of a run for its job: Slurm, or the job server of a Ray cluster."""
+"""The job of a run, as its launcher knows it: Slurm, or the job server of a Ray cluster."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +15,7 @@ def query_launcher(submission: Mapping[str, Any]) -> JobState | None:
 
 
 def make_query() -> Query:
-    """Questions about many runs: a launcher that does not answer is asked once."""
+    """A query for many runs, which tries a launcher that does not answer only once."""
     silent: dict[str, JobState] = {}
 
     def query(submission: Mapping[str, Any]) -> JobState | None:

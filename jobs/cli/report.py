@@ -36,7 +36,7 @@ def report(
 
 
 def check_names(names: list[str]) -> None:
-    """Raises UserError for two runs of the same name, whose curves and columns nobody could tell apart."""
+    """Raises UserError for two runs of the same name, whose curves and columns would look alike."""
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         mend = "report them one by one, or rename a folder"

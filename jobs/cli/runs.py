@@ -69,7 +69,7 @@ def logs(
     typer.echo("\n".join("".join(shown.values()).splitlines()[-lines:]))
     going = follow
     while going:
-        # Asked before the output is read: what was printed last is shown too.
+        # Before the output is read, so that what was printed last is shown too.
         going = run_status(directory, query_launcher).state not in ENDED
         time.sleep(FOLLOW_S)
         texts = _texts(submission, node)

@@ -10,8 +10,8 @@ from orchestrator.run.folder import RunDirectory
 from orchestrator.view.live import LiveView
 
 POLL_S = 0.5
-ASK_S = 5.0
-"""Seconds between two questions to the launcher, which may be slow to answer."""
+QUERY_S = 5.0
+"""Seconds between two queries of the launcher, which may be slow to answer."""
 
 
 def watch(directory: RunDirectory, query: Query, view: LiveView) -> RunStatus | None:
@@ -29,12 +29,12 @@ def _follow(directory: RunDirectory, query: Query, view: LiveView) -> RunStatus:
     events, offset = read_tail(directory.events)
     view.update(events, quiet=True)
     view.progress.attempts = max(view.progress.attempts, int(record.get("attempts", 0)))
-    asked, status, own = float("-inf"), None, None
+    queried, status, own = float("-inf"), None, None
     while True:
         record = directory.read_state()
-        if status is None or time.monotonic() - asked >= ASK_S or record.get("status") != own:
-            asked, own = time.monotonic(), record.get("status")
-            status = _tell(run_status(directory, query), view)
+        if status is None or time.monotonic() - queried >= QUERY_S or record.get("status") != own:
+            queried, own = time.monotonic(), record.get("status")
+            status = _show(run_status(directory, query), view)
         events, offset = read_events(directory.events, offset)
         view.update(events)
         if status.state in ENDED:
@@ -42,8 +42,8 @@ def _follow(directory: RunDirectory, query: Query, view: LiveView) -> RunStatus:
         time.sleep(POLL_S)
 
 
-def _tell(status: RunStatus, view: LiveView) -> RunStatus:
-    """Put a status beside the title; a line where it is a new one."""
+def _show(status: RunStatus, view: LiveView) -> RunStatus:
+    """Put a status beside the title, and on a line of its own where it is new."""
     text = f"{status.state} ({status.reason})" if status.reason else status.state
     if text != view.state:
         view.say(f"run {status.name}: {text}")

@@ -1,6 +1,6 @@
 """How fast ranks exchange data: an all-reduce over all of them, and every node against the others.
 
-In a collective all ranks wait for the slowest, so it cannot tell which node that is. Exchanges between pairs of nodes
+In a collective all ranks wait for the slowest, so it does not show which node that is. Exchanges between pairs of nodes
 can: a node is as fast as its best exchange, and one with a bad cable is slow with everybody.
 """
 
@@ -108,7 +108,7 @@ def exchange(payload: "torch.Tensor", received: "torch.Tensor", partner: int) ->
 
 
 def rounds(players: list[int]) -> list[list[tuple[int, int]]]:
-    """Everybody meets everybody once, in rounds of disjoint pairs (the circle method)."""
+    """Every pair once, in rounds of disjoint pairs (round-robin by the circle method)."""
     circle: list[int | None] = [*players, *([None] if len(players) % 2 else [])]
     found = []
     for _ in range(len(circle) - 1):

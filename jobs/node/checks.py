@@ -71,7 +71,7 @@ def check_ranks(rendezvous: Rendezvous, node: RayNode, profile: Profile, workers
 
 
 def bad_nodes(rendezvous: Rendezvous, profile: Profile) -> dict[str, str]:
-    """Nodes slower than the profile allows, with a word why; what was measured goes to this node's output."""
+    """Nodes slower than the profile allows, with the reason; what was measured goes to this node's output."""
     path = rendezvous.folder / RESULT
     if not path.exists():
         return {}

@@ -51,7 +51,7 @@ def run_ranks(
     group: Group, result: Path, log: Callable[[int], Path], environment: Mapping[str, str],
     watch: Callable[[], None] = lambda: None,
 ) -> None:  # fmt: skip
-    """Run this node's ranks to their end. log: where each prints. watch: raises when waiting has no sense any more.
+    """Run this node's ranks to their end. log: where each prints. watch: raises to end the wait.
 
     Raises:
         RankCheckError: a rank failed or did not end in time.

@@ -13,7 +13,7 @@ KILL_PATIENCE_S = 10.0
 
 
 def adopt_orphans() -> None:
-    """Become the parent of descendants whose own parent dies, so that none of them gets out of sight."""
+    """Become the parent of descendants whose own parent dies, so that they are found at the end."""
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
 
@@ -34,7 +34,7 @@ def start(command: Sequence[str], environment: Mapping[str, str], log: Path | No
 
 
 def end(child: "subprocess.Popen[bytes]", grace_s: float) -> int:
-    """SIGTERM, and SIGKILL when that is not heeded in time; the exit status."""
+    """SIGTERM, and SIGKILL where it has not ended in time; the exit status."""
     if child.poll() is None:
         child.send_signal(signal.SIGTERM)
     try:

@@ -1,4 +1,4 @@
-"""Ports of one Ray node: a window derived from the job, held against other jobs for as long as the node lives."""
+"""Ports of one Ray node: a window that follows from the job, kept from other jobs until the node's Ray has ended."""
 
 import socket
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ FIRST = 20_000
 WIDTH = 200
 WINDOWS = 60
 FIXED = 16
-"""Ports of a window with a meaning of their own; the others are for Ray's workers."""
+"""Ports of a window that are for one service each; the others are for Ray's workers."""
 
 
 @dataclass(frozen=True, slots=True)
 class PortWindow:
-    """Consecutive ports on one address; the first is held by us, so that nobody else takes the window."""
+    """Consecutive ports on one address; we listen on the first, so that no other job takes the window."""
 
     first: int
     guard: socket.socket
@@ -32,7 +32,7 @@ class PortWindow:
 
     @property
     def rank_check(self) -> int:
-        """Where the ranks meet that try the network before training."""
+        """Rendezvous of the ranks that check the network before training."""
         return self.first + 9
 
     @property

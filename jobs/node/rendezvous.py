@@ -17,7 +17,7 @@ class BootstrapError(RuntimeError):
 
 
 class BadNodeError(BootstrapError):
-    """This very node is at fault: the next attempt does better without it."""
+    """The fault is this node's own: the next attempt leaves it out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class Rendezvous:
         write_json(self.end, {"outcome": outcome, "code": code, "cause": cause, "time": time.time()})
 
     def mark(self, state: str, rank: int | None = None, **details: Any) -> None:
-        """Say that this node, or another that cannot, is ``ready``, has ``failed`` or has ``left``."""
+        """Write that this node, or another that cannot do so itself, is ``ready``, has ``failed`` or has ``left``."""
         self.folder.mkdir(parents=True, exist_ok=True)
         number = self.node.rank if rank is None else rank
         content = {"host": self.node.hosts[number], "time": time.time(), **details}
@@ -92,11 +92,11 @@ class Rendezvous:
         return (self.folder.parent / replace(self.node, restart=self.node.restart + 1).attempt).exists()
 
     def marked(self, state: str) -> set[int]:
-        """Nodes that said so."""
+        """Nodes of which this was written."""
         return {number for number in range(len(self.node.hosts)) if (self.folder / f"{state}-{number}.json").exists()}
 
     def missing(self, state: str) -> list[str]:
-        """Names of the nodes that did not."""
+        """Names of the other nodes."""
         marked = self.marked(state)
         return [host for number, host in enumerate(self.node.hosts) if number not in marked]
 

@@ -31,7 +31,7 @@ def adapt(profile: Profile) -> Profile:
 def record_own_job(run: RunDirectory, profile: Profile) -> None:
     """Inside a job of Ray, let ``status``, ``logs`` and ``cancel`` find it; nothing elsewhere.
 
-    Only for who has the lock of the run: the record of an earlier submission is lost.
+    Call it with the lock of the run: it replaces the record of an earlier submission.
     """
     if INSIDE in os.environ:
         metadata = json.loads(os.environ[INSIDE]).get("metadata", {})

@@ -81,7 +81,7 @@ def start_all(client: Any, waiting: Sequence[LaunchFolder], plan: Mapping[str, A
 
 
 def _start(client: Any, launch: LaunchFolder, code: Path) -> str:
-    """Start a run; a server that is silent for a moment is asked again.
+    """Start a run; a server that does not answer for a moment is tried again.
 
     Raises:
         UserError: it refuses for a minute.
@@ -100,7 +100,7 @@ def _has_ended(launch: LaunchFolder) -> bool:
     try:
         return ray_jobs.job_state(launch.read_submission()).state in ENDED
     except UserError:
-        # This job lives on the cluster that does not answer: it will, or both are gone.
+        # This job runs on the cluster that does not answer: either it will answer, or this job ends too.
         return False
 
 

@@ -26,7 +26,7 @@ def wait_for_all(rendezvous: Rendezvous, state: str, node: RayNode, signals: Slu
 
 
 def failed_start(rendezvous: Rendezvous) -> tuple[str, int, str]:
-    """Outcome, code and cause of an attempt whose nodes did not meet: without a few bad ones the next may succeed."""
+    """Outcome, code and cause of an attempt that did not start: without a few bad nodes the next may succeed."""
     deadline = time.monotonic() + VISIBLE_S
     while rendezvous.bad_hosts() and _undecided(rendezvous) and time.monotonic() < deadline:
         time.sleep(POLL_S)

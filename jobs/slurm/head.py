@@ -15,13 +15,13 @@ from jobs.slurm.bring_up import wait_for_all
 from jobs.slurm.signals import SlurmSignals
 
 STOP_RESERVE_S = 15.0
-"""What is left of the time before a limit to end Ray and to requeue."""
+"""Of the time between the signal and the limit, what is left to end Ray and to requeue."""
 CANCEL_GRACE_S = 15.0
-"""With what ends Ray after it, less than the 30 s (KillWait) after which Slurm kills a cancelled job."""
+"""Together with the end of Ray, less than the 30 s (KillWait) after which Slurm kills a cancelled job."""
 LOST_GRACE_S = 5.0
 EXCLUDED_TAG = "wavetrain.excluded_nodes"
 STOPPED = {-signal.SIGTERM, 128 + signal.SIGTERM, 128 + signal.SIGINT}
-"""Exit statuses of a controller that was asked to stop: before and after it could handle a signal, by request."""
+"""Exit statuses of a controller that was stopped: before and after it could handle SIGTERM, and by SIGINT."""
 
 
 def grace_s(signals: SlurmSignals, signal_lead_s: float) -> float:
@@ -96,6 +96,6 @@ class Head:
         if self.lost:
             return "lost", "; ".join(self.lost)
         if code in STOPPED or (code == -signal.SIGKILL and self.signals.any):
-            stopped = ("stopped", "asked to stop before the time limit")
+            stopped = ("stopped", "stopped before the time limit")
             return stopped if self.signals.requeue else ("cancelled", "cancelled or preempted")
         return "failed", f"the controller ended with status {code}"

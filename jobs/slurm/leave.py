@@ -12,7 +12,7 @@ LEAVE_TIMEOUT_S = 60.0
 
 
 def leave(launch: LaunchFolder, rendezvous: Rendezvous, signals: SlurmSignals) -> tuple[int, str]:
-    """Exit code and a line on why; the last act of a node, when none of its processes is left."""
+    """Exit code and a line on why; the last thing a node does, after its processes have ended."""
     end = _end(rendezvous, signals)
     outcome, cause = end["outcome"], end["cause"] or "unknown"
     if rendezvous.node.rank == 0:

@@ -1,4 +1,4 @@
-"""What a partition gives, compared with what a profile asks for, before anything is queued."""
+"""What a partition gives, compared with what a profile requests, before anything is queued."""
 
 import re
 from collections.abc import Sequence
@@ -45,7 +45,7 @@ class NodeType:
     memory_mb: int
 
     def holds(self, wanted: "NodeType") -> bool:
-        """Whether one of these nodes has what one of the others has."""
+        """Whether one of these nodes has what is wanted of one."""
         return self.gpus >= wanted.gpus and self.cpus >= wanted.cpus and self.memory_mb >= wanted.memory_mb
 
     def __str__(self) -> str:
@@ -54,7 +54,7 @@ class NodeType:
 
 
 def _check_nodes(wanted: NodeType, partition: str, types: Sequence[NodeType]) -> None:
-    """There are as many nodes as asked for, of which each has all that is asked for."""
+    """Enough nodes have everything that is requested of each."""
     most = {name: max((getattr(kind, name) for kind in types), default=0) for name in ("gpus", "cpus", "memory_mb")}
     if wanted.gpus > most["gpus"]:
         raise _over("gpus_per_node", wanted.gpus, f"the nodes of {partition} have {most['gpus']}")
@@ -69,8 +69,8 @@ def _check_nodes(wanted: NodeType, partition: str, types: Sequence[NodeType]) ->
         raise _over("nodes", str(wanted), given)
 
 
-def _over(field: str, asked: object, given: str) -> UserError:
-    return UserError(f"{asked} asked for, {given}", where=f"cluster.yaml: slurm.{field}", mend="ask for less")
+def _over(field: str, requested: object, given: str) -> UserError:
+    return UserError(f"{requested} asked for, {given}", where=f"cluster.yaml: slurm.{field}", mend="ask for less")
 
 
 def _partition(name: str, run: Run) -> dict[str, str]:

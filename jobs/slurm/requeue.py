@@ -13,7 +13,7 @@ RETRY_S = 0.5
 
 
 class SilentError(RuntimeError):
-    """Slurm has not answered, and may have heard nevertheless."""
+    """Slurm has not answered; it may have carried out the command all the same."""
 
 
 def own_job(job_id: int) -> str:
@@ -23,7 +23,7 @@ def own_job(job_id: int) -> str:
 
 
 def requeue(job: str, excluded: Sequence[str]) -> str:
-    """Put a job back into the queue; a word on what happened. Slurm ends what still runs of it.
+    """Put a job back into the queue; what happened, in a few words. Slurm ends what still runs of it.
 
     A running job's excluded nodes cannot be changed, so it is held in the queue for that moment.
 

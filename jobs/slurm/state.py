@@ -1,4 +1,4 @@
-"""What Slurm says of a job, in our words: squeue while it knows the job, sacct or scontrol after that."""
+"""The state of a job in Slurm: from squeue while it knows the job, from sacct or scontrol after that."""
 
 import re
 import subprocess
@@ -35,7 +35,7 @@ STATES: dict[str, State] = {
     "PREEMPTED": "KILLED",
     "REVOKED": "KILLED",
 }
-"""Slurm's job states. A preempted job that is to go on is in squeue as PENDING, which is asked first."""
+"""Slurm's job states. A preempted job that is to go on is in squeue as PENDING, and squeue comes first."""
 SILENT = ("None", "Dependency", "")
 TIMEOUT_S = 30
 Run = Callable[[Sequence[str]], "subprocess.CompletedProcess[str]"]
@@ -90,9 +90,9 @@ def _state(name: str, reason: str, nodes: str, code: str = "") -> JobState:
     # sacct writes `CANCELLED by 1000` and may cut a long name short with a plus.
     word = name.split()[0].rstrip("+")
     state: State = STATES.get(word, "UNKNOWN")
-    told = [] if reason in SILENT else [reason]
-    if STATES.get(word) not in ("RUNNING", "FINISHED") and word != state and word not in told:
-        told.insert(0, word)
+    reasons = [] if reason in SILENT else [reason]
+    if STATES.get(word) not in ("RUNNING", "FINISHED") and word != state and word not in reasons:
+        reasons.insert(0, word)
     if state == "FAILED" and code not in ("", "0:0"):
-        told.append(f"exit {code}")
-    return JobState(state, ", ".join(told) or None, nodes or None)
+        reasons.append(f"exit {code}")
+    return JobState(state, ", ".join(reasons) or None, nodes or None)

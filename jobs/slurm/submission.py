@@ -1,4 +1,4 @@
-"""Slurm through submitit: what a profile asks for, the exact batch script, and its submission."""
+"""Slurm through submitit: what a profile requests, the exact batch script, and its submission."""
 
 import math
 import shlex
@@ -21,7 +21,7 @@ from orchestrator.spec.cluster import Profile, SlurmSection, seconds
 from orchestrator.spec.job import JobSpec
 
 SIGNAL = "USR1"
-"""What Slurm sends before a time limit; submitit on the nodes is told by its variable."""
+"""What Slurm sends before a time limit; submitit on the nodes reads it from a variable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Submission:
 
     @property
     def slurm(self) -> SlurmSection:
-        """What is asked of Slurm."""
+        """What the job requests from Slurm."""
         assert self.profile.slurm is not None
         return self.profile.slurm
 

@@ -62,8 +62,8 @@ def measure_conflict(
                                   betas=(0.9, 0.95))  # fmt: skip
     found: list[PairConflict] = []
     for epoch in range(setting.epochs):
-        for piece in _training_batches(catalogue, setting, epoch):
-            _train(model, optimizer, data, piece, setting.seed)
+        for batch in _training_batches(catalogue, setting, epoch):
+            _train(model, optimizer, data, batch, setting.seed)
         gradients = [_gradients(model, data, catalogue, source, setting, epoch) for source in range(len(catalogue))]
         found += _compare(gradients, catalogue, pairs, epoch + 1)
         on_epoch(epoch + 1)
@@ -83,12 +83,12 @@ def shares(found: Sequence[PairConflict]) -> dict[str, float]:
 def _training_batches(catalogue: Catalogue, setting: ConflictSetting, epoch: int) -> list[Slice]:
     """All samples once, batches of one set each, in random order."""
     random = np.random.default_rng([setting.seed, epoch])
-    pieces = []
+    batches = []
     for number, source in enumerate(catalogue):
         order = random.permutation(source.count)
         starts = range(0, source.count, setting.batch)
-        pieces += [_slice(catalogue, number, order[at : at + setting.batch], epoch) for at in starts]
-    return [pieces[place] for place in random.permutation(len(pieces))]
+        batches += [_slice(catalogue, number, order[at : at + setting.batch], epoch) for at in starts]
+    return [batches[number] for number in random.permutation(len(batches))]
 
 
 def _slice(catalogue: Catalogue, source: int, index: NDArray[np.int64], epoch: int) -> Slice:
@@ -99,11 +99,11 @@ def _slice(catalogue: Catalogue, source: int, index: NDArray[np.int64], epoch: i
 
 
 def _train(
-    model: PretrainingModel, optimizer: torch.optim.Optimizer, data: TrainingData, piece: Slice, seed: int
+    model: PretrainingModel, optimizer: torch.optim.Optimizer, data: TrainingData, batch: Slice, seed: int
 ) -> None:
-    scale = torch.from_numpy(task_scale(data.denominators([piece])))
+    scale = torch.from_numpy(task_scale(data.denominators([batch])))
     optimizer.zero_grad()
-    (model(data.batch(piece), MaskDraw(seed, piece.epoch)) * scale).sum().backward()
+    (model(data.batch(batch), MaskDraw(seed, batch.epoch)) * scale).sum().backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
     optimizer.step()
 

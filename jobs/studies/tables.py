@@ -37,8 +37,8 @@ class StudyTable:
 
     def column(self, name: str) -> list[Cell]:
         """One column."""
-        place = self.columns.index(name)
-        return [row[place] for row in self.rows]
+        position = self.columns.index(name)
+        return [row[position] for row in self.rows]
 
 
 def _as_text(cell: Cell, digits: int) -> str:
@@ -55,16 +55,16 @@ def table3(study: Study, records: Mapping[str, RunRecord]) -> StudyTable:
     figures = published(PRESET)["table3"]
     methods = dict.fromkeys(child.method for child in study.children)
     rows = []
-    for place, sets in enumerate(figures["sets"]):
+    for column, sets in enumerate(figures["sets"]):
         runs = {child.method: records.get(child.job.name) for child in study.children if child.sets == sets}
         for method in methods:
             theirs, run = figures.get(method), runs.get(method)
             rows.append((
                 sets, method, planned_padding(study, method, sets),
-                None if theirs is None else float(theirs["padding"][place]),
+                None if theirs is None else float(theirs["padding"][column]),
                 None if run is None or run.padding is None else 100 * run.padding,
                 _relative(_minutes(run), _minutes(runs.get("alternating"))),
-                None if theirs is None else theirs["minutes"][place] / figures["alternating"]["minutes"][place],
+                None if theirs is None else theirs["minutes"][column] / figures["alternating"]["minutes"][column],
                 _minutes(run), None if run is None else run.zeroshot,
             ))  # fmt: skip
     columns = ("sets", "batching", "planned padding %", "published padding %", "run: padding %", "run: relative time",
@@ -106,14 +106,14 @@ def fig4(study: Study, records: Mapping[str, RunRecord]) -> StudyTable:
     for child in study.children:
         run, batching = records.get(child.job.name), child.job.batching
         known = not batching.packed and batching.method == "equal" and batching.buckets in figures["buckets"]
-        place = figures["buckets"].index(batching.buckets) if known else None
+        column = figures["buckets"].index(batching.buckets) if known else None
         averages = run.task_averages if run else {}
         rows.append((
             _fig4_method(batching), _fig4_buckets(batching), run.zeroshot if run else None,
-            None if place is None else theirs["nmse_db"][place], *(averages.get(task) for task in TASKS),
+            None if column is None else theirs["nmse_db"][column], *(averages.get(task) for task in TASKS),
             None if run is None or run.padding is None else 100 * run.padding,
             _relative(_minutes(run), _minutes(base)),
-            None if place is None else theirs["minutes"][place] / theirs["minutes"][0], _minutes(run),
+            None if column is None else theirs["minutes"][column] / theirs["minutes"][0], _minutes(run),
         ))  # fmt: skip
     columns = ("method", "buckets", "NMSE dB", "published NMSE dB", *TASKS, "padding %", "relative time",
                "published relative time", "min/epoch")  # fmt: skip

@@ -1,1 +1,1 @@
-"""What is asked for: job spec, cluster profile, YAML files with one-line errors. May import models.options only."""
+"""What a user specifies: job spec, cluster profile, YAML files with one-line errors. May import models.options only."""

@@ -52,7 +52,7 @@ class SlurmSection(Section):
     setup: tuple[str, ...] = ()
     """Shell lines run on every node before Python starts (modules, environment)."""
     signal_lead_s: Positive = 120
-    """Seconds before the time limit at which a checkpoint is asked for."""
+    """Seconds between the signal for a checkpoint and the time limit."""
     max_requeues: Annotated[int, Field(ge=0)] = 100
     bootstrap_timeout_s: Positive = 300
     """Seconds in which every node of the allocation must have joined Ray."""
@@ -85,7 +85,7 @@ def seconds(time: str) -> int:
 
 
 class Profile(Section):
-    """One place to run."""
+    """A machine or cluster to run on."""
 
     launcher: Literal["local", "ray", "slurm"] = "local"
     device: Literal["cpu", "cuda"] = "cpu"
@@ -136,7 +136,7 @@ def load_profile(path: Path | None, name: str | None) -> Profile:
     cluster = _load(path)
     if cluster is None:
         if name not in (None, "laptop"):
-            raise UserError(f"profile {name!r} asked for", where="cluster.yaml: no such file", mend="write one")
+            raise UserError(f"no profile {name!r}: there is no cluster.yaml here", where="--cluster", mend="write one")
         return Profile()
     chosen = name or cluster.default
     if chosen not in cluster.profiles:

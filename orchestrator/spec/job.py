@@ -129,7 +129,7 @@ class TrainSection(Section):
     clip_norm: Annotated[float, Field(ge=0)] = 1.0
     precision: Literal["fp32", "bf16"] = "fp32"
     activation_checkpointing: bool = False
-    """Compute the insides of every block again in the backward pass instead of keeping them."""
+    """Recompute the activations of every block in the backward pass instead of keeping them."""
     compile: bool = False
     """torch.compile of every block, one graph a shape; not with ZeRO stage 3, which takes weights apart."""
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 2
@@ -191,7 +191,7 @@ Factor = Annotated[float, Field(gt=1)]
 
 
 class FailuresSection(Section):
-    """How often a run may fail in which way before it gives up, and what counts as a failure."""
+    """How often a run may fail in each way before it gives up, and what counts as a failure."""
 
     worker: Budget = 3
     """A rank or its node died."""
@@ -209,13 +209,13 @@ class FailuresSection(Section):
     """Wait before the next attempt; doubled with every failure of the same kind."""
     backoff_cap_s: Annotated[float, Field(ge=0)] = 300.0
     hang_factor: Factor = 20.0
-    """So many median step times without a step are a hang,"""
+    """No step for so many times the median step time is a hang,"""
     hang_floor_s: Annotated[float, Field(gt=0)] = 300.0
-    """but never less than so many seconds: ranks also wait for one that writes its share of a checkpoint."""
+    """if it is also at least so many seconds: ranks also wait for one that writes its share of a checkpoint."""
     spike_factor: Factor | None = None
-    """A loss so many times the median of the last 50 is a spike; null: none is."""
+    """A loss above so many times the median of the last 50 is a spike; null: no loss is."""
     slow_factor: Factor | None = 1.5
-    """A rank that computes so many times as long as the median rank is named; null: none is."""
+    """A rank whose computing takes more than so many times that of the median rank is named; null: no rank is."""
 
     def budget(self, kind: str) -> int:
         """Failures of a kind that are followed by another attempt."""

@@ -78,7 +78,7 @@ def test_watching_ends_with_the_run(run: RunDirectory, monkeypatch: pytest.Monke
 
 def test_watching_tells_what_slurm_says(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watching, "POLL_S", 0.02)
-    monkeypatch.setattr(watching, "ASK_S", 0.05)
+    monkeypatch.setattr(watching, "QUERY_S", 0.05)
     states = iter([JobState("PENDING", "Resources"), JobState("RUNNING"), JobState("FAILED", "NODE_FAIL")])
     ended, text = followed(run, lambda submission: next(states), lambda: None)
     assert ended is not None and (ended.state, ended.reason) == ("FAILED", "NODE_FAIL")
@@ -88,7 +88,7 @@ def test_watching_tells_what_slurm_says(run: RunDirectory, monkeypatch: pytest.M
 
 def test_a_run_that_waits_in_the_queue_can_be_watched(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watching, "POLL_S", 0.02)
-    monkeypatch.setattr(watching, "ASK_S", 0.05)
+    monkeypatch.setattr(watching, "QUERY_S", 0.05)
     run.events.unlink()
     run.state.unlink()
     states = iter([JobState("PENDING", "Priority"), JobState("KILLED", "CANCELLED")])
