@@ -17,8 +17,6 @@ from jobs.launch.run_status import run_status
 from jobs.launch.sweep import Sweep, make_parent, mark_child, read_sweep
 from jobs.ray_cluster import jobs as ray_jobs
 from jobs.ray_cluster import sweep as ray_sweep
-from jobs.slurm import submission as slurm
-from jobs.slurm.description import describe_submission
 from jobs.slurm.limits import check_limits
 from jobs.slurm.submission import prepare_submission
 from orchestrator.run.folder import RunDirectory
@@ -61,6 +59,8 @@ def submit(
 
 
 def _submit_one(job: JobSpec, profile: Profile, dry_run: bool) -> None:
+    from jobs.slurm import executor
+    from jobs.slurm.description import describe_submission
     from orchestrator.control.prepare import prepare
 
     submission = prepare_submission(job, profile) if profile.launcher == "slurm" else None
@@ -74,7 +74,7 @@ def _submit_one(job: JobSpec, profile: Profile, dry_run: bool) -> None:
         typer.echo(describe_submission(submission) if submission else ray_jobs.describe(profile))
         return
     _check_idle(prepared.directory, make_query())
-    job_id = slurm.submit(submission) if submission else ray_jobs.submit(job, profile)
+    job_id = executor.submit(submission) if submission else ray_jobs.submit(job, profile)
     name, folder = job.name, prepared.directory.path
     typer.echo(f"job {job_id} {'resumes' if prepared.resumes else 'will train'} run {name} in {folder}")
     typer.echo(f"next: wavetrain status {name} | wavetrain logs {name} --follow | wavetrain cancel {name}")
@@ -82,6 +82,9 @@ def _submit_one(job: JobSpec, profile: Profile, dry_run: bool) -> None:
 
 def _submit_sweep(sweep: Sweep, profile: Profile, parallel: int, dry_run: bool) -> None:
     """Submit the children that are neither finished nor on their way; the same command again submits the failed."""
+    from jobs.slurm import executor
+    from jobs.slurm.description import describe_submission
+
     query, runs = make_query(), profile.storage.runs
     waiting = [child for child in sweep.children if _is_wanted(RunDirectory(runs / child.name), query)]
     _prepare_all(waiting, profile)
@@ -101,7 +104,7 @@ def _submit_sweep(sweep: Sweep, profile: Profile, parallel: int, dry_run: bool) 
         mark_child(RunDirectory(runs / child.name), parent)
     shared = LaunchFolder(RunDirectory(runs / f"{sweep.name}.sweep"))
     if submissions:
-        jobs = slurm.submit_array(submissions, shared, parallel)
+        jobs = executor.submit_array(submissions, shared, parallel)
         typer.echo("\n".join(f"job {job_id}: run {child.name}" for job_id, child in zip(jobs, waiting, strict=True)))
     else:
         job_id = ray_sweep.submit(waiting, profile, shared, parallel)

@@ -4,50 +4,26 @@ In a collective all ranks wait for the slowest, so it does not show which node t
 can: a node is as fast as its best exchange, and one with a bad cable is slow with everybody.
 """
 
-import statistics
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import torch
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from jobs.node.rank_result import Bandwidth
 
 MEGABYTES = 16
 REPEATS = 3
 ROUNDS = 7
-SUSPICIOUS = 0.5
-"""A node slower than this share of the median node is named."""
 
 
-@dataclass(frozen=True, slots=True)
-class Bandwidth:
-    """all_reduce_gb_s: of the bus, bytes x 2(W-1)/W / s. nodes: best exchange of every node in GB/s, where several."""
-
-    world: int
-    all_reduce_gb_s: float
-    nodes: dict[str, float]
-
-    @property
-    def slowest(self) -> str | None:
-        """The node with the slowest best exchange; two nodes alone have only each other."""
-        return min(self.nodes, key=lambda name: self.nodes[name]) if len(self.nodes) > 2 else None
-
-    @property
-    def is_suspicious(self) -> bool:
-        """Whether the slowest node is far below the others."""
-        name = self.slowest
-        return name is not None and self.nodes[name] < SUSPICIOUS * statistics.median(self.nodes.values())
-
-
-def measure(device: "torch.device", host: str, megabytes: int = MEGABYTES) -> Bandwidth:
+def measure(device: torch.device, host: str, megabytes: int = MEGABYTES) -> Bandwidth:
     """Measure in the default process group; every rank gets the result. host: name of this rank's node.
 
     Raises:
         RuntimeError: a sum came out wrong.
     """
-    import torch
-    import torch.distributed as dist
-
     world = dist.get_world_size()
     hosts: list[Any] = [None] * world
     dist.all_gather_object(hosts, host)
@@ -61,10 +37,8 @@ def measure(device: "torch.device", host: str, megabytes: int = MEGABYTES) -> Ba
     return Bandwidth(world, min(rate for rate, _ in gathered), nodes)
 
 
-def _all_reduce(payload: "torch.Tensor") -> float:
+def _all_reduce(payload: Tensor) -> float:
     """GB/s of the bus, from the fastest of some repetitions."""
-    import torch.distributed as dist
-
     world, seconds = dist.get_world_size(), []
     for _ in range(REPEATS + 1):
         payload.fill_(1.0)
@@ -79,11 +53,8 @@ def _all_reduce(payload: "torch.Tensor") -> float:
     return payload.nbytes * share / min(seconds[1:]) / 1e9
 
 
-def _best_exchange(payload: "torch.Tensor", leaders: list[int]) -> float | None:
+def _best_exchange(payload: Tensor, leaders: list[int]) -> float | None:
     """GB/s of this rank's best exchange, one leader a node, in rounds of disjoint pairs; None for other ranks."""
-    import torch
-    import torch.distributed as dist
-
     rank, received = dist.get_rank(), torch.empty_like(payload)
     rates = []
     for pairs in rounds(leaders)[:ROUNDS]:
@@ -97,10 +68,8 @@ def _best_exchange(payload: "torch.Tensor", leaders: list[int]) -> float | None:
     return max(rates, default=None)
 
 
-def exchange(payload: "torch.Tensor", received: "torch.Tensor", partner: int) -> None:
+def exchange(payload: Tensor, received: Tensor, partner: int) -> None:
     """Send to and receive from another rank at once."""
-    import torch.distributed as dist
-
     both = [dist.P2POp(dist.isend, payload, partner), dist.P2POp(dist.irecv, received, partner)]
     for request in dist.batch_isend_irecv(both):
         request.wait()
@@ -119,8 +88,6 @@ def rounds(players: list[int]) -> list[list[tuple[int, int]]]:
     return found
 
 
-def _finish(tensor: "torch.Tensor") -> None:
+def _finish(tensor: Tensor) -> None:
     if tensor.is_cuda:
-        import torch
-
         torch.cuda.synchronize(tensor.device)

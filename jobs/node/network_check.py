@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -11,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.node import own_processes
-from jobs.node.bandwidth import Bandwidth
-from jobs.node.rank_check import BAD_DEVICE
+from jobs.node.rank_result import BAD_DEVICE, Bandwidth
 
 TIMEOUT_S = 240.0
 POLL_S = 0.1
@@ -88,8 +88,6 @@ def measure_here(ranks: int, device: str) -> Bandwidth:
     Raises:
         RankCheckError: it failed.
     """
-    import socket
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

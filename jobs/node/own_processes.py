@@ -6,7 +6,8 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+
+import psutil
 
 PR_SET_CHILD_SUBREAPER = 36
 KILL_PATIENCE_S = 10.0
@@ -46,8 +47,6 @@ def end(child: "subprocess.Popen[bytes]", grace_s: float) -> int:
 
 def end_descendants(grace_s: float) -> bool:
     """SIGTERM to all descendants, SIGKILL to those that stay; whether all are gone."""
-    import psutil
-
     me = psutil.Process()
     for child in me.children(recursive=True):
         _send(child, signal.SIGTERM)
@@ -60,9 +59,7 @@ def end_descendants(grace_s: float) -> bool:
     return not children
 
 
-def _send(process: Any, number: signal.Signals) -> None:
-    import psutil
-
+def _send(process: psutil.Process, number: signal.Signals) -> None:
     try:
         process.send_signal(number)
     except psutil.NoSuchProcess:

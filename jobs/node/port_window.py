@@ -3,6 +3,8 @@
 import socket
 from dataclasses import dataclass
 
+import psutil
+
 from channels.errors import UserError
 
 FIRST = 20_000
@@ -112,8 +114,6 @@ def interface_address(interface: str | None) -> str:
     Raises:
         UserError: no interface given, not there, or without an IPv4 address.
     """
-    import psutil
-
     where = "cluster.yaml: network.interface"
     found: dict[str, str] = {
         name: str(entry.address)

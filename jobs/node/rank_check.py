@@ -9,25 +9,20 @@ import sys
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
 
 from channels.files import write_json
 from jobs.node.bandwidth import measure
+from jobs.node.rank_result import BAD_DEVICE
 from models.scan.kernel_package import missing_part
 
-if TYPE_CHECKING:
-    import torch
-
 TIMEOUT_S = 180
-BAD_DEVICE = 3
-"""Exit code of a rank whose own device does not work."""
 
 
 def main(result: str) -> int:
     """The exit code."""
-    import torch
-    import torch.distributed as dist
-
     torch.set_num_threads(1)
     cuda = os.environ["WAVETRAIN_DEVICE"] == "cuda"
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
@@ -45,15 +40,13 @@ def main(result: str) -> int:
     return 0
 
 
-def try_device(device: "torch.device") -> None:
+def try_device(device: torch.device) -> None:
     """A product of small integers, exact in any precision, and on a GPU the kernels of WiMamba.
 
     Raises:
         RuntimeError: the device is missing, has no memory, computes wrongly, or a kernel does not run.
         ImportError: a kernel is installed and does not load.
     """
-    import torch
-
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise RuntimeError(f"torch {torch.__version__} sees no GPU")
@@ -67,8 +60,7 @@ def try_device(device: "torch.device") -> None:
         _try_kernels(device)
 
 
-def _try_kernels(device: "torch.device") -> None:
-    import torch
+def _try_kernels(device: torch.device) -> None:
     from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
 
     batch, width, states, length = 1, 8, 4, 16

@@ -2,7 +2,8 @@
 
 from jobs.node.port_window import FIRST, WIDTH, WINDOWS
 from jobs.node.ray_node import share_of
-from jobs.slurm.submission import Submission, render
+from jobs.slurm.executor import render
+from jobs.slurm.submission import Submission
 
 
 def describe_submission(submission: Submission) -> str:

@@ -3,7 +3,9 @@
 import os
 import sys
 from pathlib import Path
-from typing import Any
+
+from submitit import JobEnvironment
+from submitit.helpers import DelayedSubmission
 
 from channels.errors import UserError
 from jobs.launch.folder import LaunchFolder
@@ -36,18 +38,14 @@ class NodeTask:
             raise SystemExit(code)
         return text
 
-    def checkpoint(self) -> Any:
+    def checkpoint(self) -> DelayedSubmission:
         """What submitit requeues when the signal arrives before our own handlers are installed."""
-        from submitit.helpers import DelayedSubmission
-
         return DelayedSubmission(self)
 
 
 def node_from_slurm() -> JobNode:
     """This node of the job, from Slurm's environment."""
-    import submitit
-
-    environment = submitit.JobEnvironment()
+    environment = JobEnvironment()
     return JobNode(
         job_id=int(environment.raw_job_id),
         restart=int(os.environ.get("SLURM_RESTART_COUNT", "0")),

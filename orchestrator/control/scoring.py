@@ -86,7 +86,7 @@ def keep_if_best(directory: RunDirectory, export: Path, scores: list[Score], ste
     shutil.rmtree(new, ignore_errors=True)
     try:
         with disk_full_as_user_error(new):
-            new.mkdir()
+            new.mkdir(parents=True)
             for path in export.iterdir():
                 shutil.copy2(path, new)
             write_json(new / SCORE, {"step": step, "nmse": found, "nmse_db": decibels(found)})

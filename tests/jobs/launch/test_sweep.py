@@ -8,7 +8,7 @@ import yaml
 
 from channels.errors import UserError
 from jobs.launch.sweep import make_parent, mark_child, read_sweep
-from jobs.slurm.submission import submit_array
+from jobs.slurm.executor import submit_array
 from orchestrator.run.folder import RunDirectory
 from orchestrator.spec.cluster import Profile
 from orchestrator.spec.yaml_files import read_mapping

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from jobs.node import bandwidth
-from jobs.node.bandwidth import Bandwidth, measure, rounds
+from jobs.node.bandwidth import measure, rounds
+from jobs.node.rank_result import Bandwidth
 from tests.ranks import RankPools
 
 

@@ -12,8 +12,9 @@ from jobs.launch.job_state import JobState
 from jobs.launch.snapshot import code_files, code_folder, take_snapshot
 from jobs.slurm import state as slurm_state
 from jobs.slurm.description import describe_bring_up
+from jobs.slurm.executor import refused, render
 from jobs.slurm.state import STATES, job_state
-from jobs.slurm.submission import Submission, minutes, prepare_submission, refused, render
+from jobs.slurm.submission import Submission, minutes, prepare_submission
 from tests.jobs.launches import job_of, slurm_profile, submission_in
 
 GOLDEN = Path(__file__).parent / "golden"
