@@ -1,20 +1,15 @@
-"""Filling a store with whole sets: made from a preset, or imported; resumable set by set."""
+"""Filling a store with the sets of a preset; resumable set by set."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from channels.errors import UserError
-from channels.hetercsi_mat import find_sets
 from channels.presets import Preset
-from channels.shards import Samples
+from channels.progress import Progress, add_reporting
 from channels.spec import ChannelSpec
-from channels.writer import StoreWriter, open_writer
-
-Progress = Callable[[str, int, int], None]
-"""Called with the set, its samples so far and its samples in all; a set that was there already reports itself whole."""
+from channels.writer import open_writer
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,20 +45,7 @@ def make_store(path: Path, preset: Preset, counts: Counts, seed: int, progress: 
         for spec, role in sets:
             wanted = counts.of(role)
             chunks = {split: make_channels(spec, split, count, seed, device) for split, count in wanted.items()}
-            _add(writer, as_made(spec), role, wanted, chunks, origin, progress)
-
-
-def import_hetercsi(source: Path, path: Path, progress: Progress) -> None:
-    """Import all HeterCSI sets of a folder; sets that the store holds already are left as they are.
-
-    Raises UserError for a source that is not as published and for a store that cannot be written.
-    """
-    sets = find_sets(source)
-    origin = {"format": "hetercsi"}
-    with open_writer(path) as writer:
-        for found in sets:
-            chunks = {split: found.samples(split) for split in found.files}
-            _add(writer, found.spec, found.role, found.counts, chunks, origin, progress)
+            add_reporting(writer, as_made(spec), role, wanted, chunks, origin, progress)
 
 
 def select_sets(preset: Preset, chosen: str | None) -> Preset:
@@ -91,27 +73,3 @@ def select_sets(preset: Preset, chosen: str | None) -> Preset:
 
 def _named(specs: Sequence[ChannelSpec], names: Sequence[str]) -> tuple[ChannelSpec, ...]:
     return tuple(spec for spec in specs if spec.name in names)
-
-
-def _add(
-    writer: StoreWriter,
-    spec: ChannelSpec,
-    role: str,
-    counts: Mapping[str, int],
-    splits: Mapping[str, Iterable[Samples]],
-    origin: Mapping[str, Any],
-    progress: Progress,
-) -> None:
-    total = sum(counts.values())
-    done = 0
-
-    def counted(chunks: Iterable[Samples]) -> Iterable[Samples]:
-        nonlocal done
-        for chunk in chunks:
-            yield chunk
-            done += len(chunk.channel)
-            progress(spec.name, done, total)
-
-    watched = {split: counted(chunks) for split, chunks in splits.items()}
-    if not writer.add_set(spec, role, counts, watched, origin):
-        progress(spec.name, total, total)

@@ -12,10 +12,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from channels.catalogue import Counts, import_hetercsi, make_store, select_sets
-from channels.catalogue import Progress as Report
+from channels.catalogue import Counts, make_store, select_sets
+from channels.errors import UserError
 from channels.manifest import StoredSet
 from channels.presets import load_preset
+from channels.progress import Progress as Report
 from channels.store import ChannelStore
 from channels.verify import verify as verify_store
 
@@ -32,10 +33,13 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of 
 
 
 class Format(StrEnum):
-    """Formats that can be imported."""
+    """Readers that can be asked for."""
 
     HETERCSI = "hetercsi"
+    WIFO = "wifo"
     DEEPMIMO = "deepmimo"
+    COST2100 = "cost2100"
+    ARRAYS = "arrays"
 
 
 @app.command()
@@ -58,25 +62,59 @@ def make(
 
 @app.command("import")
 def import_sets(
-    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="Folder of the sets, or of one set.")],
-    store: StoreOption,
-    format_: Annotated[Format, typer.Option("--format", help="Layout of the source.")] = Format.HETERCSI,
-    antennas: Annotated[int, typer.Option(min=1, help="DeepMIMO: elements of the base station's array.")] = 32,
-    subcarriers: Annotated[int, typer.Option(min=1, help="DeepMIMO: subcarriers.")] = 32,
-    spacing_khz: Annotated[float, typer.Option(min=0.001, help="DeepMIMO: subcarrier spacing in kHz.")] = 30.0,
-    role: Annotated[str, typer.Option(help="DeepMIMO: pretrain (train and val) or zeroshot (test).")] = "pretrain",
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="File, folder of sets, or folder of one set.")],
+    store: Annotated[Path | None, typer.Option("--store", metavar="DIR", help="Folder of the store.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what is there and stop.")] = False,
+    format_: Annotated[Format | None, typer.Option("--format", help="Try this reader only.")] = None,
+    axes: Annotated[
+        str | None, typer.Option(help="Of the array: n,t,k,a in its order; re,im for an axis of parts.")
+    ] = None,
+    key: Annotated[str | None, typer.Option(help="Variable that holds the channels.")] = None,
+    role: Annotated[str | None, typer.Option(help="pretrain or zeroshot, for all sets.")] = None,
+    name: Annotated[str | None, typer.Option(help="Of the set; before the names of several.")] = None,
+    spec: Annotated[Path | None, typer.Option(metavar="FILE", help="YAML: parameters that the files lack.")] = None,
+    val_share: Annotated[float | None, typer.Option(help="Part that becomes val where there are no splits.")] = None,
+    skip_zero: Annotated[
+        bool, typer.Option("--skip-zero", help="Leave out samples that are zero or not finite.")
+    ] = False,
+    antennas: Annotated[int | None, typer.Option(min=1, help="DeepMIMO: elements of the array (32).")] = None,
+    subcarriers: Annotated[int | None, typer.Option(min=1, help="DeepMIMO, COST2100: subcarriers (32).")] = None,
+    spacing_khz: Annotated[float | None, typer.Option(min=0.001, help="DeepMIMO: subcarrier spacing (30).")] = None,
+    slots: Annotated[int | None, typer.Option(min=1, help="DeepMIMO: slots, where users move (1).")] = None,
 ) -> None:
-    """Import published sets; never a whole file in memory. Run again, it reads only the missing sets."""
-    with _progress() as report:
-        if format_ is Format.HETERCSI:
-            import_hetercsi(source, store, report)
-        else:
-            from channels.deepmimo import ScenarioOptions, import_deepmimo
+    """Import channels that others made: say what is there, then read it in pieces. Run again, it adds what lacks."""
+    from channels.importers.axes import Axes
+    from channels.importers.options import ImportOptions
+    from channels.importers.spec_file import GivenParameters, read_spec_file
+    from channels.importers.survey import survey
+    from channels.importers.write import import_sets, named_for
+    from jobs.cli.survey_table import print_survey
 
-            options = ScenarioOptions(
-                antennas=antennas, subcarriers=subcarriers, subcarrier_spacing_khz=spacing_khz, role=role
-            )
-            import_deepmimo(source, store, options, report)
+    if store is None and not dry_run:
+        raise UserError("the folder of the store is missing", where="--store", mend="give one, or --dry-run")
+    options = ImportOptions(
+        format=format_.value if format_ else None,
+        axes=Axes.parse(axes) if axes else None,
+        key=key,
+        role=role,
+        name=name,
+        given=read_spec_file(spec) if spec else GivenParameters(),
+        val_share=val_share,
+        skip_zero=skip_zero,
+        antennas=antennas,
+        subcarriers=subcarriers,
+        spacing_khz=spacing_khz,
+        slots=slots,
+        store=store,
+    )
+    found = survey(source, options)
+    found = named_for(found, store, options) if store else found
+    print_survey(found, _console())
+    if dry_run or store is None:
+        typer.echo("nothing is written: --dry-run")
+        return
+    with _progress() as report:
+        import_sets(found, store, options, report)
     show(store)
 
 
@@ -123,6 +161,7 @@ def _row(stored: StoredSet) -> dict[str, Any]:
         "bytes": size,
         "mean_power": stored.mean_power,
         "origin": dict(stored.origin),
+        "published": stored.origin.get("source"),
     }
 
 
@@ -133,7 +172,10 @@ def _tokens(shape: tuple[int, int, int]) -> int:
 
 def _table(rows: list[dict[str, Any]]) -> Table:
     table = Table(caption=f"scale: slots x subcarriers x antennas; tokens: patches of {PATCH}x{PATCH}x{PATCH}")
-    table.add_column("set")
+    imported = any(row["published"] for row in rows)
+    table.add_column("set", overflow="fold")
+    if imported:
+        table.add_column("imported from", overflow="fold")
     table.add_column("role")
     for name in ("scale", "tokens", "GHz"):
         table.add_column(name, justify="right")
@@ -144,10 +186,11 @@ def _table(rows: list[dict[str, Any]]) -> Table:
         sight = {True: " LoS", False: " NLoS", None: ""}[row["los"]]
         table.add_row(
             row["name"],
+            *([row["published"] or ""] if imported else []),
             row["role"],
             "x".join(str(edge) for edge in row["shape"]),
             str(row["tokens"]),
-            f"{row['fc_ghz']:g}",
+            "?" if "fc_ghz" in row["origin"].get("assumed", ()) else f"{row['fc_ghz']:g}",
             row["scenario"] + sight,
             " + ".join(f"{count:,} {split}" for split, count in row["counts"].items()),
             _size(row["bytes"]),

@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 import yaml
 
-from channels.catalogue import Counts, Progress, make_store
+from channels.catalogue import Counts, make_store
 from channels.presets import Preset, load_preset
+from channels.progress import Progress
 from channels.spec import ChannelSpec
 from orchestrator.spec.job import JobSpec, Positive, Section
 from orchestrator.spec.yaml_files import validate

@@ -8,19 +8,37 @@ import numpy as np
 from channels.errors import UserError
 
 
-def import_mat(folder: Path) -> None:
-    """HeterCSI import of a source into a store inside the folder."""
-    from channels.catalogue import import_hetercsi
+def import_folder(folder: Path) -> None:
+    """Import of whatever lies in a folder into a store inside of it."""
+    from channels.importers.options import ImportOptions
+    from channels.importers.write import import_source
 
-    import_hetercsi(folder, folder / "store", lambda *_: None)
+    import_source(folder, folder / "store", ImportOptions(), lambda *_: None)
+
+
+def import_torch(folder: Path) -> None:
+    """The same with PyTorch imported, whose memory is no part of what a file takes."""
+    import torch  # noqa: F401
+
+    import_folder(folder)
 
 
 def import_scenario(folder: Path) -> None:
     """DeepMIMO import of a scenario into a store inside the folder."""
-    from channels.deepmimo import ScenarioOptions, import_deepmimo
+    from channels.importers.options import ImportOptions
+    from channels.importers.write import import_source
 
-    options = ScenarioOptions(antennas=4, subcarriers=8)
-    import_deepmimo(folder, folder / "store", options, lambda *_: None)
+    import_source(folder, folder / "store", ImportOptions(antennas=4, subcarriers=8), lambda *_: None)
+
+
+def import_with_spec(folder: Path) -> None:
+    """Import of an array whose parameters a file gives."""
+    from channels.importers.options import ImportOptions
+    from channels.importers.spec_file import read_spec_file
+    from channels.importers.write import import_source
+
+    options = ImportOptions(given=read_spec_file(folder / "spec.yaml"))
+    import_source(folder / "lab.npy", folder / "store", options, lambda *_: None)
 
 
 def open_store(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Readers survive hostile files: one line for the user, in bounded time and memory, and nothing written elsewhere."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,8 @@ from channels.shards import Samples
 from channels.writer import open_writer
 from orchestrator.checkpoint.format import SCHEMA, CheckpointInfo, file_digest, find_damage, write_info
 from orchestrator.checkpoint.fragments import KINDS
-from tests.channels.test_deepmimo import PAIR, write_scenario
-from tests.channels.test_hetercsi_mat import D3, write_config, write_split
+from tests.channels.importers.layouts import D3, write_config, write_cost2100, write_split, write_wifo
+from tests.channels.importers.test_deepmimo import PAIR, write_scenario
 from tests.fuzz import readers
 from tests.fuzz.hammer import Target, hammer
 from tests.fuzz.mutations import mutate_bytes, mutate_json, mutate_yaml
@@ -33,12 +34,81 @@ def store(tmp_path: Path) -> Path:
     return path
 
 
-def test_mat(tmp_path: Path) -> None:
+def test_hetercsi(tmp_path: Path) -> None:
     folder = tmp_path / "source" / "zeroshot" / "D3"
     write_split(folder, "test", plane_waves(D3.shape, 2, np.random.default_rng(1)))
     write_config(folder, D3)
     files = {"zeroshot/D3/test_data.mat": mutate_bytes, "zeroshot/D3/config.mat": mutate_bytes}
-    hammer(Target(tmp_path / "source", files, readers.import_mat), 220, tmp_path / "scratch")
+    hammer(Target(tmp_path / "source", files, readers.import_folder), 220, tmp_path / "scratch")
+
+
+CHANNEL = plane_waves((2, 8, 4), 6, np.random.default_rng(1))
+
+
+def write_npy(folder: Path) -> None:
+    np.save(folder / "lab.npy", CHANNEL)
+    np.save(folder / "labels.npy", np.arange(6))
+
+
+def write_npz(folder: Path) -> None:
+    np.savez(folder / "lab.npz", H=CHANNEL, los=np.arange(6), fc=np.float64(3.5e9))
+    np.savez_compressed(folder / "packed.npz", H_train=CHANNEL, H_val=CHANNEL[:2])
+
+
+def write_hdf5(folder: Path) -> None:
+    import h5py
+
+    with h5py.File(folder / "lab.h5", "w") as file:
+        file.create_dataset("group/H", data=CHANNEL, chunks=(2, 2, 8, 4), compression="gzip")
+        file["labels"] = np.arange(6)
+    with h5py.File(folder / "parts.h5", "w") as file:
+        file["H_real"], file["H_imag"] = CHANNEL.real, CHANNEL.imag
+
+
+def write_mat5(folder: Path) -> None:
+    from scipy.io import savemat
+
+    write_wifo(folder / "D20", CHANNEL, old=True)
+    savemat(folder / "lab.mat", {"H": CHANNEL, "labels": np.arange(6.0), "name": "lab"})
+
+
+def write_taps(folder: Path) -> None:
+    write_cost2100(folder, "in", {"train": 2})
+
+
+def write_torch(folder: Path) -> None:
+    import torch
+
+    torch.save({"channels": torch.from_numpy(CHANNEL[:, 0]), "labels": torch.arange(6)}, folder / "task.pt")
+    old = [torch.from_numpy(row) for row in CHANNEL[:, 0]]
+    torch.save(old, folder / "old.pt", _use_new_zipfile_serialization=False)
+
+
+@pytest.mark.parametrize("write", [write_npy, write_npz, write_hdf5, write_mat5, write_taps, write_torch])
+def test_arrays(tmp_path: Path, write: Callable[[Path], None]) -> None:
+    good = tmp_path / "good"
+    good.mkdir()
+    write(good)
+    files = {str(path.relative_to(good)): mutate_bytes for path in good.rglob("*") if path.is_file()}
+    read = readers.import_torch if write is write_torch else readers.import_folder
+    hammer(Target(good, files, read), 220, tmp_path / "scratch")
+
+
+def test_spec_of_an_import(tmp_path: Path) -> None:
+    good = tmp_path / "good"
+    good.mkdir()
+    np.save(good / "lab.npy", CHANNEL)
+    lines = [
+        "fc_ghz: 3.5",
+        "slots: 2",
+        "rows: 2",
+        "cols: 2",
+        "speed_kmh: [0, 3]",
+        "los: null",
+        "sets: {lab: {slot_ms: 1}}",
+    ]
+    (good / "spec.yaml").write_text("\n".join(lines))
+    hammer(Target(good, {"spec.yaml": mutate_yaml}, readers.import_with_spec), 220, tmp_path / "scratch")
 
 
 def test_deepmimo(tmp_path: Path) -> None:

@@ -1,11 +1,14 @@
 import json
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from channels.errors import UserError
 from jobs.cli.channels import app
+from tests.channels.importers.layouts import draw
 
 SMALL = ["--sets", "1", "--train", "5", "--val", "2", "--test", "3"]
 
@@ -89,7 +92,52 @@ def test_damage_is_named_with_exit_status_one(tmp_path: Path):
     assert not report["whole"] and report["faults"][0]["file"] == file
 
 
-def test_import(tmp_path: Path):
-    with pytest.raises(UserError, match="no HeterCSI set"):
-        run("import", tmp_path, "--store", tmp_path / "store", "--format", "hetercsi")
-    assert not (tmp_path / "store").exists()
+def test_import_says_what_is_there_and_stops_or_goes_on(tmp_path: Path):
+    np.save(tmp_path / "hall.npy", draw(5, 4, 8, 2))
+    (tmp_path / "notes.txt").write_text("hello")
+    (tmp_path / "lab.yaml").write_text("fc_ghz: 3.7")
+    store = tmp_path / "store"
+    seen = run("import", tmp_path, "--dry-run", "--spec", tmp_path / "lab.yaml", "--store", store)
+    for words in (
+        "npy hall complex64 (5, 4, 8, 2), axes n,t,k,a",
+        "4x8x2",
+        "5 train",
+        f"hall, --spec {tmp_path / 'lab.yaml'}: carrier 3.7 GHz",
+        "hall, shape: slots 4, subcarriers 8",
+        "hall, assumed: spacing 30 kHz, slot 1 ms",
+        "hall: axes n,t,k,a are guessed: --axes says otherwise",
+        "not imported: notes.txt: not a file of channels",
+        "not imported: lab.yaml: not a file of channels",
+        "1 set, 5 samples; 2 named above are not imported",
+        "nothing is written",
+    ):
+        assert words in seen
+    assert not store.exists()
+    options = ["--axes", "n,t,a,k", "--role", "zeroshot", "--name", "hall-2"]
+    seen = run("import", tmp_path / "hall.npy", "--store", store, *options)
+    assert "1 set, 5 samples; nothing else is there" in seen and "imported from" in seen
+    (row,) = json.loads(run("show", store, "--json"))["sets"]
+    assert (row["name"], row["role"], row["shape"], row["counts"]) == ("hall-2", "zeroshot", [4, 2, 8], {"test": 5})
+    assert row["published"] == "hall.npy" and row["origin"]["format"] == "arrays"
+    assert "fc_ghz" in row["origin"]["assumed"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "--store: the folder of the store is missing"),
+        (["--store", "STORE"], "no set can be imported"),
+        (["--store", "STORE", "--format", "hetercsi"], "no set can be imported"),
+        (["--store", "STORE", "--axes", "n,q"], "'q' in 'n,q' is no axis"),
+        (["--store", "STORE", "--role", "training"], "take pretrain or zeroshot"),
+        (["--store", "STORE", "--val-share", "1"], "--val-share"),
+        (["--store", "STORE", "--spec", "nowhere.yaml"], "nowhere.yaml: no such file"),
+    ],
+)
+def test_bad_imports_leave_nothing(tmp_path: Path, arguments: list[str], words: str):
+    store = tmp_path / "store"
+    source = tmp_path / "source"
+    source.mkdir()
+    with pytest.raises(UserError, match=re.escape(words)):
+        run("import", source, *(str(store) if word == "STORE" else word for word in arguments))
+    assert not store.exists()

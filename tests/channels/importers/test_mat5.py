@@ -2,9 +2,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.io import savemat
-
 from channels.mat5 import read_variables
+from scipy.io import savemat
 
 VALUES = {
     "scalar": 2.5,
