@@ -16,7 +16,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "channels": ("channels:app", "Make, import, show and verify channel stores."),
         "models": ("models:app", "Networks that others have trained."),
-        "plan": ("plan:plan", "Show buckets, sets, padding and steps: of a job spec, or of a preset without any data."),
+        "plan": (
+            "planning.command:plan",
+            "Show buckets, sets, padding and steps: of a job spec, or of a preset without any data.",
+        ),
         "train": ("train:train", "Train a job to its end: plan, workers, MLflow, zero-shot table. Again: resume."),
         "submit": ("submit:submit", "Submit a job to the profile's Slurm or Ray cluster. Again: resume."),
         "doctor": ("doctor:doctor", "Check whether this machine is ready to train; code 1 if a check fails."),

@@ -6,7 +6,7 @@ import typer
 from typer.testing import CliRunner
 
 from channels.errors import UserError
-from jobs.cli.plan import plan
+from jobs.cli.planning.command import plan
 from samplers.choices import STRATEGIES
 
 PUBLISHED = ["--preset", "hetercsi", "--sets", "40", "--samples", "9000", "--batch", "128"]

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from channels.errors import UserError
 from jobs.cli.options import ClusterOption
-from jobs.cli.plan_preset import DEFAULT_BATCH, PresetOptions, plan_preset
+from jobs.cli.planning.of_preset import DEFAULT_BATCH, PresetOptions, plan_preset
 from orchestrator.report.plan import describe_plan
 from orchestrator.report.plan_figures import draw_plan
 from orchestrator.report.plan_table import plan_table
@@ -77,7 +77,7 @@ def plan(
         if memory_gb is not None and not probe:
             raise UserError("it is the memory for --probe", where="--memory-gb", mend="add --probe or leave it out")
         # A job's plan needs its model, and that needs torch.
-        from jobs.cli.plan_job import JobOptions, plan_job
+        from jobs.cli.planning.of_job import JobOptions, plan_job
 
         schedule, ranks, fits = plan_job(JobOptions(spec, **for_job))
     else:

@@ -1,0 +1,1 @@
+"""``wavetrain plan``: of a job spec, or of a preset without any data."""
