@@ -18,7 +18,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "models": ("models:app", "Networks that others have trained."),
         "plan": (
             "planning.command:plan",
-            "Show buckets, sets, padding and steps: of a job spec, or of a preset without any data.",
+            "Show buckets, padding and steps: of a job spec, or of a preset without any data.",
         ),
         "train": ("train:train", "Train a job to its end: plan, workers, MLflow, zero-shot table. Again: resume."),
         "submit": ("submit:submit", "Submit a job to the profile's Slurm or Ray cluster. Again: resume."),
