@@ -39,7 +39,8 @@ class TokenBatch:
     patches (padding included). lengths: int64 [B]. grid: int64 [B, 3]. keys: int64 [B], one stable key a sample, from
     which masks are drawn. weight: float32 [B], 0 for fillers. variant: the granularity of every sample in the batch.
     grids: the distinct grids among the samples (or more), known on the host so that sizing tensors does not wait for
-    the device; None makes the model read ``grid``.
+    the device; None makes the model read ``grid``. task_weight: float32 [tasks, B], factors of the errors of a sample's
+    masked tokens; None for ``weight`` in every task.
     """
 
     tokens: Tensor
@@ -50,35 +51,31 @@ class TokenBatch:
     weight: Tensor
     variant: int
     grids: tuple[tuple[int, int, int], ...] | None = None
+    task_weight: Tensor | None = None
+
+    @property
+    def task_weights(self) -> Tensor:
+        """Float32 [tasks, B], or [1, B] for the same in every task."""
+        return self.weight[None] if self.task_weight is None else self.task_weight
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "TokenBatch":
         """The same batch on another device."""
-
-        def move(tensor: Tensor) -> Tensor:
-            return tensor.to(device, non_blocking=non_blocking)
-
-        return TokenBatch(
-            tokens=move(self.tokens),
-            elements=None if self.elements is None else move(self.elements),
-            lengths=move(self.lengths),
-            grid=move(self.grid),
-            keys=move(self.keys),
-            weight=move(self.weight),
-            variant=self.variant,
-            grids=self.grids,
-        )
+        return self._mapped(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> "TokenBatch":
         """The same batch in page-locked memory (called by torch's DataLoader)."""
-        return TokenBatch(
-            tokens=self.tokens.pin_memory(),
-            elements=None if self.elements is None else self.elements.pin_memory(),
-            lengths=self.lengths.pin_memory(),
-            grid=self.grid.pin_memory(),
-            keys=self.keys.pin_memory(),
-            weight=self.weight.pin_memory(),
-            variant=self.variant,
-            grids=self.grids,
+        return self._mapped(Tensor.pin_memory)
+
+    def _mapped(self, change: Callable[[Tensor], Tensor]) -> "TokenBatch":
+        return replace(
+            self,
+            tokens=change(self.tokens),
+            elements=None if self.elements is None else change(self.elements),
+            lengths=change(self.lengths),
+            grid=change(self.grid),
+            keys=change(self.keys),
+            weight=change(self.weight),
+            task_weight=None if self.task_weight is None else change(self.task_weight),
         )
 
 
@@ -89,7 +86,7 @@ class PackedBatch:
     tokens: float32 [N, D]. elements: bool [N, D] or None, False for filled elements of partial patches. grid: int64
     [B, 3], one a sample, in the order of the samples. grids: runs of samples of one grid as (grid, samples), in the
     same order, known on the host: lengths and counts are read from them, so that no size waits for the device. keys,
-    weight, variant: as of ``TokenBatch``.
+    weight, variant, task_weight: as of ``TokenBatch``.
     """
 
     tokens: Tensor
@@ -99,6 +96,12 @@ class PackedBatch:
     keys: Tensor
     weight: Tensor
     variant: int
+    task_weight: Tensor | None = None
+
+    @property
+    def task_weights(self) -> Tensor:
+        """Float32 [tasks, B], or [1, B] for the same in every task."""
+        return self.weight[None] if self.task_weight is None else self.task_weight
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "PackedBatch":
         """The same batch on another device."""
@@ -116,6 +119,7 @@ class PackedBatch:
             grid=change(self.grid),
             keys=change(self.keys),
             weight=change(self.weight),
+            task_weight=None if self.task_weight is None else change(self.task_weight),
         )
 
 
@@ -150,10 +154,11 @@ class PretrainingModel(nn.Module):
     """A network that turns a batch into one weighted loss sum a task."""
 
     def forward(self, batch: TokenBatch | PackedBatch, draw: MaskDraw) -> Tensor:
-        """Sums over the batch, float32 [tasks]: sum_i weight_i * sum over masked tokens of the mean squared error.
+        """Sums over the batch, float32 [tasks], of each sample's errors: its ``task_weights`` times the sum over its
+        masked tokens of the mean squared error over a token's real elements.
 
-        The caller divides by the sum of ``ModelSpec.target_tokens`` over the whole global batch; the mean over a token
-        runs over its real elements only. A packed batch comes only to models whose specification ``packs``.
+        The caller divides: with plain weights by the sum of ``ModelSpec.target_tokens`` over the whole global batch. A
+        packed batch comes only to models whose specification ``packs``.
         """
         raise NotImplementedError
 

@@ -34,16 +34,19 @@ def _draw_table3(table: StudyTable) -> Any:
 
 
 def _draw_fig4(table: StudyTable) -> Any:
-    """Error and relative time against the number of buckets, a colour a method."""
+    """Error and relative time against the number of buckets, a colour a method; dashed: loss by sample."""
     figure, (error, time) = new_figure(1, 2, (10, 3.8))
-    methods = list(dict.fromkeys(str(method) for method in table.column("method")))
+    kinds = list(zip(table.column("method"), table.column("loss by"), strict=True))
+    colours = dict(zip(dict.fromkeys(method for method, _ in kinds), COLOURS, strict=False))
     for axis, ours, theirs in (
         (error, "NMSE dB", "published NMSE dB"),
         (time, "relative time", "published relative time"),
     ):
-        for colour, method in zip(COLOURS, methods, strict=False):
-            chosen = [row for row, name in enumerate(table.column("method")) if name == method]
-            _line(axis, _at(table, "buckets", chosen), _at(table, ours, chosen), color=colour, marker="o", label=method)
+        for method, weighting in dict.fromkeys(kinds):
+            chosen = [row for row, kind in enumerate(kinds) if kind == (method, weighting)]
+            style = {"ls": "-" if weighting == "token" else "--", "label": f"{method}, by {weighting}"}
+            points = _at(table, "buckets", chosen), _at(table, ours, chosen)
+            _line(axis, *points, color=colours[method], marker="o", **style)
         everything = range(len(table.rows))
         _line(axis, _at(table, "buckets", everything), _at(table, theirs, everything), **PUBLISHED)
         axis.set_xscale("log", base=2)

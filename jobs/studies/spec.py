@@ -12,7 +12,7 @@ from channels.catalogue import Counts, make_store
 from channels.presets import Preset, load_preset
 from channels.progress import Progress
 from channels.spec import ChannelSpec
-from orchestrator.spec.job import JobSpec, Positive, Section
+from orchestrator.spec.job import JobSpec, LossWeighting, Positive, Section
 from orchestrator.spec.yaml_files import validate
 
 PRESET = "hetercsi"
@@ -78,9 +78,10 @@ def make_study(kind: StudyName, name: str, scale: Scale, folder: Path, seed: int
     preset = _scaled(load_preset(definition.get("preset", PRESET)), scale, definition.get("sets", max(numbers)))
     store = folder / f"{preset.name}-{kind}-k{scale.divide_subcarriers}-n{scale.samples}-s{seed}"
     children = tuple(
-        Child(method, sets, _job(f"{name}.sets-{sets}.{method}", definition, batching, sets, scale, store, seed))
+        Child(method, sets, _job(name, definition, method, weighting, sets, scale, store, seed))
         for sets in numbers
-        for method, batching in definition.get("methods", {}).items()
+        for weighting in definition.get("loss_weightings", ("token",))
+        for method in definition.get("methods", {})
     )
     pairs = {relation: (first, second) for relation, (first, second) in definition.get("pairs", {}).items()}
     return Study(kind, name, definition["description"], scale, preset, store, seed, children, pairs)
@@ -115,14 +116,16 @@ def _shortened(row: ChannelSpec, factor: int) -> ChannelSpec:
 
 
 def _job(
-    name: str,
+    study: str,
     definition: Mapping[str, Any],
-    batching: Mapping[str, Any],
+    method: str,
+    weighting: LossWeighting,
     sets: int,
     scale: Scale,
     store: Path,
     seed: int,
 ) -> JobSpec:
+    name = f"{study}.sets-{sets}.{method}" + ("" if weighting == "token" else f".by-{weighting}")
     shares = {"global_batch": scale.global_batch, "partitions": scale.workers, "micro_batch": scale.global_batch}
     fields = {
         "name": name,
@@ -130,8 +133,13 @@ def _job(
         "seed": seed,
         "data": {"store": str(store.absolute()), "sets": sets},
         "model": {"name": "hetercsi", "size": scale.model, "position": scale.position},
-        "batching": {**shares, **batching},
-        "train": {"epochs": scale.epochs, "lr": scale.lr, "warmup_epochs": scale.epochs / 15},
+        "batching": {**shares, **definition["methods"][method]},
+        "train": {
+            "epochs": scale.epochs,
+            "lr": scale.lr,
+            "warmup_epochs": scale.epochs / 15,
+            "loss_weighting": weighting,
+        },
         "scale": {"workers": scale.workers},
         "checkpoint": {"every_steps": 500},
         "evaluation": {"references": False},

@@ -105,17 +105,19 @@ def fig4(study: Study, records: Mapping[str, RunRecord]) -> StudyTable:
     rows = []
     for child in study.children:
         run, batching = records.get(child.job.name), child.job.batching
-        known = not batching.packed and batching.method == "equal" and batching.buckets in figures["buckets"]
+        weighting = child.job.train.loss_weighting
+        is_published = not batching.packed and batching.method == "equal" and weighting == "token"
+        known = is_published and batching.buckets in figures["buckets"]
         column = figures["buckets"].index(batching.buckets) if known else None
         averages = run.task_averages if run else {}
         rows.append((
-            _fig4_method(batching), _fig4_buckets(batching), run.zeroshot if run else None,
+            _fig4_method(batching), _fig4_buckets(batching), weighting, run.zeroshot if run else None,
             None if column is None else theirs["nmse_db"][column], *(averages.get(task) for task in TASKS),
             None if run is None or run.padding is None else 100 * run.padding,
             _relative(_minutes(run), _minutes(base)),
             None if column is None else theirs["minutes"][column] / theirs["minutes"][0], _minutes(run),
         ))  # fmt: skip
-    columns = ("method", "buckets", "NMSE dB", "published NMSE dB", *TASKS, "padding %", "relative time",
+    columns = ("method", "buckets", "loss by", "NMSE dB", "published NMSE dB", *TASKS, "padding %", "relative time",
                "published relative time", "min/epoch")  # fmt: skip
     return StudyTable(
         title="Fig. 4: number of buckets",
@@ -124,6 +126,7 @@ def fig4(study: Study, records: Mapping[str, RunRecord]) -> StudyTable:
         notes=(
             "NMSE: linear mean over tasks and zero-shot sets. Relative time: over that of one bucket.",
             "Published: sets of high heterogeneity, which the paper does not name; buckets of equal size.",
+            "Loss by token, as published: long samples weigh more in a mixed batch. By sample: all weigh the same.",
             "packed: samples laid end to end, inside four optimal buckets or across all sets (one bucket).",
             scale_note(study),
         ),

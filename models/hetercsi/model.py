@@ -51,7 +51,7 @@ class HeterCsi(PretrainingModel):
         views = self._views(batch, TASKS, draw)
         losses = token_losses(self._predict_views(batch, views), batch)
         masked = torch.stack([view.masked for view in views])
-        return (losses.where(masked, 0).sum(dim=2) * batch.weight).sum(dim=1)
+        return (losses.where(masked, 0).sum(dim=2) * batch.task_weights).sum(dim=1)
 
     def predict(self, batch: TokenBatch | PackedBatch, task: str, seed: int) -> Prediction:
         """Predictions of one task, masks as of epoch 0. Raises UserError for a task it lacks."""
@@ -97,8 +97,11 @@ class HeterCsi(PretrainingModel):
     def _packed_losses(self, batch: PackedBatch, views: PackedViews) -> Tensor:
         elements = None if batch.elements is None else batch.elements[views.masked]
         losses = mean_squared_errors(self._predict_packed(batch, views), batch.tokens[views.masked], elements)
-        weighted = losses * batch.weight[views.layout.sample[views.masked]]
-        return torch.stack([part.sum() for part in torch.split(weighted, list(views.masked_counts))])
+        counts = list(views.masked_counts)
+        samples = torch.split(views.layout.sample[views.masked], counts)
+        weights = batch.task_weights.expand(len(counts), -1)
+        parts = zip(torch.split(losses, counts), weights, samples, strict=True)
+        return torch.stack([(part * weight[sample]).sum() for part, weight, sample in parts])
 
     def _packed_prediction(self, batch: PackedBatch, views: PackedViews) -> Prediction:
         values = self._predict_packed(batch, views)

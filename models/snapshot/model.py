@@ -37,9 +37,9 @@ class SnapshotModel(PretrainingModel):
         masked = mask_tokens(batch, draw, self.spec.masking)
         errors = token_losses(self._reconstruct(batch, masked), batch).where(masked.masked, 0)
         if isinstance(batch, PackedBatch):
-            loss = (errors * batch.weight[Layout.of(batch).sample]).sum()
+            loss = (errors * batch.task_weights[:, Layout.of(batch).sample]).sum()
         else:
-            loss = (errors.sum(dim=1) * batch.weight).sum()
+            loss = (errors.sum(dim=1) * batch.task_weights).sum()
         return (loss + self._idle(batch.variant, loss)).reshape(1)
 
     def predict(self, batch: TokenBatch | PackedBatch, task: str, seed: int) -> Prediction:

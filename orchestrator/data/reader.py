@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from channels.errors import UserError
@@ -12,7 +13,7 @@ from channels.store import ChannelStore
 from models.interface import ModelSpec, PackedBatch, Shape, TokenBatch, Tokens, collate
 from models.layers.packing import pack
 from orchestrator.data.flops import packed_flops, padded_flops
-from orchestrator.spec.job import DataSection
+from orchestrator.spec.job import DataSection, LossWeighting
 from samplers.catalogue import Catalogue, Source, pooled_sources
 from samplers.schedule import Slice
 
@@ -47,6 +48,8 @@ class TrainingData:
     seed: int
     packed: bool = False
     """Batches are laid end to end, and fillers left out, instead of padded."""
+    loss_weighting: LossWeighting = "token"
+    """What counts the same in the loss of a step: every masked token, or every sample."""
 
     def batch(self, slice_: Slice) -> TokenBatch | PackedBatch:
         """The slice's samples, normalised, noisy and patched; grouped by source inside the batch."""
@@ -66,13 +69,21 @@ class TrainingData:
             keys.append(key)
             weights.append(slice_.weight[chosen])
         join = pack if self.packed else collate
-        return join(parts, np.concatenate(keys), np.concatenate(weights), slice_.variant)
+        batch = join(parts, np.concatenate(keys), np.concatenate(weights), slice_.variant)
+        if self.loss_weighting == "token":
+            return batch
+        # Parts are in the order of the sources, samples of a source in that of the slice.
+        targets = self.targets[np.sort(slice_.source)].T
+        shares = np.divide(np.concatenate(weights), targets, out=np.zeros_like(targets), where=targets > 0)
+        return replace(batch, task_weight=torch.from_numpy(shares.astype(np.float32)))
 
     def denominators(self, slices: Sequence[Slice]) -> NDArray[np.float64]:
-        """Masked tokens [tasks] of all true samples in the slices: what loss sums are divided by."""
-        sums: NDArray[np.float64] = sum(
-            (slice_.weight @ self.targets[slice_.source] for slice_ in slices), np.zeros(())
-        )
+        """What loss sums are divided by [tasks]: masked tokens of all true samples in the slices.
+
+        By sample: the true samples that mask any.
+        """
+        counted = self.targets if self.loss_weighting == "token" else (self.targets > 0).astype(np.float64)
+        sums: NDArray[np.float64] = sum((slice_.weight @ counted[slice_.source] for slice_ in slices), np.zeros(()))
         return sums
 
     def padded_tokens(self, slice_: Slice) -> int:
@@ -113,7 +124,7 @@ def read_samples(store: ChannelStore, origin: Origin, split: str, index: NDArray
 
 
 def open_training_data(
-    section: DataSection, spec: ModelSpec, seed: int, *, packed: bool = False
+    section: DataSection, spec: ModelSpec, seed: int, *, packed: bool = False, loss_weighting: LossWeighting = "token"
 ) -> tuple[Catalogue, TrainingData]:
     """The catalogue of the training split and its reader.
 
@@ -153,6 +164,7 @@ def open_training_data(
         snr_db=section.snr_db,
         seed=seed,
         packed=packed,
+        loss_weighting=loss_weighting,
     )
     return catalogue, data
 

@@ -14,6 +14,7 @@ from orchestrator.spec.yaml_files import apply_override, read_mapping, validate
 from samplers.choices import Method, Mix, Pack, Shuffle, Strategy, Tails
 
 Positive = Annotated[int, Field(gt=0)]
+LossWeighting = Literal["token", "sample"]
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 
 
@@ -127,6 +128,8 @@ class TrainSection(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     betas: tuple[float, float] = (0.9, 0.95)
     clip_norm: Annotated[float, Field(ge=0)] = 1.0
+    loss_weighting: LossWeighting = "token"
+    """What counts the same within a step: every masked token (published), or every sample whatever its length."""
     precision: Literal["fp32", "bf16"] = "fp32"
     activation_checkpointing: bool = False
     """Recompute the activations of every block in the backward pass instead of keeping them."""

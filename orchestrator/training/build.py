@@ -77,7 +77,9 @@ def open_job(job: JobSpec) -> JobParts:
         UserError: the store, the plan or the model do not fit the job.
     """
     spec = make_spec(job.model.name, job.model.options)
-    catalogue, data = open_training_data(job.data, spec, job.seed, packed=job.batching.packed)
+    catalogue, data = open_training_data(
+        job.data, spec, job.seed, packed=job.batching.packed, loss_weighting=job.train.loss_weighting
+    )
     return JobParts(job, spec, data, make_schedule(job, catalogue, data.flops))
 
 

@@ -40,7 +40,7 @@ class StepBatch:
     """Step within the epoch."""
     micro_batches: tuple[MicroBatch, ...]
     denominators: NDArray[np.float64]
-    """Masked tokens [tasks] of the whole global batch."""
+    """What the loss sums [tasks] of the whole global batch are divided by: masked tokens, or samples that mask any."""
     valid_tokens: int
     """Tokens of the true samples of the whole global batch."""
     padded_tokens: int

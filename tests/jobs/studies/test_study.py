@@ -104,12 +104,22 @@ def test_table3_compares_times_with_alternating(tmp_path: Path) -> None:
 def test_fig4_stands_beside_the_published_curve(tmp_path: Path) -> None:
     study = a_study("fig4", tmp_path)
     rows = to_rows(fig4(study, records_of(study)))
-    equal = [row for row in rows if row["method"] == "equal"]
+    equal = [row for row in rows if row["method"] == "equal" and row["loss by"] == "token"]
     assert [row["buckets"] for row in equal] == published("hetercsi")["fig4"]["buckets"]
     assert [row["published NMSE dB"] for row in equal] == [-5.158, -7.404, -9.155, -8.553, -8.462]
-    assert [row["relative time"] for row in rows] == [float(number) for number in range(1, 11)]
-    assert [row["buckets"] for row in rows if row["method"] == "packed"] == [4, 1]
+    assert [row["relative time"] for row in rows] == [float(number) for number in range(1, 21)]
+    assert [row["buckets"] for row in rows if row["method"] == "packed"] == [4, 1, 4, 1]
     assert all(row["published NMSE dB"] is None for row in rows if row["method"] != "equal")
+
+
+def test_fig4_trains_every_method_in_both_weightings(tmp_path: Path) -> None:
+    study = a_study("fig4", tmp_path)
+    by_token, by_sample = study.children[:10], study.children[10:]
+    assert {child.job.train.loss_weighting for child in by_token} == {"token"}
+    assert {child.job.train.loss_weighting for child in by_sample} == {"sample"}
+    assert [child.job.batching for child in by_token] == [child.job.batching for child in by_sample]
+    rows = to_rows(fig4(study, records_of(study)))
+    assert all(row["published NMSE dB"] is None for row in rows if row["loss by"] == "sample")
 
 
 @pytest.mark.parametrize(
