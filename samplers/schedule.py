@@ -7,7 +7,7 @@ P.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -105,6 +105,19 @@ class Schedule:
         """Slices that each bucket fills in one pass over its samples: int64 [buckets]; mixed tails are not counted."""
         slices: NDArray[np.int64] = self._queues.slices[: len(self.plan.buckets)]
         return slices
+
+    @property
+    def nominal_samples(self) -> float:
+        """Samples of an optimizer step without fillers; where buckets have batches of other sizes, the mean."""
+        queues = self._queues
+        return self.slices * self.partitions * float(queues.slices @ queues.share) / float(queues.slices.sum())
+
+    def step_weight(self, step: Sequence[Slice]) -> float:
+        """What the mean loss of a step counts for: its true samples over the nominal ones.
+
+        So every sample of an epoch weighs 1 / nominal, also in a step with few. step: the slices of all ranks.
+        """
+        return sum(float((held.weight > 0).sum()) for held in step) / self.nominal_samples
 
     @property
     def scheduled_samples(self) -> int:

@@ -76,8 +76,9 @@ class TrainingEngine:
     def begin(self, batch: StepBatch, seed: int, lr: float, signals: Signals = SILENCE) -> StepReport:
         """Train on one global batch; with a ``lag`` the host does not wait for it.
 
-        The gradient is that of the mean over tasks of (sum of errors / masked tokens of the global batch), whatever
-        the world size, the micro-batches and the fillers: DeepSpeed divides by the world size, so it is put back here.
+        The loss is the mean over tasks of (sum of errors / masked tokens of the global batch), and the gradient is that
+        of the loss times the weight of the step, whatever the world size, the micro-batches and the fillers: DeepSpeed
+        divides by the world size, so it is put back here.
 
         Raises:
             MicroBatchTooLargeError: the memory of this rank does not suffice for a micro-batch.
@@ -90,6 +91,7 @@ class TrainingEngine:
         for group in engine.optimizer.param_groups:
             group["lr"] = lr
         scale = torch.from_numpy(task_scale(batch.denominators)).to(self.device, non_blocking=True)
+        factor = self.world * batch.weight
         sums = torch.zeros(self._tasks, dtype=torch.float32, device=self.device)
         *early, last = batch.micro_batches
         engine.set_gradient_accumulation_boundary(False)
@@ -100,7 +102,7 @@ class TrainingEngine:
                 if self._reduces_early and own_seconds is None:
                     own_seconds = self._clock.stop()
                 sums += part.detach()
-                engine.backward((part * scale).sum() * self.world)
+                engine.backward((part * scale).sum() * factor)
                 engine.step()
         engine.set_gradient_accumulation_boundary(True)
         with explained_memory(last, self.rank):
@@ -109,7 +111,7 @@ class TrainingEngine:
             report = StepReport((sums + part.detach()) * scale, batch, signals, own_seconds)
             if not self.lag:
                 report.check_losses()
-            engine.backward((part * scale).sum() * self.world)
+            engine.backward((part * scale).sum() * factor)
             plain = self._plain_norm()
             with optimizing():
                 engine.step()

@@ -41,6 +41,10 @@ class StepBatch:
     micro_batches: tuple[MicroBatch, ...]
     denominators: NDArray[np.float64]
     """What the loss sums [tasks] of the whole global batch are divided by: masked tokens, or samples that mask any."""
+    weight: float
+    """Of the step in its epoch: true samples over the nominal ones, 1 where there are no fillers."""
+    true_samples: int
+    """Of the whole global batch, without fillers."""
     valid_tokens: int
     """Tokens of the true samples of the whole global batch."""
     padded_tokens: int
@@ -121,6 +125,8 @@ class StepLoader:
             step=step,
             micro_batches=micro_batches,
             denominators=self._data.denominators(everything),
+            weight=self._batches.schedule.step_weight(everything),
+            true_samples=sum(int((slice_.weight > 0).sum()) for slice_ in everything),
             valid_tokens=self._data.valid_tokens(everything),
             padded_tokens=sum(map(self._data.padded_tokens, micro_slices)),
             valid_flops=valid_flops(self._data.flops, everything),

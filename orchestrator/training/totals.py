@@ -53,6 +53,7 @@ class EpochTotals:
         self._seconds = 0.0
         self._padded, self._valid = 0, 0
         self._own_padded = 0
+        self._sample_weights: list[float] = []
 
     @property
     def saved(self) -> tuple[float, int, int]:
@@ -72,6 +73,7 @@ class EpochTotals:
         self._padded += result.padded_tokens
         self._valid += batch.valid_tokens
         self._own_padded += batch.padded_tokens
+        self._sample_weights.append(batch.weight / batch.true_samples)
 
     def finish(self, epoch: int, moved: Mapping[str, float]) -> dict[str, float]:
         """Metrics of an epoch that is done (collective); the next one begins.
@@ -83,6 +85,7 @@ class EpochTotals:
         metrics = {
             "data/coverage": coverage,
             "data/repeated": repeated,
+            "data/sample_weight_spread": _spread(self._sample_weights),
             "data/epoch_padding_ratio": 1.0 - self._valid / max(self._padded, 1),
             "perf/epoch_tokens_per_s": self._valid / max(self._seconds, 1e-9),
             "time/epoch_min": self._seconds / 60,
@@ -92,6 +95,7 @@ class EpochTotals:
         }
         self._seconds = 0.0
         self._padded = self._valid = self._own_padded = 0
+        self._sample_weights.clear()
         return metrics
 
 
@@ -109,3 +113,8 @@ class Progress:
 def _imbalance(tokens: Sequence[int]) -> float:
     """(most - fewest) / mean of what the ranks computed."""
     return (max(tokens) - min(tokens)) / max(float(np.mean(tokens)), 1.0)
+
+
+def _spread(weights: Sequence[float]) -> float:
+    """Largest over smallest; 1 for none."""
+    return max(weights, default=1.0) / min(weights, default=1.0)

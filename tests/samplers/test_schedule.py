@@ -133,6 +133,19 @@ def test_slices_hold_samples_of_their_bucket_and_fillers_are_few(schedule: Sched
 
 
 @many_cases
+@given(schedules())
+def test_every_sample_weighs_the_same_in_an_epoch(schedule: Schedule) -> None:
+    """The loss of a step is the mean over its samples: a step with few of them counts for less."""
+    for step in whole_epoch(schedule, 0):
+        true = sum(int((held.weight > 0).sum()) for held in step)
+        assert schedule.step_weight(step) / true == pytest.approx(1 / schedule.nominal_samples)
+        if len({bucket.batch_size for bucket in schedule.plan.buckets}) == 1:
+            slots = sum(len(held.weight) for held in step)
+            assert schedule.step_weight(step) == pytest.approx(true / slots)
+            assert (schedule.step_weight(step) == 1.0) == (true == slots)
+
+
+@many_cases
 @given(schedules(), st.data())
 def test_mix_none_keeps_one_bucket_a_step(schedule: Schedule, data: st.DataObject) -> None:
     epoch = data.draw(st.integers(0, schedule.epochs - 1))

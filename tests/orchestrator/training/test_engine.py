@@ -120,6 +120,47 @@ def test_recomputed_activations_change_nothing(
     assert_same_training(results[0], reference, 2e-5)
 
 
+def norms_by_weight(job: JobSpec) -> list[tuple[float, float]]:
+    """Of every step of an epoch its weight, and the gradient's norm over that of the same step with weight 1."""
+    from dataclasses import replace
+
+    import torch.distributed as dist
+
+    from models.registry import make_spec
+    from orchestrator.data.plan import make_schedule
+    from orchestrator.data.reader import open_training_data
+    from orchestrator.shard_cache.placement import SharedPlacement
+    from orchestrator.training.engine import TrainingEngine
+    from orchestrator.training.loader import StepLoader
+    from samplers.batches import ScheduledBatches
+
+    spec = make_spec(job.model.name, job.model.options)
+    catalogue, data = open_training_data(job.data, spec, job.seed)
+    batches = ScheduledBatches(make_schedule(job, catalogue, data.flops), dist.get_rank(), dist.get_world_size())
+    engine = TrainingEngine(spec.build(job.seed), job.train, device="cpu", tasks=len(spec.tasks))
+    found = []
+    with StepLoader(data, batches, SharedPlacement(data.store), micro_batch=3, threads=1, prefetch=1) as loader:
+        for batch in loader:
+            if batch.epoch:
+                break
+            # A learning rate of 0 leaves the model as it is.
+            plain = engine.step(replace(batch, weight=1.0), job.seed, lr=0.0)
+            weighted = engine.step(batch, job.seed, lr=0.0)
+            assert weighted.losses == plain.losses
+            found.append((batch.weight, weighted.grad_norm / plain.grad_norm))
+    return found
+
+
+def test_a_step_counts_by_its_true_samples(ranks: Any, small_store: Path) -> None:
+    [alone] = ranks(1, norms_by_weight, small_job(small_store, train={"zero_stage": 0}))
+    for stage in (0, 2):
+        found = ranks(2, norms_by_weight, small_job(small_store, train={"zero_stage": stage}))[1]
+        assert [weight for weight, _ in found] == [weight for weight, _ in alone]
+        assert min(found)[0] < max(found)[0] == 1.0
+        for weight, ratio in found:
+            assert ratio == pytest.approx(weight, rel=1e-4)
+
+
 def collectives_of_a_step(job: JobSpec) -> tuple[int, int]:
     """Micro-batches of the second step, and the collectives it takes."""
     import torch.distributed as dist

@@ -27,12 +27,15 @@ def test_an_epoch_is_summed_and_the_next_one_begins_at_zero() -> None:
     totals = EpochTotals(CATALOGUE)
     totals.add(step_batch(0, slices=(slice_of([0, 1, 2, 3]),), tokens=16), step_result(padded=40), 1.5)
     # A filler, and a sample that comes a second time.
-    totals.add(step_batch(1, slices=(slice_of([0, 2], [1.0, 0.0]),), tokens=24), step_result(padded=60), 2.5)
+    last = step_batch(1, slices=(slice_of([0, 2], [1.0, 0.0]),), tokens=24, weight=0.5)
+    totals.add(last, step_result(padded=60), 2.5)
     assert totals.saved == (4.0, 100, 40)
     metrics = totals.finish(2, {"data/moved_mb": 3.0})
     assert metrics == {
         "data/coverage": 4 / 6,
         "data/repeated": 1 / 6,
+        # A sample of the first step weighs 1/4, the one of the second step 1/2.
+        "data/sample_weight_spread": 2.0,
         "data/epoch_padding_ratio": 0.6,
         "perf/epoch_tokens_per_s": 10.0,
         "time/epoch_min": 4.0 / 60,

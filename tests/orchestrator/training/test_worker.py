@@ -68,6 +68,7 @@ def test_snapshot_models_train_stop_and_go_on(
     for epoch in events_of(straight, "epoch"):
         assert epoch["metrics"]["data/coverage"] == 1.0
         assert epoch["metrics"]["data/repeated"] == 0.0
+        assert epoch["metrics"]["data/sample_weight_spread"] == pytest.approx(1.0)
         assert 0.0 <= epoch["metrics"]["data/rank_imbalance"] < 1.0
     for step in events_of(straight, "step"):
         assert 0.0 <= step["metrics"]["data/padding_ratio"] < 1.0
