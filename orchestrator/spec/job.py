@@ -311,6 +311,10 @@ class JobSpec(Section):
         identity["model"] = portable_options(self.model.name, identity["model"])
         for harmless in ("store", "zeroshot_sets", "placement", "cache_gb"):
             identity["data"].pop(harmless)
+        # A run that was started before a field was there resumes as long as the field keeps its default.
+        for section, field, default in (("batching", "shuffle", "shard"), ("train", "loss_weighting", "token")):
+            if identity[section][field] == default:
+                identity[section].pop(field)
         return identity
 
     @property

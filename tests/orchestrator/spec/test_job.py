@@ -163,3 +163,12 @@ def test_bad_cluster_files_are_refused(tmp_path: Path, text: str, expected: list
 def test_unknown_profile_names_the_known(tmp_path: Path) -> None:
     path = write(tmp_path, "default: a\nprofiles: {a: {}}\n", "cluster.yaml")
     assert "known: a" in refusal(lambda: load_profile(path, "b"))
+
+
+def test_fields_that_came_later_leave_the_identity_of_a_run_alone() -> None:
+    """Of a spec as the first version fingerprinted it, whose runs go on."""
+    job = JobSpec.model_validate({"name": "x", "data": {"store": "/s"}})
+    assert job.fingerprint == "d600193f91d12998e060afac2135718c278ae855459cc044251aeb4e88917d4d"
+    for section, change in (("batching", {"shuffle": "sample"}), ("train", {"loss_weighting": "sample"})):
+        other = JobSpec.model_validate({"name": "x", "data": {"store": "/s"}, section: change})
+        assert other.fingerprint != job.fingerprint
