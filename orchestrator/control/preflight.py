@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from channels.errors import UserError
+from channels.files import parse_json
 from channels.store import ChannelStore
 from channels.verify import find_fault
 from models.interface import ModelSpec
@@ -89,6 +90,21 @@ def check_store(store: ChannelStore) -> None:
         if fault is not None:
             mend = "make or import the set again; wavetrain channels verify lists all damage"
             raise UserError(fault.what, where=str(store.path / fault.file), mend=mend)
+
+
+def check_plan(written: Path, fingerprint: str) -> None:
+    """A run that is under way goes on with the plan that it began with. written: its ``plan.json``.
+
+    Raises:
+        UserError: another version of this code makes another plan of the same job.
+    """
+    found = parse_json(written.read_bytes()).get("fingerprint", fingerprint) if written.exists() else fingerprint
+    if found != fingerprint:
+        raise UserError(
+            "the run was begun with another plan than this version of Wavetrain makes of the job",
+            where=str(written),
+            mend="go on with the version that began it, or choose another run name",
+        )
 
 
 def check_run_folder(runs: Path) -> None:

@@ -34,6 +34,8 @@ def prepare(job: JobSpec, profile: Profile, *, check_data: bool = True) -> Prepa
     directory = RunDirectory(runs / job.name)
     uri = job.tracking.uri or default_uri(runs)
     resumes = check_resumable(directory, job, data.store.fingerprint)
+    if resumes:
+        preflight.check_plan(directory.plan, schedule.plan.fingerprint)
     # A run that is under way goes on without MLflow; a new one is not started where none answers.
     check_address(uri) if resumes else check_uri(uri)
     return Prepared(
