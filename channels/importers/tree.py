@@ -76,6 +76,8 @@ def _walk(folder: Path, root: Path, left_out: list[LeftOut], seen: set[tuple[int
     hidden = [entry.name for entry in entries if entry.name.startswith(".")]
     if hidden:
         left_out.append(LeftOut(_name(folder, root), f"{len(hidden)} hidden ({', '.join(hidden[:3])}) not looked at"))
+    elif not entries and folder != root:
+        left_out.append(LeftOut(_name(folder, root), "an empty folder"))
     for entry in (entry for entry in entries if not entry.name.startswith(".")):
         if entry.is_dir():
             yield from _walk(Path(entry.path), root, left_out, seen)

@@ -14,6 +14,7 @@ from channels.importers.assemble import Draft, found_set
 from channels.importers.axes import PARTS, infer_axes
 from channels.importers.files.arrays import Contents, StoredArray
 from channels.importers.files.contents import SUFFIXES, contents
+from channels.importers.formats.hetercsi_config import CONFIG, read_config
 from channels.importers.formats.ray_traced import MANIFEST, scene_parameters
 from channels.importers.found import Findings, FoundSet, LeftOut
 from channels.importers.holdout import hold_out
@@ -76,6 +77,8 @@ def find_arrays(tree: Tree, options: ImportOptions) -> Findings:
         groups.setdefault(key, {})[piece.split] = piece
     sets = tuple(_found(base, group, tree, options) for (_, base, _), group in groups.items())
     described = {piece.file.parent / MANIFEST for piece in pieces if scene_parameters(piece.file)}
+    described |= {piece.file.parent / CONFIG for piece in pieces if _config(piece.file)}
+    left_out = [left for left in left_out if left.what not in {tree.relative(path) for path in described}]
     return Findings(sets, tuple(left_out), frozenset({*files, *described}))
 
 
@@ -213,6 +216,7 @@ def _found(base: str, group: dict[str | None, _Piece], tree: Tree, options: Impo
         arrays=arrays or {"train": first.array},
         parameters=gather(
             given_for(options, base, first.file.name, path),
+            (CONFIG, _config(first.file)),
             (first.file.name, first.parameters),
             (MANIFEST, scene_parameters(first.file)),
         ),
@@ -221,6 +225,17 @@ def _found(base: str, group: dict[str | None, _Piece], tree: Tree, options: Impo
     )
     found = found_set(draft, options, first.file)
     return found if arrays else hold_out(found, first.array, options.val_share or 0.0)
+
+
+def _config(file: Path) -> dict[str, Any]:
+    """What a HeterCSI configuration beside a file says; nothing where there is none, or one of another kind."""
+    config = file.parent / CONFIG
+    if not config.is_file() or config == file:
+        return {}
+    try:
+        return read_config(config)
+    except UserError:
+        return {}
 
 
 def _path(group: Mapping[str | None, _Piece], base: str, tree: Tree) -> str:

@@ -2,8 +2,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from channels.mat5 import read_variables
 from scipy.io import savemat
+
+from channels.importers.files.mat5 import read_variables
 
 VALUES = {
     "scalar": 2.5,

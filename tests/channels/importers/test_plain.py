@@ -15,8 +15,9 @@ from channels.importers.axes import Axes
 from channels.importers.options import ImportOptions
 from channels.importers.spec_file import GivenParameters
 from channels.importers.survey import survey
+from channels.spec import ChannelSpec
 from channels.store import ChannelStore
-from tests.channels.importers.layouts import SHARED, compound, draw, labels, load, whole
+from tests.channels.importers.layouts import SHARED, TINY, compound, draw, labels, load, whole, write_config
 
 CHANNEL = draw(5, 4, 8, 3)
 LABELS = np.arange(5)
@@ -183,6 +184,18 @@ def test_parameters_of_the_file_and_of_the_user(tmp_path: Path):
         UserError, match=r"\(4, 8, 3\), but --spec p\.yaml and lab\.mat says \(8, 4, 3\); n,k,t,a would fit: try"
     ):
         survey(tmp_path / "lab.mat", ImportOptions(given=GivenParameters("p.yaml", {"slots": 8, "subcarriers": 4})))
+
+
+def test_a_configuration_beside_an_array_is_heeded(tmp_path: Path):
+    spec = ChannelSpec.from_mapping(TINY.to_mapping() | {"cols": 3}, "test")
+    write_config(tmp_path / "hall", spec)
+    hdf5(tmp_path / "hall" / "H.mat", H_train=compound(CHANNEL), H_val=compound(CHANNEL[:2]))
+    found = survey(tmp_path, ImportOptions())
+    (one,) = found.sets
+    assert (one.name, one.counts, one.spec.fc_ghz) == ("hall", {"train": 5, "val": 2}, TINY.fc_ghz)
+    assert one.parameters["scenario"].source == "config.mat" and found.left_out == ()
+    (tmp_path / "hall" / "config.mat").write_text("fc = 1")
+    assert [left.what for left in survey(tmp_path, ImportOptions()).left_out] == ["hall/config.mat"]
 
 
 def test_swapped_axes_by_option(tmp_path: Path):

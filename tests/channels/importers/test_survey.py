@@ -37,11 +37,13 @@ def test_everything_that_is_not_imported_is_named(source: Path, tmp_path: Path):
     (source / "notes.txt").write_text("hello")
     (source / "dangling").symlink_to(tmp_path / "nowhere")
     (source / "again").symlink_to(source)
+    (source / "D5").mkdir()
     deep = source.joinpath(*["x"] * (DEPTH + 1))
     deep.mkdir(parents=True)
     found = left_out(source)
-    assert found.keys() == {"store", "source/", "notes.txt", "dangling", "/".join("x" * DEPTH)}
+    assert found.keys() == {"store", "source/", "D5", "notes.txt", "dangling", "/".join("x" * DEPTH)}
     assert "imported already" in found["store"] and ".cache" in found["source/"]
+    assert found["D5"] == "an empty folder"
     assert "deeper than" in found["/".join("x" * DEPTH)]
 
 
