@@ -133,10 +133,8 @@ def show(rows: list[dict[str, object]]) -> None:
         pairs = [f"{row[name][0]:.2f} / {row[name][1]:.2f}" for name in NAMES]  # type: ignore[index]
         table.add_row(str(row["set"]), str(row["scenario"]), *pairs)
     table.add_section()
-    table.add_row(
-        "mean of |gap|", "", *(f"{gaps(rows, name, lambda gap: float(np.abs(gap).mean())):.2f}" for name in NAMES)
-    )
-    table.add_row("mean gap", "", *(f"{gaps(rows, name, lambda gap: float(gap.mean())):+.2f}" for name in NAMES))
+    table.add_row("mean of |gap|", "", *(f"{np.abs(gaps(rows, name)).mean():.2f}" for name in NAMES))
+    table.add_row("mean gap", "", *(f"{gaps(rows, name).mean():+.2f}" for name in NAMES))
     Console(width=180).print(table)
 
 
