@@ -75,7 +75,9 @@ class Controller:
 
     def _train_and_evaluate(self) -> RunOutcome:
         of, directory = self._prepared, self._directory
-        directory.update_state(status="RUNNING", cause=None, store_fingerprint=of.store.fingerprint)
+        directory.update_state(
+            status="RUNNING", cause=None, store_fingerprint=of.store.fingerprint, published_sets=of.on_published_sets
+        )
         self._view.say(f"run {of.job.name} in {directory.path}; tracking in {of.tracking_uri}")
         # A run that is under way goes on without MLflow; a new one is not started where none answers.
         self._tracking.start(required=not of.resumes)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from channels.importers.published import published_at_full_scale
 from channels.store import ChannelStore
 from models.interface import ModelSpec
 from orchestrator.evaluation.score import Score
@@ -29,6 +30,12 @@ class Prepared:
     directory: RunDirectory
     resumes: bool
     tracking_uri: str
+
+    @property
+    def on_published_sets(self) -> bool:
+        """Whether all sets that are scored are the published HeterCSI sets with all their samples."""
+        origins = [self.store.sets[name].origin for name in self.zeroshot]
+        return bool(origins) and all(published_at_full_scale(origin) for origin in origins)
 
 
 @dataclass(frozen=True, slots=True)

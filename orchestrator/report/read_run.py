@@ -46,6 +46,7 @@ def read_run(directory: RunDirectory, status: str, reason: str | None = None) ->
         checkpoints=tuple(int(event["step"]) for event in events if event["kind"] == "checkpoint"),
         budget=_budget(events, counted, kept, job.tracking.every_steps, state.get("evaluation_s")),
         scores=tuple(read_results(directory.results)) if scored else (),
+        on_published_sets=bool(state.get("published_sets", False)),
     )
 
 

@@ -84,6 +84,8 @@ class RunRecord:
     """Steps after which a checkpoint was written."""
     budget: TimeBudget
     scores: tuple[Score, ...]
+    on_published_sets: bool = False
+    """Whether all scored sets are the published HeterCSI sets with all their samples."""
 
     @property
     def done(self) -> int:

@@ -32,9 +32,10 @@ def published_averages(tasks: Iterable[str]) -> HeatTable | None:
 
 
 def on_published_sets(records: Sequence[RunRecord]) -> bool:
-    """Whether all scored sets carry the names of the published zero-shot sets."""
-    names = {score.set_name for record in records for score in record.scores}
-    return bool(names) and names <= set(PUBLISHED_SETS)
+    """Whether all scored sets are the published zero-shot sets at their full scale."""
+    scored = [record for record in records if record.scores]
+    names = {score.set_name for record in scored for score in record.scores}
+    return bool(names) and names <= set(PUBLISHED_SETS) and all(record.on_published_sets for record in scored)
 
 
 def _task_table(task: str, scored: Sequence[RunRecord]) -> HeatTable:

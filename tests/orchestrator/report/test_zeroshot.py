@@ -1,5 +1,7 @@
 """How errors stand beside the published ones."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -13,13 +15,16 @@ from tests.orchestrator.report.recorded import scored
 
 
 def test_published_methods_stand_beside_the_published_sets_only(broken_off: RunDirectory) -> None:
-    record = read_run(broken_off, "FINISHED")
+    record = replace(read_run(broken_off, "FINISHED"), on_published_sets=True)
     [first, *_] = zeroshot_tables([scored(record, "mine", 0.1)])
     column = first.columns.index("HeterCSI (published)")
     assert first.ours == 1 and first.rows == ("D1", "D2", AVERAGE)
     assert [row[column] for row in first.values] == [-19.26, -15.91, pytest.approx(-17.27, abs=0.01)]
     [other, *_] = zeroshot_tables([scored(record, "mine", 0.1, ("Z1",))])
     assert other.columns == ("mine",)
+    small = replace(record, on_published_sets=False)
+    [same_names, *_] = zeroshot_tables([scored(small, "mine", 0.1)])
+    assert same_names.columns == ("mine",), "sets of the same names that were made here, or a few samples of each"
     table = published_averages(["time", "snapshot"])
     assert (
         table
