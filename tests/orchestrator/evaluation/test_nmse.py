@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from channels.errors import UserError
 from models.export import save_model
 from models.registry import make_spec
 from orchestrator.control.scoring import keep_if_best
@@ -58,7 +59,7 @@ def test_a_copy_that_a_full_disk_breaks_off_is_removed(tmp_path: Path, monkeypat
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("orchestrator.control.scoring.write_json", fail)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(UserError, match="the disk is full"):
         keep_if_best(directory, export, [Score("time", "D1", "model", NOISY, 0.4, 1)], 2)
     assert [path.name for path in directory.path.iterdir()] == ["model-best"]
     assert best_so_far(directory) == (1, 0.5)
