@@ -5,28 +5,20 @@ an entry a sample are labels. Files or variables whose names differ in train, va
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from channels.errors import UserError
-from channels.importers.assemble import Draft, found_set
 from channels.importers.axes import PARTS, infer_axes
 from channels.importers.files.arrays import Contents, StoredArray
 from channels.importers.files.contents import SUFFIXES, contents
-from channels.importers.formats.hetercsi_config import CONFIG, read_config
-from channels.importers.formats.ray_traced import MANIFEST, scene_parameters
-from channels.importers.found import Findings, FoundSet, LeftOut
-from channels.importers.holdout import hold_out
+from channels.importers.formats.plain_sets import Piece, describing_files, group_pieces, piece_of, set_of
+from channels.importers.found import Findings, LeftOut
 from channels.importers.options import ImportOptions
-from channels.importers.pairs import is_generic, join_pairs, means_channel, means_label, split_in
-from channels.importers.parameters import gather, given_for
-from channels.importers.published import role_of, role_word
+from channels.importers.pairs import join_pairs, means_channel, means_label, split_in
 from channels.importers.reading import ChannelArray, Label, find_labels
 from channels.importers.scalars import scalar_parameters
 from channels.importers.tree import Tree
 
-NAME = "arrays"
 _NAMED_AS_DEEPMIMO = ("channel", "channels")
 """Names under which DeepMIMO and LWM keep (users, receive antenna, antennas, subcarriers)."""
 
@@ -34,25 +26,9 @@ _NAMED_AS_DEEPMIMO = ("channel", "channels")
 _USUAL = {1: "k", 2: "n,k", 3: "n,a,k", 4: "n,t,k,a", 5: "n,1,a,k,t"}
 
 
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    """The channels of one split, or of a set without splits, and where they were found.
-
-    folder: of the set. parameters: that the file itself has.
-    """
-
-    folder: Path
-    base: str
-    split: str | None
-    array: ChannelArray
-    kind: str
-    file: Path
-    parameters: Mapping[str, Any]
-
-
 def find_arrays(tree: Tree, options: ImportOptions) -> Findings:
     """All arrays of channels. A source that is one file must hold one: UserError says why it does not."""
-    pieces: list[_Piece] = []
+    pieces: list[Piece] = []
     left_out: list[LeftOut] = []
     files = [file for file in tree.files if file.suffix.lower() in SUFFIXES or tree.alone]
     loose: dict[tuple[Path, str | None], list[Contents]] = {}
@@ -69,20 +45,14 @@ def find_arrays(tree: Tree, options: ImportOptions) -> Findings:
             left_out.append(LeftOut(tree.relative(file), _without_path(error, file)))
     for helds in loose.values():
         pieces += _loose_pieces(helds, options, left_out, tree)
-    groups: dict[tuple[Path, str, str], dict[str | None, _Piece]] = {}
-    for piece in pieces:
-        key = (piece.folder, piece.base, piece.file.suffix)
-        while piece.split in groups.get(key, {}):
-            key = (key[0], f"{key[1]}-{piece.file.stem}", key[2])
-        groups.setdefault(key, {})[piece.split] = piece
-    sets = tuple(_found(base, group, tree, options) for (_, base, _), group in groups.items())
-    described = {piece.file.parent / MANIFEST for piece in pieces if scene_parameters(piece.file)}
-    described |= {piece.file.parent / CONFIG for piece in pieces if _config(piece.file)}
-    left_out = [left for left in left_out if left.what not in {tree.relative(path) for path in described}]
-    return Findings(sets, tuple(left_out), frozenset({*files, *described}))
+    sets = tuple(set_of(group, tree, options) for group in group_pieces(pieces))
+    described = {file for piece in pieces for file in describing_files(piece)}
+    spoken = {tree.relative(file) for file in described}
+    rest = tuple(left for left in left_out if left.what not in spoken)
+    return Findings(sets, rest, frozenset({*files, *described}))
 
 
-def _pieces(held: Contents, options: ImportOptions, left_out: list[LeftOut], tree: Tree) -> list[_Piece]:
+def _pieces(held: Contents, options: ImportOptions, left_out: list[LeftOut], tree: Tree) -> list[Piece]:
     """The channels of one file, each with the labels beside it."""
     name = tree.relative(held.path)
     arrays = join_pairs(held.arrays)
@@ -92,7 +62,7 @@ def _pieces(held: Contents, options: ImportOptions, left_out: list[LeftOut], tre
     parameters, scalars = scalar_parameters([array for array in arrays if array not in channels])
     others = [array for array in arrays if array not in (*channels, *scalars)]
     left_out += [LeftOut(f"{name}: {key}", why) for key, why in held.passed]
-    found: list[_Piece] = []
+    found: list[Piece] = []
     unused: dict[str, str] = {}
     bases = {split_in(channel.key.replace("/", "_"))[1] for channel in channels}
     for channel in channels:
@@ -101,7 +71,7 @@ def _pieces(held: Contents, options: ImportOptions, left_out: list[LeftOut], tre
             channel, _of_split(others, split), options, matlab=held.kind.startswith("MATLAB")
         )
         unused |= {other.key: why for other, why in leftover}
-        found.append(_named(array, held, held.path, split, rest if len(bases) > 1 else "", parameters))
+        found.append(piece_of(array, held, held.path, split, rest if len(bases) > 1 else "", parameters))
     used = {label.array.key for piece in found for label in piece.array.labels.values()}
     left_out += [LeftOut(f"{name}: {key}", why) for key, why in unused.items() if key not in used]
     return found
@@ -114,13 +84,13 @@ def _of_split(others: Sequence[StoredArray], split: str | None) -> list[StoredAr
 
 def _loose_pieces(
     helds: Sequence[Contents], options: ImportOptions, left_out: list[LeftOut], tree: Tree
-) -> list[_Piece]:
+) -> list[Piece]:
     """The channels among the ``.npy`` files of a folder and a split; the others are labels where there is one set."""
     by_array = {array: held for held in helds for array in held.arrays}
     arrays = join_pairs(by_array)
     channels = _channels(arrays, options, every=True)
     others = [array for array in arrays if array not in channels]
-    found: list[_Piece] = []
+    found: list[Piece] = []
     used: set[str] = set()
     for channel in channels:
         held = next(held for held in helds if held.path == channel.path)
@@ -132,7 +102,7 @@ def _loose_pieces(
                 raise
             left_out.append(LeftOut(tree.relative(channel.path), _without_path(error, channel.path)))
             continue
-        found.append(_named(array, held, channel.path.with_stem(channel.key), None, "", {}))
+        found.append(piece_of(array, held, channel.path.with_stem(channel.key), None, "", {}))
         used |= {label.array.key for label in array.labels.values()}
     for other in (other for other in others if other.key not in used):
         if tree.alone:
@@ -182,69 +152,6 @@ def _named_labels(labels: Mapping[str, Label]) -> dict[str, Label]:
         name = split_in(key.rpartition("/")[2])[1] or key
         found[key if name in found else name] = label
     return found
-
-
-def _named(
-    array: ChannelArray, held: Contents, file: Path, key_split: str | None, key: str, values: Mapping[str, Any]
-) -> _Piece:
-    """A piece with the split and the name of its set that file, folder and variable give."""
-    file_split, stem = split_in(file.stem)
-    folder, folder_split = file.parent, None
-    if not file_split and not key_split:
-        folder_split, rest = split_in(folder.name)
-        folder, folder_split = (folder.parent, folder_split) if folder_split and not rest else (folder, None)
-    base = folder.absolute().name if is_generic(stem) else stem
-    if key:
-        base = f"{base}-{key}"
-    return _Piece(folder, base, file_split or key_split or folder_split, array, held.kind, held.path, values)
-
-
-def _found(base: str, group: dict[str | None, _Piece], tree: Tree, options: ImportOptions) -> FoundSet:
-    first = next(iter(group.values()))
-    word = role_word(first.folder / base)
-    only_test = set(group) == {"test"}
-    role = options.role or (role_of(word) if word else None) or ("zeroshot" if only_test else "pretrain")
-    arrays = {split: piece.array for split, piece in group.items() if split}
-    path = _path(group, base, tree)
-    notes = [f"axes {first.array.axes.text} are guessed: --axes says otherwise"] if not options.axes else []
-    draft = Draft(
-        reader=NAME,
-        names=(base, f"{base}-{first.file.suffix[1:]}", f"{first.folder.absolute().name}-{base}"),
-        path=path,
-        role=role,
-        kind=first.kind,
-        arrays=arrays or {"train": first.array},
-        parameters=gather(
-            given_for(options, base, first.file.name, path),
-            (CONFIG, _config(first.file)),
-            (first.file.name, first.parameters),
-            (MANIFEST, scene_parameters(first.file)),
-        ),
-        origin={"axes": first.array.axes.text, "key": first.array.array.key},
-        notes=tuple(notes),
-    )
-    found = found_set(draft, options, first.file)
-    return found if arrays else hold_out(found, first.array, options.val_share or 0.0)
-
-
-def _config(file: Path) -> dict[str, Any]:
-    """What a HeterCSI configuration beside a file says; nothing where there is none, or one of another kind."""
-    config = file.parent / CONFIG
-    if not config.is_file() or config == file:
-        return {}
-    try:
-        return read_config(config)
-    except UserError:
-        return {}
-
-
-def _path(group: Mapping[str | None, _Piece], base: str, tree: Tree) -> str:
-    """The file of a set, or where its files lie."""
-    first = next(iter(group.values()))
-    if len({piece.file for piece in group.values()}) == 1:
-        return tree.relative(first.file)
-    folder = tree.relative(first.folder) if first.folder.is_relative_to(tree.root) else first.folder.name
-    return folder if base == first.folder.absolute().name else f"{folder}/{base}"
 
 
 def _no_channels(held: Contents, arrays: Sequence[StoredArray], options: ImportOptions) -> UserError:
