@@ -87,7 +87,10 @@ class ChannelArray:
                 chosen = rows[start : start + step]
                 piece = _cut(channel, self.axes.sample_axis, chosen, self.array.shape)
                 values = {name: _label(slices, label, chosen) for name, (slices, label) in labels.items()}
-                yield Samples(convert(piece), values)
+                # What does not fit into single precision becomes infinite, and the sample is named for it.
+                with np.errstate(over="ignore", invalid="ignore"):
+                    samples = Samples(convert(piece), values)
+                yield samples
 
 
 def find_labels(

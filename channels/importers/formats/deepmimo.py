@@ -8,7 +8,6 @@ Folders of versions 2 and 3 are recognised and left out.
 
 import math
 import re
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,23 +18,23 @@ from numpy.typing import NDArray
 
 from channels.errors import UserError
 from channels.importers.digest import digest_of
-from channels.importers.formats.deepmimo_channels import Grid, compute_channels, doppler_of, load_pair
+from channels.importers.formats.deepmimo_channels import Grid, compute_channels, load_pair
 from channels.importers.formats.deepmimo_scenario import (
-    DOPPLER,
     PARAMETERS,
-    VELOCITY,
     Scenario,
     is_quantity,
     quantity_stem,
     read_quantities,
     read_scenario,
 )
-from channels.importers.found import Findings, FoundSet, LeftOut, SourceSplit
+from channels.importers.formats.deepmimo_users import motion_of, speeds_of, split_users
+from channels.importers.found import Findings, FoundSet, LeftOut, Parameter, SourceSplit
 from channels.importers.options import ImportOptions
 from channels.importers.parameters import assumed_fields, build_spec, complete, gather, given_for, usable_name
 from channels.importers.reading import SAMPLE_BYTES
 from channels.importers.tree import Tree
 from channels.shards import Samples
+from channels.spec import ChannelSpec
 
 NAME = "deepmimo"
 SLICE_SAMPLES = 1024
@@ -111,66 +110,35 @@ class _Pair:
 def _found(scenario: Scenario, pair: tuple[int, int, int], options: ImportOptions) -> tuple[FoundSet, int]:
     """The set of one pair, and how many of its users no path reaches."""
     quantities = read_quantities(scenario.folder, pair)
-    label = scenario.folder.absolute().name
-    sender, index, receiver = pair
-    short = f"{label}-t{sender}-tx{index}-r{receiver}"
-    given = given_for(options, label, short)
-    antennas = options.antennas or given[1].get("cols", ANTENNAS)
-    subcarriers = options.subcarriers or given[1].get("subcarriers", SUBCARRIERS)
-    slots = options.slots or given[1].get("slots", 1)
-    if given[1].get("rows", 1) != 1:
-        mend = "leave rows out, and give cols or --antennas"
-        raise UserError("channels are computed for a linear array", where=options.given.where, mend=mend)
-    asked = {"cols": options.antennas, "subcarriers": options.subcarriers, "slots": options.slots}
-    parameters = gather(
-        ("options", {key: value for key, value in asked.items() if value}),
-        ("options", {"subcarrier_spacing_khz": options.spacing_khz} if options.spacing_khz else {}),
-        given,
-        (PARAMETERS, {"fc_ghz": scenario.frequency_hz / 1e9, "scenario": label}),
-        (
-            "as WiMamba",
-            {"rows": 1, "cols": antennas, "subcarriers": subcarriers, "subcarrier_spacing_khz": SPACING_KHZ},
-        ),
-        ("a snapshot", {"slots": 1, "slot_ms": 1.0} if slots == 1 else {}),
-        ("scenario", {"los": None}),
-        ("scenario", _speeds(quantities)),
-    )
-    parameters = complete(parameters, (slots, subcarriers, antennas))
+    short = f"{scenario.folder.absolute().name}-t{pair[0]}-tx{pair[1]}-r{pair[2]}"
+    parameters = _parameters(scenario, quantities, short, options)
     name = usable_name(f"{short}-{parameters['cols'].value}x{parameters['subcarriers'].value}")
     spec = build_spec(name, parameters, str(scenario.folder))
     if 8 * math.prod(spec.shape) > SAMPLE_BYTES:
-        raise UserError(
-            f"a sample of {spec.shape} is larger than {SAMPLE_BYTES} bytes", where=name, mend="ask for less"
-        )
-    grid = Grid(
-        antennas=spec.antennas,
-        subcarriers=spec.subcarriers,
-        spacing_khz=spec.subcarrier_spacing_khz,
-        paths=PATHS,
-        rotation_deg=ROTATION_DEG,
-        slots=spec.slots,
-        slot_ms=spec.slot_ms,
-    )
-    position = np.asarray(quantities["rx_pos"], np.float32)
-    doppler = _doppler(quantities, spec.speed_kmh, scenario.frequency_hz, short) if spec.slots > 1 else None
-    if spec.slots > 1 and doppler is None:
+        what = f"a sample of {spec.shape} is larger than {SAMPLE_BYTES} bytes"
+        raise UserError(what, where=name, mend="ask for fewer subcarriers, slots or antennas")
+    motion = motion_of(quantities, spec.speed_kmh, scenario.frequency_hz, short) if spec.slots > 1 else None
+    if spec.slots > 1 and motion is None:
         mend = "give speed_kmh: [lowest, highest] with --spec FILE, or leave --slots out"
         raise UserError(f"{spec.slots} slots are asked for, but no user moves", where=str(scenario.folder), mend=mend)
+    position = np.asarray(quantities["rx_pos"], np.float32)
+    los, doppler = quantities["inter"][:, 0] == 0, motion.doppler_hz if motion else None
+    one = _Pair(scenario.folder.absolute(), pair, _grid(spec), los, position, doppler)
     reached = np.flatnonzero(~np.isnan(quantities["aoa_az"]).all(axis=1))
-    one = _Pair(scenario.folder.absolute(), pair, grid, quantities["inter"][:, 0] == 0, position, doppler)
     role = options.role or "pretrain"
     share = VAL_SHARE if options.val_share is None else options.val_share
     users = split_users(reached, position, role, share)
     unreached = len(position) - len(reached)
     assumed = assumed_fields(parameters)
-    suffix = quantity_stem(scenario.folder, "", pair).name
     origin: dict[str, Any] = {
         "format": NAME,
         "source": short,
-        "digest": digest_of([scenario.folder / PARAMETERS, *scenario.folder.glob(f"*{suffix}.*")]),
+        "digest": _digest(scenario.folder, pair),
         "paths": PATHS,
         "rotation_deg": list(ROTATION_DEG),
         "val_share": share,
+        **({"motion": motion.source} if motion else {}),
+        **({"assumed": assumed} if assumed else {}),
     }
     found = FoundSet(
         spec=spec,
@@ -180,53 +148,60 @@ def _found(scenario: Scenario, pair: tuple[int, int, int], options: ImportOption
         layout=f"DeepMIMO v4, {len(position):,} users, {quantities['aoa_az'].shape[1]} paths",
         splits={split: _split(one, chosen) for split, chosen in users.items()},
         parameters=parameters,
-        origin=origin | ({"assumed": assumed} if assumed else {}),
+        origin=origin,
         notes=(f"{unreached:,} of {len(position):,} users are reached by no path",) if unreached else (),
         alternatives=(usable_name(NAME, name),),
     )
     return found, unreached
 
 
+def _parameters(
+    scenario: Scenario, quantities: Mapping[str, NDArray[Any]], short: str, options: ImportOptions
+) -> dict[str, Parameter]:
+    """Of the user's options first, then of ``--spec``, the scenario, and as in WiMamba's pre-training."""
+    label = scenario.folder.absolute().name
+    given = given_for(options, label, short)
+    if given[1].get("rows", 1) != 1:
+        mend = "leave rows out, and give cols or --antennas"
+        raise UserError("channels are computed for a linear array", where=options.given.where, mend=mend)
+    asked = {
+        "cols": options.antennas,
+        "subcarriers": options.subcarriers,
+        "subcarrier_spacing_khz": options.spacing_khz,
+        "slots": options.slots,
+    }
+    usual = {"rows": 1, "cols": ANTENNAS, "subcarriers": SUBCARRIERS, "subcarrier_spacing_khz": SPACING_KHZ}
+    parameters = gather(
+        ("options", {key: value for key, value in asked.items() if value is not None}),
+        given,
+        (PARAMETERS, {"fc_ghz": scenario.frequency_hz / 1e9, "scenario": label}),
+        ("as WiMamba", usual),
+        ("scenario", {"los": None, **speeds_of(quantities)}),
+    )
+    if "slots" not in parameters:
+        parameters = {**gather(("a snapshot", {"slots": 1, "slot_ms": 1.0})), **parameters}
+    return complete(parameters, (1, SUBCARRIERS, ANTENNAS))
+
+
+def _grid(spec: ChannelSpec) -> Grid:
+    return Grid(
+        antennas=spec.antennas,
+        subcarriers=spec.subcarriers,
+        spacing_khz=spec.subcarrier_spacing_khz,
+        paths=PATHS,
+        rotation_deg=ROTATION_DEG,
+        slots=spec.slots,
+        slot_ms=spec.slot_ms,
+    )
+
+
+def _digest(folder: Path, pair: tuple[int, int, int]) -> str:
+    suffix = quantity_stem(folder, "", pair).name
+    return digest_of([folder / PARAMETERS, *folder.glob(f"*{suffix}.*")])
+
+
 def _split(pair: _Pair, users: NDArray[np.int64]) -> SourceSplit:
     return SourceSplit(len(users), lambda: pair.chunks(users))
-
-
-def split_users(
-    users: NDArray[np.int64], position: NDArray[np.float32], role: str, val_share: float
-) -> dict[str, NDArray[np.int64]]:
-    """Users of each split. Neighbours have nearly the same channel, so val is one end of the scene's longest side."""
-    if role == "zeroshot" or not len(users):
-        return {"test": users}
-    extent = np.ptp(position[users], axis=0)
-    along = users[np.argsort(position[users, int(np.argmax(extent))], kind="stable")]
-    train = len(along) - int(val_share * len(along))
-    return {"train": along[:train], "val": along[train:]}
-
-
-def _speeds(quantities: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
-    """Lowest and highest speed of the users, where the scenario has their velocities."""
-    if VELOCITY not in quantities:
-        return {}
-    speed = 3.6 * np.linalg.norm(np.nan_to_num(quantities[VELOCITY].astype(np.float64)), axis=1)
-    return {"speed_kmh": [float(speed.min(initial=np.inf)), float(speed.max(initial=0.0))]} if len(speed) else {}
-
-
-def _doppler(
-    quantities: Mapping[str, NDArray[Any]], speed_kmh: tuple[float, float], frequency_hz: float, name: str
-) -> NDArray[np.float64] | None:
-    """Doppler shifts of every path: the scenario's own, those of its velocities, or of speeds in random headings."""
-    if DOPPLER in quantities:
-        return quantities[DOPPLER].astype(np.float64)
-    if VELOCITY in quantities:
-        velocity = np.nan_to_num(quantities[VELOCITY].astype(np.float64))
-    elif speed_kmh[1] > 0:
-        random = np.random.default_rng(zlib.crc32(name.encode()))
-        users = len(quantities["rx_pos"])
-        speed, heading = random.uniform(*speed_kmh, users) / 3.6, random.uniform(0, 2 * np.pi, users)
-        velocity = np.stack([speed * np.cos(heading), speed * np.sin(heading), 0 * speed], axis=1)
-    else:
-        return None
-    return doppler_of(velocity, quantities["aoa_az"], quantities["aoa_el"], frequency_hz)
 
 
 def _is_old_parameters(file: Path) -> bool:

@@ -14,9 +14,6 @@ from numpy.typing import NDArray
 from channels.errors import UserError
 from channels.importers.formats.deepmimo_scenario import PARAMETERS, QUANTITIES, quantity_stem, read_quantity
 
-LIGHT = 299_792_458.0
-"""Speed of light, m/s."""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Grid:
@@ -109,19 +106,6 @@ def compute_channels(
     if channel.ndim == 4:
         return np.ascontiguousarray(channel.swapaxes(2, 3), np.complex64)
     return np.ascontiguousarray(channel[:, 0].transpose(0, 3, 2, 1), np.complex64)
-
-
-def doppler_of(
-    velocity: NDArray[np.float64], azimuth_deg: NDArray[Any], zenith_deg: NDArray[Any], frequency_hz: float
-) -> NDArray[np.float64]:
-    """Doppler shift in Hz of every path: v . r / wavelength, r the unit vector to where it arrives from.
-
-    velocity: m/s [n, 3]. azimuth_deg, zenith_deg: of arrival [n, paths]. Source: TR 38.901, 7.5-25.
-    """
-    azimuth, zenith = np.deg2rad(azimuth_deg, dtype=np.float64), np.deg2rad(zenith_deg, dtype=np.float64)
-    direction = np.stack([np.sin(zenith) * np.cos(azimuth), np.sin(zenith) * np.sin(azimuth), np.cos(zenith)], axis=-1)
-    shift: NDArray[np.float64] = np.einsum("npd,nd->np", direction, velocity) * (frequency_hz / LIGHT)
-    return shift
 
 
 @contextmanager

@@ -11,8 +11,8 @@ import pytest
 
 import channels.importers.formats.deepmimo
 from channels.errors import UserError
-from channels.importers.formats.deepmimo_channels import LIGHT, doppler_of
 from channels.importers.formats.deepmimo_scenario import QUANTITIES
+from channels.importers.formats.deepmimo_users import LIGHT, doppler_of
 from channels.importers.found import FoundSet, SourceSplit
 from channels.importers.options import ImportOptions
 from channels.importers.spec_file import GivenParameters

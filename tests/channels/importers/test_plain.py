@@ -207,6 +207,19 @@ def test_swapped_axes_by_option(tmp_path: Path):
         load(tmp_path / "lab.npy", tmp_path / "store", axes=Axes.parse("a,t,k,n"), name="lab", val_share=0.3)
 
 
+def test_splits_of_two_scales_are_refused(tmp_path: Path):
+    np.savez(tmp_path / "lab.npz", H_train=CHANNEL, H_test=draw(2, 4, 8, 5))
+    with pytest.raises(UserError, match=r"lab\.npz.*\(2, 4, 8, 5\).*\(4, 8, 5\), but .* \(4, 8, 3\)"):
+        survey(tmp_path, ImportOptions())
+
+
+def test_what_single_precision_cannot_hold_is_named_without_a_warning(tmp_path: Path, recwarn: pytest.WarningsRecorder):
+    np.save(tmp_path / "lab.npy", 1e200 * CHANNEL.astype(complex))
+    with pytest.raises(UserError, match="sample 0 has mean power inf"):
+        load(tmp_path, tmp_path / "store")
+    assert not recwarn.list
+
+
 def test_key_chooses_among_variables(tmp_path: Path):
     np.savez(tmp_path / "lab.npz", H=CHANNEL, estimate=2 * CHANNEL)
     assert survey(tmp_path, ImportOptions()).sets[0].origin["key"] == "H"
