@@ -10,6 +10,7 @@ from channels.spec import ChannelSpec
 from channels.writer import open_writer
 
 SHAPES = {"R1": (8, 16, 4), "R2": (8, 16, 8), "R3": (12, 16, 4), "R4": (6, 10, 4)}
+VALIDATION = 6
 HELD_OUT = {"H1": (8, 16, 4), "H2": (12, 16, 8)}
 
 
@@ -42,11 +43,14 @@ def make_random_store(
     shapes: dict[str, tuple[int, int, int]] = SHAPES,
     shard_samples: int = 16,
 ) -> Path:
-    """Pre-training sets with ``train`` and held-out sets with ``test`` samples each."""
+    """Pre-training sets with ``train`` and six validation samples, held-out sets with ``test`` samples each."""
+    held_back = np.random.default_rng(11)
     with open_writer(path, shard_samples=shard_samples) as writer:
         for name, shape in shapes.items():
             channels = Samples(plane_waves(shape, train, random), {})
-            writer.add_set(spec_of(name, shape), "pretrain", {"train": train}, {"train": [channels]}, {"seed": 0})
+            validation = Samples(plane_waves(shape, VALIDATION, held_back), {})
+            counts, splits = {"train": train, "val": VALIDATION}, {"train": [channels], "val": [validation]}
+            writer.add_set(spec_of(name, shape), "pretrain", counts, splits, {"seed": 0})
         for name, shape in HELD_OUT.items():
             channels = Samples(plane_waves(shape, test, random), {})
             writer.add_set(spec_of(name, shape), "zeroshot", {"test": test}, {"test": [channels]}, {"seed": 0})

@@ -1,28 +1,35 @@
-"""The zero-shot table while training goes on: exports that rank 0 leaves at the ends of epochs are scored in order."""
+"""Scores while training goes on: exports that rank 0 leaves at the ends of epochs are scored in order."""
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from channels.errors import UserError
 from orchestrator.control.scoring import Scoring, keep_if_best
-from orchestrator.evaluation.table import to_metrics
+from orchestrator.run.events import EventWriter, repair
 from orchestrator.run.exports import step_of, waiting_exports
 from orchestrator.run.folder import RunDirectory
+from orchestrator.spec.job import Select
 from orchestrator.tracking.outbox import Outbox
 
 
 class EpochScores:
     """Polled by the controller; a scoring that fails costs its scores, not the run.
 
-    start: submits the scoring of an export.
+    start: submits the scoring of an export. select: what chooses the best model.
     """
 
     def __init__(
-        self, directory: RunDirectory, start: Callable[[Path], Scoring], outbox: Outbox, say: Callable[[str], None]
+        self,
+        directory: RunDirectory,
+        start: Callable[[Path], Scoring],
+        outbox: Outbox,
+        say: Callable[[str], None],
+        select: Select = "zeroshot",
     ) -> None:
         self._directory, self._start, self._outbox, self._say = directory, start, outbox, say
+        self._select: Select = select
         self._under_way: Scoring | None = None
 
     def poll(self, timeout_s: float = 0.0) -> bool:
@@ -60,16 +67,32 @@ class EpochScores:
         scores = scoring.poll(timeout_s)
         if scores is None:
             return
-        step = step_of(scoring.export)
-        metrics = to_metrics(scores) | {"time/evaluation_s": scoring.seconds}
-        self._outbox.metrics(metrics, step=step, time_s=time.time())
-        best = keep_if_best(self._directory, scoring.export, scores, step)
+        step, found = step_of(scoring.export), scores.chosen_by(self._select)
+        metrics = scores.to_metrics()
+        self._outbox.metrics(metrics | {"time/evaluation_s": scoring.seconds}, step=step, time_s=time.time())
+        best = keep_if_best(self._directory, scoring.export, found, step, self._select)
+        record_scores(self._directory, step, metrics)
         # After it: a controller that ends in between scores the export again.
         self._directory.update_state(scored_step=step)
-        found = metrics["eval/nmse_db/avg"]
-        self._say(f"step {step}: zero-shot NMSE {found:.2f} dB{', the best so far' if best else ''}")
+        self._say(f"step {step}: {_in_words(metrics)}{', the best so far' if best else ''}")
         self._leave(scoring.export)
 
     def _leave(self, export: Path) -> None:
         shutil.rmtree(export)
         self._under_way = None
+
+
+def record_scores(directory: RunDirectory, step: int, metrics: Mapping[str, float]) -> None:
+    """Append the scores of a model to the run's own record; a step that is scored again has another line."""
+    repair(directory.scores)
+    with EventWriter(directory.scores) as writer:
+        writer.write("scores", step=step, metrics=dict(metrics))
+
+
+def _in_words(metrics: Mapping[str, float]) -> str:
+    parts = []
+    if "val/loss" in metrics:
+        parts.append(f"validation loss {metrics['val/loss']:.4f}, NMSE {metrics['val/nmse_db/avg']:.2f} dB")
+    if "eval/nmse_db/avg" in metrics:
+        parts.append(f"zero-shot NMSE {metrics['eval/nmse_db/avg']:.2f} dB")
+    return "; ".join(parts)

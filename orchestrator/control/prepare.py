@@ -6,6 +6,7 @@ from orchestrator.control.prepared import Prepared
 from orchestrator.data.plan import make_schedule
 from orchestrator.data.reader import open_training_data
 from orchestrator.evaluation.nmse import check_zeroshot_sets
+from orchestrator.evaluation.validation import check_validation_sets
 from orchestrator.run.folder import RunDirectory, check_resumable
 from orchestrator.shard_cache.placement import check_placement
 from orchestrator.spec.cluster import Profile
@@ -24,6 +25,7 @@ def prepare(job: JobSpec, profile: Profile, *, check_data: bool = True) -> Prepa
     preflight.check_model(spec, profile)
     catalogue, data = open_training_data(job.data, spec, job.seed, packed=job.batching.packed)
     zeroshot = check_zeroshot_sets(data.store, job, spec)
+    validation = check_validation_sets(data.store, job)
     if check_data:
         preflight.check_store(data.store)
     preflight.check_batches(job, catalogue)
@@ -46,6 +48,7 @@ def prepare(job: JobSpec, profile: Profile, *, check_data: bool = True) -> Prepa
         catalogue=catalogue,
         schedule=schedule,
         zeroshot=zeroshot,
+        validation=validation,
         directory=directory,
         resumes=resumes,
         tracking_uri=uri,

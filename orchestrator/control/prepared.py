@@ -27,6 +27,8 @@ class Prepared:
     catalogue: Catalogue
     schedule: Schedule
     zeroshot: tuple[str, ...]
+    validation: tuple[str, ...]
+    """Pre-training sets whose validation samples are scored beside the training."""
     directory: RunDirectory
     resumes: bool
     tracking_uri: str

@@ -54,6 +54,7 @@ class Follower:
         self._machines: Sequence[str] = ()
         _, self._events_offset = read_events(directory.events)
         _, self._failures_offset = read_events(directory.failures)
+        _, self._scores_offset = read_events(directory.scores)
 
     def follow(self) -> None:
         """Take in what is new."""
@@ -64,6 +65,8 @@ class Follower:
             elif event["kind"] == "end":
                 self.outcome = event["outcome"]
         self._view.update(events)
+        scores, self._scores_offset = read_events(self._directory.scores, self._scores_offset)
+        self._view.update(scores)
         failures, self._failures_offset = read_events(self._directory.failures, self._failures_offset)
         for event in failures:
             self._take_failure(event)

@@ -29,13 +29,13 @@ def check_zeroshot_sets(store: ChannelStore, job: JobSpec, spec: ModelSpec) -> t
     """Names of the sets to be evaluated.
 
     Raises:
-        UserError: a set lacks the split or has a scale that the model cannot take, or there is no set for the scores
-            that the job wants during the training.
+        UserError: a set lacks the split or has a scale that the model cannot take, or there is no set though the job
+            wants the best model to be chosen by them.
     """
     names = chosen_zeroshot_sets(store, job.data)
-    if not names and job.evaluation.every_epochs is not None:
+    if not names and job.evaluation.every_epochs is not None and job.evaluation.select == "zeroshot":
         raise UserError(
-            "there is no held-out set to score", where="evaluation.every_epochs", mend="drop it, or add one"
+            "there is no held-out set to choose the best model by", where="evaluation.select", mend="set it to val"
         )
     for name in names:
         split = store.sets[name].splits.get(job.evaluation.split)
@@ -69,7 +69,7 @@ def _evaluate_task(
 ) -> list[Score]:
     errors: dict[tuple[str, str], list[NDArray[np.float64]]] = defaultdict(list)
     with torch.inference_mode():
-        for noisy, clean in _batches(spec, store, set_name, task.variant, job, device):
+        for noisy, clean in scored_batches(spec, store, set_name, task.variant, job, device):
             prediction = model.predict(noisy, task.name, job.evaluation.seed)
             guesses: dict[str, Tensor] = {MODEL: prediction.values}
             if job.evaluation.references:
@@ -85,7 +85,7 @@ def _evaluate_task(
     ]
 
 
-def _batches(
+def scored_batches(
     spec: ModelSpec, store: ChannelStore, set_name: str, variant: int, job: JobSpec, device: str
 ) -> Iterator[tuple[TokenBatch, Tensor]]:
     """Noisy batches and the clean tokens beside them; the noise is the same in every evaluation."""

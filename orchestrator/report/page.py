@@ -19,7 +19,7 @@ from orchestrator.report.zeroshot_section import zeroshot_section
 CAPTIONS = {
     "plan": "Samples of an epoch by length. Dashed: bucket boundaries, across which samples never share a batch.",
     "curves": "Thin: logged steps, in long runs means of neighbours. Thick: running mean. Steps that were repeated "
-    "after a fault count once.",
+    "after a fault count once. Dots: loss on validation samples of the pre-training sets.",
     "padding": "Padding as planned, and as measured over the last whole epoch; valid tokens a second, running mean.",
     "time": "Compute includes the communication between ranks. Start-up of the worker group is not counted.",
 }

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from channels.errors import UserError
-from orchestrator.report.record import Attempt, Remark, RunRecord, Steps, TimeBudget
+from orchestrator.report.record import Attempt, Remark, RunRecord, Steps, TimeBudget, ValidationSeries
 from orchestrator.report.results import read_results
 from orchestrator.report.series import Series
 from orchestrator.run.events import read_events
@@ -46,6 +46,7 @@ def read_run(directory: RunDirectory, status: str, reason: str | None = None) ->
         checkpoints=tuple(int(event["step"]) for event in events if event["kind"] == "checkpoint"),
         budget=_budget(events, counted, kept, job.tracking.every_steps, state.get("evaluation_s")),
         scores=tuple(read_results(directory.results)) if scored else (),
+        validation=_validation(read_events(directory.scores)[0]),
         on_published_sets=bool(state.get("published_sets", False)),
     )
 
@@ -73,6 +74,15 @@ def _series_of_steps(kept: Sequence[Event], attempts: Sequence[Sequence[Event]],
         seconds=_series(kept, "perf/step_ms") / 1e3,
         tokens_per_s=_series(kept, "perf/tokens_per_s"),
     )
+
+
+def _validation(events: Sequence[Event]) -> ValidationSeries | None:
+    by_step = {event["step"]: event["metrics"] for event in events if "val/loss" in event["metrics"]}
+    if not by_step:
+        return None
+    steps = sorted(by_step)
+    loss, nmse = ([by_step[step][name] for step in steps] for name in ("val/loss", "val/nmse_db/avg"))
+    return ValidationSeries(*(np.asarray(values, np.float64) for values in (steps, loss, nmse)))
 
 
 def _series(events: Sequence[Event], metric: str) -> Series:

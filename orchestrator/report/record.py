@@ -30,6 +30,16 @@ class Steps:
 
 
 @dataclass(frozen=True, slots=True)
+class ValidationSeries:
+    """Scores on validation samples, float64 [n] each; a step that was scored again counts once. nmse_db: over all
+    tasks and sets."""
+
+    step: Series
+    loss: Series
+    nmse_db: Series
+
+
+@dataclass(frozen=True, slots=True)
 class Attempt:
     """From a start of the worker group to its end. seconds: how long it trained. outcome: ``finished``, ``stopped``, or
     None where it broke off or goes on."""
@@ -84,6 +94,8 @@ class RunRecord:
     """Steps after which a checkpoint was written."""
     budget: TimeBudget
     scores: tuple[Score, ...]
+    validation: ValidationSeries | None = None
+    """None where none was scored."""
     on_published_sets: bool = False
     """Whether all scored sets are the published HeterCSI sets with all their samples."""
 

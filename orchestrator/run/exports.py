@@ -5,6 +5,7 @@ Rank 0 of the workers makes an export, the controller scores it and removes it.
 
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.run.folder import RunDirectory
@@ -57,12 +58,22 @@ def previous_best(directory: RunDirectory) -> Path:
     return directory.best.with_name(f".{directory.best.name}.old")
 
 
-def best_so_far(directory: RunDirectory) -> tuple[int, float] | None:
-    """(step, NMSE) of the best model, if there is one."""
+@dataclass(frozen=True, slots=True)
+class BestModel:
+    """What ``score.json`` says of the best model. nmse: linear. select: by what it was chosen (evaluation.select)."""
+
+    step: int
+    nmse: float
+    select: str
+
+
+def best_so_far(directory: RunDirectory) -> BestModel | None:
+    """The best model, if there is one."""
     for folder in (directory.best, previous_best(directory)):
         try:
             score = json.loads((folder / SCORE).read_text())
         except FileNotFoundError:
             continue
-        return int(score["step"]), float(score["nmse"])
+        # A run of before there was a choice chose by the zero-shot sets.
+        return BestModel(int(score["step"]), float(score["nmse"]), str(score.get("select", "zeroshot")))
     return None

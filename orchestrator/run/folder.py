@@ -65,6 +65,11 @@ class RunDirectory:
         return self.path / "delivered.json"
 
     @property
+    def scores(self) -> Path:
+        """One JSON line a model that was scored beside the training."""
+        return self.path / "scores.jsonl"
+
+    @property
     def failures(self) -> Path:
         """One JSON line a failed attempt."""
         return self.path / "failures.jsonl"

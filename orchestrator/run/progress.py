@@ -71,6 +71,8 @@ class RunProgress:
     warnings: deque[str] = field(default_factory=lambda: deque(maxlen=WARNINGS_KEPT))
     epoch: Mapping[str, float] = field(default_factory=dict)
     """Metrics of the last whole epoch; empty before its end."""
+    scores: Mapping[str, float] = field(default_factory=dict)
+    """Of the model that was scored last beside the training; empty before."""
     recent: deque[Mapping[str, float]] = field(default_factory=lambda: deque(maxlen=RECENT_STEPS))
     """Metrics of the last steps of this attempt."""
 
@@ -87,6 +89,8 @@ class RunProgress:
                 self.losses.add(event["metrics"]["train/loss"])
             case "epoch":
                 self.epoch = event["metrics"]
+            case "scores":
+                self.scores = event["metrics"]
             case "system":
                 self._add_sample(event)
 

@@ -15,6 +15,7 @@ from samplers.choices import Method, Mix, Pack, Shuffle, Strategy, Tails
 
 Positive = Annotated[int, Field(gt=0)]
 LossWeighting = Literal["token", "sample"]
+Select = Literal["val", "zeroshot", "last"]
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 
 
@@ -227,7 +228,7 @@ class FailuresSection(Section):
 
 
 class EvaluationSection(Section):
-    """The zero-shot table."""
+    """The zero-shot table, and scores beside the training."""
 
     split: Literal["train", "val", "test"] = "test"
     samples: Positive | None = None
@@ -236,6 +237,10 @@ class EvaluationSection(Section):
     seed: int = 0
     every_epochs: Positive | None = None
     """Also score the model after every so many epochs, beside the training."""
+    validation_samples: Positive = 32
+    """Beside the training: at most so many validation samples of every pre-training set."""
+    select: Select = "val"
+    """What chooses the best model: its validation samples, the zero-shot sets, or nothing (the last one is taken)."""
     references: bool = True
     """Also score zero, repeat-last and linear interpolation."""
 
@@ -278,6 +283,8 @@ class JobSpec(Section):
     def _best_is_known(self) -> "JobSpec":
         if self.checkpoint.keep_best and self.evaluation.every_epochs is None:
             raise ValueError("checkpoint.keep_best needs scores; set evaluation.every_epochs")
+        if self.checkpoint.keep_best and self.evaluation.select == "last":
+            raise ValueError("checkpoint.keep_best needs a choice; set evaluation.select to val or zeroshot")
         return self
 
     @model_validator(mode="after")

@@ -187,4 +187,4 @@ class RunState(AbstractContextManager["RunState"]):
         # In this order: an export goes only after its score is kept where it is the best.
         waiting = set(map(exports.step_of, exports.waiting_exports(self._directory)))
         best = exports.best_so_far(self._directory)
-        return waiting | ({best[0]} if best else set())
+        return waiting | ({best.step} if best else set())

@@ -12,7 +12,7 @@ from ray.exceptions import RayError
 from channels.errors import UserError
 from orchestrator.control import scoring
 from orchestrator.control.epoch_scores import EpochScores
-from orchestrator.control.scoring import Scoring, keep_if_best
+from orchestrator.control.scoring import Scores, Scoring, keep_if_best
 from orchestrator.evaluation.score import Score
 from orchestrator.run.events import read_events
 from orchestrator.run.folder import RunDirectory
@@ -28,8 +28,8 @@ class Scored(Scoring):
         super().__init__(export, [])
         self._nmse = nmse
 
-    def poll(self, timeout_s: float) -> list[Score]:
-        return [Score("time", "H1", "model", "noisy", self._nmse, 10)]
+    def poll(self, timeout_s: float) -> Scores:
+        return Scores([Score("time", "H1", "model", "noisy", self._nmse, 10)])
 
     def cancel(self) -> None:
         pass
@@ -103,7 +103,7 @@ def test_a_full_disk_costs_the_scores_and_not_the_run(
 
 def test_a_task_that_fails_costs_its_scores(run: Run) -> None:
     class Failed(Scored):
-        def poll(self, timeout_s: float) -> list[Score]:
+        def poll(self, timeout_s: float) -> Scores:
             raise RayError("a node is gone\nand more")
 
     run.export(10)
@@ -117,13 +117,13 @@ def test_a_task_that_fails_costs_its_scores(run: Run) -> None:
 
 def test_the_best_model_stays_where_a_better_one_finds_no_room(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = run.export(10), run.export(20)
-    assert keep_if_best(run.directory, first, Scored(first, 0.4).poll(0), 10)
+    assert keep_if_best(run.directory, first, 0.4, 10, "zeroshot")
 
     def full(*arguments: Any) -> None:
         raise FULL
 
     monkeypatch.setattr(scoring, "write_json", full)
     with pytest.raises(UserError, match="the disk is full"):
-        keep_if_best(run.directory, second, Scored(second, 0.1).poll(0), 20)
+        keep_if_best(run.directory, second, 0.1, 20, "zeroshot")
     assert run.best == 10 and (run.directory.best / "model.safetensors").read_text() == "weights of 10"
     assert not [path for path in run.directory.path.iterdir() if path.name.startswith(".model-best")]

@@ -16,7 +16,7 @@ from orchestrator.evaluation.nmse import evaluate_set, sample_nmse
 from orchestrator.evaluation.score import CLEAN, NOISY, Score, averages, decibels
 from orchestrator.evaluation.table import to_csv, to_metrics, to_tables
 from orchestrator.report.results import read_results, write_results
-from orchestrator.run.exports import best_so_far
+from orchestrator.run.exports import BestModel, best_so_far
 from orchestrator.run.folder import RunDirectory
 from tests.jobs_for_tests import small_job
 
@@ -45,24 +45,24 @@ def test_a_prediction_that_is_not_finite_is_never_the_best(tmp_path: Path) -> No
     export.mkdir()
     assert math.isnan(decibels(math.nan)) and decibels(0.0) == -math.inf
     for step, (nmse, is_best) in enumerate([(math.nan, False), (0.5, True), (math.nan, False), (0.4, True)]):
-        assert keep_if_best(directory, export, [Score("time", "D1", "model", NOISY, nmse, 1)], step) is is_best
-    assert best_so_far(directory) == (3, 0.4)
+        assert keep_if_best(directory, export, nmse, step, "val") is is_best
+    assert best_so_far(directory) == BestModel(3, 0.4, "val")
 
 
 def test_a_copy_that_a_full_disk_breaks_off_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     directory, export = RunDirectory(tmp_path / "run"), tmp_path / "export"
     export.mkdir()
     (export / "weights").write_text("all of them")
-    assert keep_if_best(directory, export, [Score("time", "D1", "model", NOISY, 0.5, 1)], 1)
+    assert keep_if_best(directory, export, 0.5, 1, "val")
 
     def fail(path: Path, value: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("orchestrator.control.scoring.write_json", fail)
     with pytest.raises(UserError, match="disk is full"):
-        keep_if_best(directory, export, [Score("time", "D1", "model", NOISY, 0.4, 1)], 2)
+        keep_if_best(directory, export, 0.4, 2, "val")
     assert [path.name for path in directory.path.iterdir()] == ["model-best"]
-    assert best_so_far(directory) == (1, 0.5)
+    assert best_so_far(directory) == BestModel(1, 0.5, "val")
 
 
 @pytest.fixture(scope="module")

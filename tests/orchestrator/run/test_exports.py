@@ -42,6 +42,6 @@ def test_the_best_model_is_found_while_a_better_one_takes_its_place(tmp_path: Pa
     assert exports.best_so_far(directory) is None
     directory.best.mkdir()
     (directory.best / exports.SCORE).write_text(json.dumps({"step": 4, "nmse": 0.25}))
-    assert exports.best_so_far(directory) == (4, 0.25)
+    assert exports.best_so_far(directory) == exports.BestModel(4, 0.25, "zeroshot")
     directory.best.replace(exports.previous_best(directory))
-    assert exports.best_so_far(directory) == (4, 0.25)
+    assert exports.best_so_far(directory) == exports.BestModel(4, 0.25, "zeroshot")
