@@ -20,7 +20,7 @@ from tests.jobs_for_tests import small_job
 from tests.ranks import RankPools
 
 ROOT = Path(__file__).parents[2]
-RUN_TIMEOUT_S = 240
+RUN_TIMEOUT_S = 600
 EPOCHS = 5
 STEPS = 12 * EPOCHS
 

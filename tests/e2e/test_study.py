@@ -8,7 +8,7 @@ import pytest
 from mlflow import MlflowClient
 
 from channels.catalogue import Counts
-from channels.make import generator_origin
+from channels.make import as_made, generator_origin
 from channels.shards import Samples
 from channels.writer import open_writer
 from jobs.launch.sweep import open_parent
@@ -37,7 +37,7 @@ def a_study(kind: StudyName, folder: Path) -> Study:
             role = "pretrain" if row in study.preset.pretrain else "zeroshot"
             wanted = counts.of(role)
             waves = {split: [Samples(plane_waves(row.shape, count, random), {})] for split, count in wanted.items()}
-            writer.add_set(row, role, wanted, waves, origin)
+            writer.add_set(as_made(row), role, wanted, waves, origin)
     return study
 
 

@@ -91,7 +91,7 @@ def test_arrays(tmp_path: Path, write: Callable[[Path], None]) -> None:
     write(good)
     files = {str(path.relative_to(good)): mutate_bytes for path in good.rglob("*") if path.is_file()}
     read = readers.import_torch if write is write_torch else readers.import_folder
-    hammer(Target(good, files, read), 220, tmp_path / "scratch")
+    hammer(Target(good, files, read), 120, tmp_path / "scratch")
 
 
 def test_spec_of_an_import(tmp_path: Path) -> None:
