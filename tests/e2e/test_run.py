@@ -9,6 +9,7 @@ import pytest
 from channels.store import ChannelStore
 from models.export import load_model
 from orchestrator.evaluation.nmse import evaluate_set
+from orchestrator.run.events import read_events
 from orchestrator.spec.job import JobSpec
 from tests.e2e.runs import (
     EPOCHS,
@@ -141,13 +142,18 @@ def test_copies_of_shards_on_the_node_change_nothing(place: Place, small_store: 
 
 
 def check_the_best_is_kept(place: Place, name: str) -> None:
-    """Scores of two epochs and of the end; the best export, and the state of its step if it was an epoch's end."""
-    scores = dict(place.history(name, "eval/nmse_db/avg"))
+    """Scores of two epochs and of the end; the best export on the validation samples, and the state of its step."""
+    scores = dict(place.history(name, "val/nmse_db/avg"))
     assert sorted(scores) == [24, 48, 60]
+    loss = dict(place.history(name, "val/loss"))
+    assert sorted(loss) == [24, 48, 60] and loss[60] < loss[24]
+    assert [step for step, _ in place.history(name, "eval/nmse_db/avg")] == [24, 48, 60]
     assert [step for step, _ in place.history(name, "eval/nmse_db/time/H1")] == [24, 48, 60]
     best = min(scores, key=lambda step: scores[step])
     score = json.loads((place.directory(name) / "model-best" / "score.json").read_text())
-    assert score["step"] == best and score["nmse_db"] == scores[best]
+    assert score["step"] == best and score["nmse_db"] == scores[best] and score["select"] == "val"
+    recorded, _ = read_events(place.directory(name) / "scores.jsonl")
+    assert {entry["step"]: entry["metrics"]["val/loss"] for entry in recorded} == loss
     assert load_model(place.directory(name) / "model-best")[0].name == "hetercsi"
     assert (place.directory(name) / "checkpoints" / f"step-{best:09d}").is_dir()
     assert not list((place.directory(name) / "exports").iterdir())
