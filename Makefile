@@ -24,9 +24,10 @@ demo: venv
 	$(BIN)/wavetrain plan $(DEMO_SPEC) $(DEMO_SET)
 	$(BIN)/wavetrain train $(DEMO_SPEC) $(DEMO_SET)
 
-# Two processes share the tests; whole runs stay in one of them, which gets them early.
+# Two processes share the tests; whole runs come first.
+TEST_PROCESSES ?= 2
 test: venv
-	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --no-loadscope-reorder
 
 # A real Slurm of four nodes (Debian: slurmctld slurmd slurm-client munge iproute2 slurmdbd mariadb-server) and a Ray cluster.
 test-launching: venv

@@ -176,6 +176,11 @@ def lose_a_cache(raylets: Raylets, reading: Reading) -> dict[str, Any]:
     before = first.ask("counters")
     raylets.ray.kill(raylets.ray.get_actor(f"wavetrain-cache/{reading.run}/first/{raylets.node_id(1)}"))
     errors = first.errors("counters")
+    # Ray does not wait for the end of an actor that it kills.
+    deadline = time.monotonic() + 60
+    while not any(errors) and time.monotonic() < deadline:
+        time.sleep(0.1)
+        errors = first.errors("counters")
     first.kill()
     second = WorkerGroup(raylets, reading, [1, 1, 2, 2], "second")
     reads += second.train(0, range(steps // 2, steps))
