@@ -151,7 +151,7 @@ def open_training_data(
         sources.extend(_sources(name, lengths, count, split.shard_samples * per_stored))
         origins.extend(Origin(name, shape, variant, per_stored) for variant in lengths)
     catalogue = Catalogue(tuple(sources))
-    shapes = [_sample_shape(origin) for origin in origins]
+    shapes = [sample_shape(origin) for origin in origins]
     targets = [spec.target_tokens(shape, origin.variant) for shape, origin in zip(shapes, origins, strict=True)]
     flops = [spec.forward_flops(shape, origin.variant) for shape, origin in zip(shapes, origins, strict=True)]
     data = TrainingData(
@@ -188,7 +188,7 @@ def _sources(name: str, lengths: dict[int, int], count: int, shard_samples: int)
     return (Source(name=name, length=length, count=count, variant=variant, shard_samples=shard_samples),)
 
 
-def _sample_shape(origin: Origin) -> Shape:
+def sample_shape(origin: Origin) -> Shape:
     """Scale of a training sample."""
     slots, subcarriers, antennas = origin.shape
     return (slots, subcarriers, antennas) if origin.samples_per_stored == 1 else (1, subcarriers, antennas)

@@ -50,8 +50,13 @@ def check_zeroshot_sets(store: ChannelStore, job: JobSpec, spec: ModelSpec) -> t
 def evaluate_set(export: Path, store_path: Path, set_name: str, job: JobSpec, device: str = "cpu") -> list[Score]:
     """All scores of an exported model on one set; a task that masks nothing of its samples has none."""
     spec, model = load_model(export)
-    model = model.to(device).eval()
-    store = ChannelStore.open(store_path)
+    return score_set(spec, model.to(device).eval(), ChannelStore.open(store_path), set_name, job, device)
+
+
+def score_set(
+    spec: ModelSpec, model: PretrainingModel, store: ChannelStore, set_name: str, job: JobSpec, device: str
+) -> list[Score]:
+    """The same of a model that is loaded, on the device and in evaluation mode."""
     scores: list[Score] = []
     for task in spec.evaluation_tasks:
         scores.extend(_evaluate_task(spec, model, store, set_name, task, job, device))
@@ -85,13 +90,19 @@ def _evaluate_task(
     ]
 
 
+def origin_of(spec: ModelSpec, store: ChannelStore, set_name: str, variant: int) -> Origin:
+    """A set of the store, read at one granularity."""
+    shape = store.sets[set_name].spec.shape
+    return Origin(set_name, shape, variant, spec.samples_per_stored(shape))
+
+
 def scored_batches(
     spec: ModelSpec, store: ChannelStore, set_name: str, variant: int, job: JobSpec, device: str
 ) -> Iterator[tuple[TokenBatch, Tensor]]:
     """Noisy batches and the clean tokens beside them; the noise is the same in every evaluation."""
     section: EvaluationSection = job.evaluation
     entry = store.sets[set_name]
-    origin = Origin(set_name, entry.spec.shape, variant, spec.samples_per_stored(entry.spec.shape))
+    origin = origin_of(spec, store, set_name, variant)
     stored = min(entry.splits[section.split].count, section.samples or entry.splits[section.split].count)
     for first in range(0, stored * origin.samples_per_stored, section.batch):
         index = np.arange(first, min(first + section.batch, stored * origin.samples_per_stored), dtype=np.int64)

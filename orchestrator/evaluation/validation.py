@@ -15,8 +15,8 @@ from channels.errors import UserError
 from channels.store import ChannelStore
 from models.export import load_model
 from models.interface import MaskDraw, ModelSpec, PretrainingModel
-from orchestrator.data.reader import chosen_sets
-from orchestrator.evaluation.nmse import evaluate_set, scored_batches
+from orchestrator.data.reader import chosen_sets, sample_shape
+from orchestrator.evaluation.nmse import origin_of, score_set, scored_batches
 from orchestrator.evaluation.score import MODEL, NOISY, averages, decibels, overall
 from orchestrator.spec.job import JobSpec
 
@@ -59,20 +59,22 @@ def validate(export: Path, store_path: Path, names: Sequence[str], job: JobSpec,
     """Score an exported model on the first ``evaluation.validation_samples`` of each set's validation split."""
     changes = {"split": SPLIT, "samples": job.evaluation.validation_samples, "references": False}
     job = job.model_copy(update={"evaluation": job.evaluation.model_copy(update=changes)})
-    scores = [score for name in names for score in evaluate_set(export, store_path, name, job, device)]
+    spec, model = load_model(export)
+    model = model.to(device).eval()
+    store = ChannelStore.open(store_path)
+    scores = [score for name in names for score in score_set(spec, model, store, name, job, device)]
     by_task = {
         task: value
         for (task, predictor, target), value in averages(scores).items()
         if (predictor, target) == (MODEL, NOISY)
     }
-    return Validation(_loss(export, store_path, names, job, device), by_task, overall(scores))
+    return Validation(_loss(spec, model, store, names, job, device), by_task, overall(scores))
 
 
-def _loss(export: Path, store_path: Path, names: Sequence[str], job: JobSpec, device: str) -> float:
+def _loss(
+    spec: ModelSpec, model: PretrainingModel, store: ChannelStore, names: Sequence[str], job: JobSpec, device: str
+) -> float:
     """Mean over the tasks that mask anything of the loss over the masked tokens of all sets and granularities."""
-    spec, model = load_model(export)
-    model = model.to(device).eval()
-    store = ChannelStore.open(store_path)
     sums: NDArray[np.float64] = np.zeros(len(spec.tasks))
     targets: NDArray[np.float64] = np.zeros(len(spec.tasks))
     with torch.inference_mode():
@@ -88,9 +90,7 @@ def _loss_sums(
     spec: ModelSpec, model: PretrainingModel, store: ChannelStore, name: str, variant: int, job: JobSpec, device: str
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Sums of the loss and masked tokens, float64 [tasks] each, of one set at one granularity."""
-    slots, subcarriers, antennas = store.sets[name].spec.shape
-    per_stored = spec.samples_per_stored((slots, subcarriers, antennas))
-    shape = (slots, subcarriers, antennas) if per_stored == 1 else (1, subcarriers, antennas)
+    shape = sample_shape(origin_of(spec, store, name, variant))
     sums, count = np.zeros(len(spec.tasks)), 0
     for noisy, _ in scored_batches(spec, store, name, variant, job, device):
         sums += model(noisy, MaskDraw(seed=job.evaluation.seed, epoch=0)).double().cpu().numpy()
