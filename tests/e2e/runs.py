@@ -16,6 +16,7 @@ import psutil
 import yaml
 
 from orchestrator.spec.job import JobSpec
+from tests.attempts import prepare, work
 from tests.jobs_for_tests import small_job
 from tests.ranks import RankPools
 
@@ -118,17 +119,8 @@ def job_for(store: Path, name: str, **sections: Any) -> JobSpec:
 
 def train_without_ray(directory: Path, job: JobSpec, ranks: RankPools, world: int) -> None:
     """Train a job in plain ranks, to its exported weights: what its run must equal, wherever that is launched."""
-    directory.mkdir(parents=True)
-    (directory / "spec.json").write_text(job.model_dump_json())
-    assert ranks(world, _train_here, directory) == ["finished"] * world
-
-
-def _train_here(directory: Path) -> str:
-    from orchestrator.run.worker_config import WorkerConfig
-    from orchestrator.training.build import build
-    from orchestrator.training.worker import train
-
-    return train(build(WorkerConfig(directory, "cpu")))
+    prepare(directory, job)
+    assert ranks(world, work, str(directory)) == ["finished"] * world
 
 
 def family(process: subprocess.Popen[str]) -> list[psutil.Process]:

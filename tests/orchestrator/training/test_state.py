@@ -6,29 +6,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from channels.files import write_json
 from orchestrator.checkpoint import format as checkpoints
 from orchestrator.run.folder import RunDirectory
-from orchestrator.run.worker_config import WorkerConfig
-from orchestrator.spec.job import JobSpec
+from tests.attempts import prepare, work
 from tests.jobs_for_tests import small_job
 
 PATIENCE_S = 60.0
-
-
-def work(folder: str) -> str:
-    """One attempt of a worker."""
-    from orchestrator.training.build import build
-    from orchestrator.training.worker import train
-
-    return train(build(WorkerConfig(Path(folder), "cpu")))
-
-
-def prepare(folder: Path, job: JobSpec) -> RunDirectory:
-    folder.mkdir(parents=True)
-    directory = RunDirectory(folder)
-    write_json(directory.spec, job.model_dump(mode="json"))
-    return directory
 
 
 def steps_of(directory: RunDirectory, kind: str) -> list[int]:

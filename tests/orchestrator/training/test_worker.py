@@ -8,15 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from channels.files import write_json
 from models.export import load_model
 from orchestrator.data.reader import open_training_data
 from orchestrator.evaluation.nmse import evaluate_set
 from orchestrator.run.adjustments import Adjustments, write_adjustments
 from orchestrator.run.exports import step_of, unfinished, waiting_exports
 from orchestrator.run.folder import RunDirectory
-from orchestrator.run.worker_config import WorkerConfig
 from orchestrator.spec.job import JobSpec
+from tests.attempts import prepare, work
 from tests.jobs_for_tests import small_job
 from tests.stores import make_random_store
 
@@ -36,21 +35,6 @@ def snapshot_job(store: Path, model: dict[str, Any]) -> JobSpec:
         batching={"global_batch": 32, "buckets": 2, "partitions": 4},
         train={"epochs": 2, "lr": 1e-3, "warmup_epochs": 0.2},
     )
-
-
-def work(folder: str) -> str:
-    """One attempt of a worker."""
-    from orchestrator.training.build import build
-    from orchestrator.training.worker import train
-
-    return train(build(WorkerConfig(Path(folder), "cpu")))
-
-
-def prepare(folder: Path, job: JobSpec) -> RunDirectory:
-    folder.mkdir(parents=True)
-    directory = RunDirectory(folder)
-    write_json(directory.spec, job.model_dump(mode="json"))
-    return directory
 
 
 def events_of(directory: RunDirectory, kind: str) -> list[dict[str, Any]]:
