@@ -42,7 +42,9 @@ def packed_views(tasks: Sequence[str], batch: PackedBatch, draw: MaskDraw, ratio
     columns = [TASKS.index(task) for task in tasks]
     lengths = batch.grid.prod(1)
     layout = Layout.of(batch)
-    counts = kept_tokens(batch.grid, ratios)[:, columns].T.flatten()
+    kept_by_task = kept_tokens(batch.grid, ratios)
+    # A list as an index would be copied to the device while the host waits.
+    counts = torch.cat([kept_by_task[:, column] for column in columns])
     kept_on_host, masked_on_host = _host_counts(batch, columns, ratios)
     encoder = Sequences.of(counts, kept_on_host)
     decoder = Sequences.of(lengths.repeat(len(tasks)), _host_lengths(batch, len(tasks)))

@@ -1,10 +1,11 @@
 """A profile of a few steps of a run: torch.profiler's trace, and one page that says where the time went.
 
 A step's time falls into attention, optimizer, communication (waiting for other ranks included), waiting for data, all
-other arithmetic, and idle: the rest, when nothing was recorded (on a CPU: Python between operations).
+other arithmetic, and idle: the rest, when nothing was recorded (on a CPU: Python between operations). On a GPU the
+device's time counts: what is communicated or waited for beside its arithmetic costs nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,10 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from channels.files import write_atomically, write_json
+from orchestrator.monitoring.device_profile import device_spans, exclusive_times, operation_times, window
+from orchestrator.monitoring.profile_parts import DATA_WAIT, OPTIMIZER, host_times
 from orchestrator.spec.job import ProfileSection
 
-DATA_WAIT = "wavetrain: data wait"
-OPTIMIZER = "wavetrain: optimizer"
 PARTS = ("compute", "attention", "optimizer", "communication", "data wait", "idle")
 LISTED_OPERATIONS = 12
 SUMMARY = "summary.json"
@@ -65,71 +66,39 @@ class StepProfile:
         temporary = self._folder / ".trace.json.gz"
         ended.export_chrome_trace(str(temporary))
         temporary.replace(self._folder / "trace.json.gz")
-        events = list(ended.events())  # type: ignore[no-untyped-call]
-        summary = summarise(events, self._first, step - self._first, self._device.type == "cuda")
+        summary = summarise(ended, self._first, step - self._first, self._device.type == "cuda")
         write_json(self._folder / SUMMARY, summary)
         write_atomically(self._folder / "summary.md", page(summary))
 
 
-def summarise(events: Sequence[Any], first: int, steps: int, on_gpu: bool) -> dict[str, Any]:
-    """Milliseconds a step and shares of every part, and of the costliest operations, from torch.profiler's events."""
-    window = max(event.time_range.end for event in events) - min(event.time_range.start for event in events)
-    spent = dict.fromkeys(PARTS, 0.0)
-    operations: dict[str, float] = {}
-    for event in events:
-        part, own = part_of(event), own_time(event, on_gpu)
-        if part is not None and own:
-            spent[part] += own
-            operations[event.name] = operations.get(event.name, 0.0) + own
-    spent["idle"] = max(window - sum(spent.values()), 0.0)
+def summarise(profile: Any, first: int, steps: int, on_gpu: bool) -> dict[str, Any]:
+    """Milliseconds a step and shares of every part, and of the costliest operations, of a finished profile."""
+    if on_gpu:
+        spans = device_spans(profile)
+        return make_summary(exclusive_times(spans), operation_times(spans), window(profile), first, steps)
+    events = list(profile.events())
+    length = max(event.time_range.end for event in events) - min(event.time_range.start for event in events)
+    return make_summary(*host_times(events), length, first, steps)
+
+
+def make_summary(
+    parts: Mapping[str, float], operations: Mapping[str, float], length: float, first: int, steps: int
+) -> dict[str, Any]:
+    """The summary of so many microseconds; what no part took is idle."""
 
     def line(microseconds: float) -> dict[str, float]:
-        return {"ms": microseconds / 1e3 / steps, "share": microseconds / window}
+        return {"ms": microseconds / 1e3 / steps, "share": microseconds / length}
 
+    spent = {part: parts.get(part, 0.0) for part in PARTS}
+    spent["idle"] = max(length - sum(spent.values()), 0.0)
     costliest = sorted(operations.items(), key=lambda item: -item[1])[:LISTED_OPERATIONS]
     return {
         "first": first,
         "steps": steps,
-        "step_ms": window / 1e3 / steps,
+        "step_ms": length / 1e3 / steps,
         "parts": {part: line(time) for part, time in spent.items()},
         "operations": [{"name": name, **line(time)} for name, time in costliest],
     }
-
-
-def part_of(event: Any) -> str | None:
-    """Which part an event's own time belongs to; None for ranges that only group others."""
-    name = event.name.lower()
-    if event.name == DATA_WAIT:
-        return "data wait"
-    if name.startswith(("gloo:", "nccl:", "c10d::")):
-        return "communication"
-    if event.is_user_annotation:
-        return None
-    above = _names_above(event)
-    if OPTIMIZER in above:
-        return "optimizer"
-    return "attention" if any("attention" in other.lower() for other in (name, *above)) else "compute"
-
-
-def own_time(event: Any, on_gpu: bool) -> float:
-    """Microseconds an event itself took: on the device that computes, or on the host for what happens there.
-
-    A collective runs beside the thread that starts it: its whole length counts, and the call that starts it does not.
-    """
-    if event.name == DATA_WAIT:
-        return float(event.cpu_time_total)
-    if event.name.startswith("c10d::"):
-        return float(event.self_device_time_total) if on_gpu else 0.0
-    if event.is_async:
-        return 0.0 if on_gpu else float(event.cpu_time_total)
-    return float(event.self_device_time_total if on_gpu else event.self_cpu_time_total)
-
-
-def _names_above(event: Any) -> list[str]:
-    names = []
-    while (event := event.cpu_parent) is not None:
-        names.append(event.name)
-    return names
 
 
 def page(summary: dict[str, Any]) -> str:

@@ -16,6 +16,7 @@ from samplers.choices import Method, Mix, Pack, Shuffle, Strategy, Tails
 Positive = Annotated[int, Field(gt=0)]
 LossWeighting = Literal["token", "sample"]
 Select = Literal["val", "zeroshot", "last"]
+Precision = Literal["fp32", "bf16", "bf16_pure"]
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 
 
@@ -131,7 +132,10 @@ class TrainSection(Section):
     clip_norm: Annotated[float, Field(ge=0)] = 1.0
     loss_weighting: LossWeighting = "token"
     """What counts the same within a step: every masked token (published), or every sample whatever its length."""
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
+    """``bf16``: mixed precision, weights and gradients in fp32; ``bf16_pure``: both in bf16 beside fp32 masters."""
+    tf32: bool = False
+    """On CUDA, fp32 products in TF32: 10 bits of mantissa, several times faster."""
     activation_checkpointing: bool = False
     """Recompute the activations of every block in the backward pass instead of keeping them."""
     compile: bool = False
@@ -318,8 +322,14 @@ class JobSpec(Section):
         identity["model"] = portable_options(self.model.name, identity["model"])
         for harmless in ("store", "zeroshot_sets", "placement", "cache_gb"):
             identity["data"].pop(harmless)
+        # What is called bf16_pure now was called bf16 before.
+        precision = identity["train"]["precision"]
+        identity["train"]["precision"] = {"bf16": "bf16_mixed", "bf16_pure": "bf16"}.get(precision, precision)
         # A run that was started before a field was there resumes as long as the field keeps its default.
-        for section, field, default in (("batching", "shuffle", "shard"), ("train", "loss_weighting", "token")):
+        kept_defaults = (
+            ("batching", "shuffle", "shard"), ("train", "loss_weighting", "token"), ("train", "tf32", False),
+        )  # fmt: skip
+        for section, field, default in kept_defaults:
             if identity[section][field] == default:
                 identity[section].pop(field)
         return identity

@@ -20,20 +20,47 @@ from orchestrator.training.loader import MicroBatch, StepBatch
 from orchestrator.training.memory import explained_memory
 from orchestrator.training.step_report import StepReport, StepResult
 
+MOST_REDUCED = 50_000_000
+"""Most gradient elements that ZeRO reduces at once; DeepSpeed holds a buffer of that size, whatever the model."""
 
-def deepspeed_config(train: TrainSection) -> dict[str, Any]:
-    """DeepSpeed's configuration; batch sizes are ours, so it counts one micro-batch a step."""
+
+def clips_itself(train: TrainSection) -> bool:
+    """Whether DeepSpeed leaves AdamW as it is, so that we clip: its own way waits for the device."""
+    return train.zero_stage == 0 and train.precision != "bf16_pure"
+
+
+def deepspeed_config(train: TrainSection, parameters: int) -> dict[str, Any]:
+    """DeepSpeed's configuration; batch sizes are ours, so it counts one micro-batch a step.
+
+    parameters: elements of the model. ``bf16`` is mixed precision: weights, gradients, their sums over micro-batches
+    and over ranks and the optimizer stay in float32, and torch's autocast computes in bfloat16.
+    """
     return {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
-        "gradient_clipping": train.clip_norm,
-        "zero_optimization": {"stage": train.zero_stage},
+        "gradient_clipping": 0.0 if clips_itself(train) else train.clip_norm,
+        "zero_optimization": {
+            "stage": train.zero_stage,
+            "reduce_bucket_size": reduced_elements(parameters),
+            "allgather_bucket_size": reduced_elements(parameters),
+        },
         # The host would wait for the check of every gradient; a loss that is not finite ends the run anyway.
-        "bf16": {"enabled": train.precision == "bf16", "check_grad_overflow": False},
+        "bf16": {"enabled": train.precision == "bf16_pure", "check_grad_overflow": False},
+        "torch_autocast": {
+            "enabled": train.precision == "bf16",
+            "dtype": "bfloat16",
+            # DeepSpeed would reduce the gradients of these in bfloat16.
+            "lower_precision_safe_modules": [],
+        },
         "steps_per_print": 2**62,
         "wall_clock_breakdown": False,
         "zero_allow_untested_optimizer": True,
     }
+
+
+def reduced_elements(parameters: int) -> int:
+    """Gradient elements that ZeRO reduces at once."""
+    return max(1, min(parameters, MOST_REDUCED))
 
 
 class TrainingEngine:
@@ -55,8 +82,9 @@ class TrainingEngine:
             betas=train.betas,
             fused=True,
         )
+        config = deepspeed_config(train, sum(parameter.numel() for parameter in model.parameters()))
         self.deepspeed, *_ = deepspeed.initialize(
-            model=model, optimizer=optimizer, config=deepspeed_config(train), dist_init_required=False
+            model=model, optimizer=optimizer, config=config, dist_init_required=False
         )
         forget_first_step(self.deepspeed.optimizer)
         self.device = self.deepspeed.device
@@ -66,6 +94,7 @@ class TrainingEngine:
         """Steps that may be begun before the report of one is read; where reading waits for nothing, none."""
         self._clock = StepClock(self.device)
         self._tasks = tasks
+        self._clip_norm = train.clip_norm if clips_itself(train) else None
         self._reduces_early = train.zero_stage >= 2
         """Whether every micro-batch ends with a reduction, in which a rank waits for the slowest."""
 
@@ -112,10 +141,10 @@ class TrainingEngine:
             if not self.lag:
                 report.check_losses()
             engine.backward((part * scale).sum() * factor)
-            plain = self._plain_norm()
             with optimizing():
+                norm = None if self._clip_norm is None else self._clip(self._clip_norm)
                 engine.step()
-        report.add_norm(engine.get_global_grad_norm() if plain is None else plain)
+        report.add_norm(engine.get_global_grad_norm() if norm is None else norm)
         return report
 
     def _forward(self, micro: MicroBatch, seed: int) -> Tensor:
@@ -123,12 +152,14 @@ class TrainingEngine:
         part: Tensor = self.deepspeed(samples, MaskDraw(seed=seed, epoch=micro.epoch))
         return part
 
-    def _plain_norm(self) -> Tensor | None:
-        """Norm before clipping where DeepSpeed leaves clipping to torch and forgets the norm (stage 0 in fp32)."""
-        if not isinstance(self.deepspeed.optimizer, torch.optim.AdamW):
-            return None
-        gradients = [parameter.grad for parameter in self.deepspeed.module.parameters() if parameter.grad is not None]
-        return torch.nn.utils.get_total_norm(gradients)
+    def _clip(self, most: float) -> Tensor:
+        """Clip the gradients to a norm, 0 for none; returns their norm before."""
+        parameters = list(self.deepspeed.module.parameters())
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if most:
+            torch.nn.utils.clip_grads_with_norm_(parameters, most, norm)
+        return norm
 
     def full_weights(self) -> dict[str, Tensor]:
         """All parameters and buffers in fp32 on the CPU (collective: every rank calls it, rank 0 gets the result)."""

@@ -4,9 +4,10 @@ Valid: operations the samples need. Computed: operations of the batch as it is l
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
+
+from orchestrator.spec.job import Precision
 
 DENSE_PEAKS: tuple[tuple[frozenset[str], float, float], ...] = (
     (frozenset({"H800", "PCIE"}), 756e12, 51e12),
@@ -43,17 +44,17 @@ class StepWork:
         }
 
 
-def device_peak(device_type: str, precision: Literal["fp32", "bf16"], stated: float | None) -> float | None:
+def device_peak(device_type: str, precision: Precision, stated: float | None) -> float | None:
     """Operations/s of one device: as stated in the cluster's profile, else by its name, None for unknown devices."""
     if stated is not None or device_type != "cuda":
         return stated
     return known_peak(torch.cuda.get_device_name(), precision)
 
 
-def known_peak(name: str, precision: Literal["fp32", "bf16"]) -> float | None:
+def known_peak(name: str, precision: Precision) -> float | None:
     """Operations/s of a device by its name, e.g. ``NVIDIA H100 80GB HBM3``."""
     words = set(name.upper().replace("-", " ").split())
     for required, bf16, fp32 in DENSE_PEAKS:
         if required <= words:
-            return bf16 if precision == "bf16" else fp32
+            return fp32 if precision == "fp32" else bf16
     return None

@@ -18,13 +18,17 @@ SCATTERED = (
 )  # fmt: skip
 OF_OPTIMIZER = {
     (0, "fp32"): PLAIN,
-    (0, "bf16"): ("optimizer", "param_groups", "fp16_groups", "fp32_groups"),
+    (0, "bf16"): PLAIN,
+    (0, "bf16_pure"): ("optimizer", "param_groups", "fp16_groups", "fp32_groups"),
     (1, "fp32"): FLAT,
     (1, "bf16"): FLAT,
+    (1, "bf16_pure"): FLAT,
     (2, "fp32"): FLAT,
     (2, "bf16"): FLAT,
+    (2, "bf16_pure"): FLAT,
     (3, "fp32"): SCATTERED,
     (3, "bf16"): SCATTERED,
+    (3, "bf16_pure"): SCATTERED,
 }
 ADDRESSES = (
     "_hp_mapping.hp_fragment_address.start",
@@ -35,6 +39,8 @@ OF_PARAMETERS = {0: (), 1: ADDRESSES, 2: ADDRESSES, 3: ("ds_numel",)}
 OF_MODULES = (
     ("deepspeed.comm.torch", "build_shm_op"),
     ("deepspeed.runtime.fp16.unfused_optimizer", "FP16_UnfusedOptimizer"),
+    ("deepspeed.runtime.zero.stage_1_and_2", "mask_nan_or_inf_with_val_inplace"),
+    ("deepspeed.runtime.zero.stage_1_and_2", "is_invalid_grad_norm"),
 )
 
 
@@ -52,7 +58,7 @@ def missing(job: Any) -> list[str]:
     parameter = next(engine.module.parameters())
     lost += [f"parameter.{name}" for name in OF_PARAMETERS[stage] if not has(parameter, name)]
     lost += [f"{module}.{name}" for module, name in OF_MODULES if not has(importlib.import_module(module), name)]
-    if isinstance(optimizer, torch.optim.Optimizer) != ((stage, job.train.precision) == (0, "fp32")):
+    if isinstance(optimizer, torch.optim.Optimizer) != (stage == 0 and job.train.precision != "bf16_pure"):
         lost.append(f"the optimizer of stage {stage} in {job.train.precision} is {type(optimizer).__name__}")
     if engine.zero_optimization_stage() != stage:
         lost.append("engine.zero_optimization_stage()")

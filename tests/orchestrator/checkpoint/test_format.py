@@ -112,7 +112,7 @@ def undisturbed(ranks: Any, small_store: Path) -> Any:
     return result
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "bf16_pure"])
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_same_world_goes_on_bit_for_bit(
     ranks: Any, small_store: Path, root_of: Any, undisturbed: Any, stage: int, precision: str
@@ -146,8 +146,10 @@ def test_any_world_and_any_stage_goes_on(
 
 def test_bf16_goes_on_at_another_world(ranks: Any, small_store: Path, root_of: Any, undisturbed: Any) -> None:
     for stage in (1, 3):
-        found = ranks(4, train, job_of(small_store, stage, "bf16"), str(root_of(2, "bf16")), False, AFTER, False)[0]
-        np.testing.assert_allclose(found["losses"], undisturbed(2, "bf16")["losses"][BEFORE:], rtol=1e-2)
+        found = ranks(
+            4, train, job_of(small_store, stage, "bf16_pure"), str(root_of(2, "bf16_pure")), False, AFTER, False
+        )[0]
+        np.testing.assert_allclose(found["losses"], undisturbed(2, "bf16_pure")["losses"][BEFORE:], rtol=1e-2)
 
 
 def test_a_state_is_described_and_shared_out(root_of: Any, small_store: Path) -> None:

@@ -4,12 +4,15 @@ import gzip
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from orchestrator.monitoring.profiling import DATA_WAIT, OPTIMIZER, PARTS, StepProfile, summarise
+from orchestrator.monitoring.device_profile import Span, exclusive_times, operation_times
+from orchestrator.monitoring.profile_parts import DATA_WAIT, OPTIMIZER
+from orchestrator.monitoring.profiling import PARTS, StepProfile, make_summary, summarise
 from orchestrator.spec.job import JobSpec
 from tests.jobs_for_tests import small_job
 from tests.orchestrator.training.test_worker import prepare, work
@@ -31,7 +34,6 @@ class Event:
     cpu_parent: "Event | None" = None
     is_async: bool = False
     is_user_annotation: bool = False
-    self_device_time_total: float = 0.0
     cpu_time_total: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -51,13 +53,31 @@ def test_every_microsecond_goes_to_one_part() -> None:
         Event("c10d::allreduce_", Range(700, 710), 10, cpu_parent=step),
         Event("gloo:all_reduce", Range(700, 850), is_async=True, is_user_annotation=True),
     ]
-    summary = summarise(events, first=3, steps=2, on_gpu=False)
+    summary = summarise(SimpleNamespace(events=lambda: events), first=3, steps=2, on_gpu=False)
     expected = dict(zip(PARTS, (100, 300, 100, 150, 100, 150), strict=True))
     assert {part: row["share"] for part, row in summary["parts"].items()} == {
         part: pytest.approx(time / 900) for part, time in expected.items()
     }
     assert summary["step_ms"] == pytest.approx(0.45)
     assert summary["operations"][0] == {"name": "aten::bmm", "ms": 0.125, "share": pytest.approx(250 / 900)}
+
+
+def test_on_a_gpu_every_moment_goes_to_one_part() -> None:
+    """Kernels run beside each other and beside NCCL's, whose time counts only where nothing computes."""
+    spans = [
+        Span(DATA_WAIT, "data wait", 0, 120),
+        Span("aten::mm", "compute", 100, 300),
+        Span("aten::mm", "compute", 200, 350),
+        Span("attention", "attention", 250, 450),
+        Span("ncclDevKernel_AllReduce", "communication", 300, 700),
+        Span("aten::_fused_adamw_", "optimizer", 800, 900),
+    ]
+    times = exclusive_times(spans)
+    assert times == {"compute": 150, "attention": 200, "optimizer": 100, "communication": 250, "data wait": 100}
+    assert operation_times(spans)["aten::mm"] == 350
+    summary = make_summary(times, operation_times(spans), 1000, first=0, steps=1)
+    assert sum(row["share"] for row in summary["parts"].values()) == pytest.approx(1)
+    assert summary["parts"]["idle"]["share"] == pytest.approx(0.2)
 
 
 def test_a_worker_writes_trace_and_summary_of_the_steps_asked_for(
