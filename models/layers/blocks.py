@@ -25,11 +25,12 @@ def checkpoint_activations(model: nn.Module) -> None:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
 
 
-def compile_blocks(model: nn.Module) -> None:
+def compile_blocks(model: nn.Module, packed: bool = False) -> None:
     """Compile each block when first called, one graph a shape: the buckets have few, so none is left dynamic.
 
-    Blocks share their code and so the compiler's count of graphs, beyond which shapes run uncompiled; it is raised for
-    this process. Modules with ``traceable = False`` run as they are inside compiled blocks.
+    Packed batches have another number of tokens at every step: one graph serves all of them. Blocks share their code
+    and so the compiler's count of graphs, beyond which shapes run uncompiled; it is raised for this process. Modules
+    with ``traceable = False`` run as they are inside compiled blocks.
     """
     import torch._dynamo.config as dynamo
 
@@ -39,4 +40,4 @@ def compile_blocks(model: nn.Module) -> None:
         if not getattr(module, "traceable", True):
             module.forward = torch.compiler.disable(module.forward)  # type: ignore[method-assign, no-untyped-call]
     for block in repeated_blocks(model):
-        block.compile(dynamic=False)
+        block.compile(dynamic=packed)

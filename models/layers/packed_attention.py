@@ -9,13 +9,24 @@ from importlib.util import find_spec
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from models.layers.packing import Sequences
 
 HALF = (torch.bfloat16, torch.float16)
 LEAST_CAPABILITY = (8, 0)
+
+
+class PackedAttention(nn.Module):
+    """``packed_attention`` as a part of a network."""
+
+    traceable = False
+    """Its calls change with every batch, so each would be compiled again."""
+
+    def forward(self, qkv: Tensor, sequences: Sequences) -> Tensor:
+        """Attention [N, heads, width] of [N, 3, heads, width]."""
+        return packed_attention(qkv, sequences)
 
 
 def packed_attention(qkv: Tensor, sequences: Sequences) -> Tensor:
@@ -27,11 +38,15 @@ def packed_attention(qkv: Tensor, sequences: Sequences) -> Tensor:
 
 def kernel_attention(qkv: Tensor, sequences: Sequences) -> Tensor:
     """The same by one kernel for all sequences (CUDA, bfloat16 or float16)."""
+    return variable_length_attention(qkv, sequences.offsets, sequences.longest)
+
+
+def variable_length_attention(qkv: Tensor, offsets: Tensor, longest: int) -> Tensor:
+    """Attention [N, heads, width] inside sequences laid end to end; offsets: int32, first token of each and the end."""
     from torch.nn.attention.varlen import varlen_attn
 
     query, key, value = qkv.unbind(1)
-    ends, longest = sequences.offsets, sequences.longest
-    return cast(Tensor, varlen_attn(query, key, value, ends, ends, longest, longest))
+    return cast(Tensor, varlen_attn(query, key, value, offsets, offsets, longest, longest))
 
 
 def grouped_attention(qkv: Tensor, sequences: Sequences) -> Tensor:

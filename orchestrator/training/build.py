@@ -95,7 +95,13 @@ def build(config: WorkerConfig, node: str | None = None) -> Parts:
     parts.spec.check(config.device)
     batches = ScheduledBatches(parts.schedule, dist.get_rank(), world)
     placement = _place(parts, batches, config, node)
-    engine = TrainingEngine(parts.spec.build(job.seed), job.train, device=config.device, tasks=len(parts.spec.tasks))
+    engine = TrainingEngine(
+        parts.spec.build(job.seed),
+        job.train,
+        device=config.device,
+        tasks=len(parts.spec.tasks),
+        packed=parts.data.packed,
+    )
     peak = device_peak(engine.device.type, job.train.precision, config.peak_flops)
     return Parts(
         directory=directory,

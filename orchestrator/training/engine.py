@@ -1,5 +1,6 @@
 """One optimizer step under DeepSpeed ZeRO: exact normalisation over ranks, micro-batches and fillers."""
 
+import os
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,15 @@ def deepspeed_config(train: TrainSection, parameters: int) -> dict[str, Any]:
     }
 
 
+def set_up_cuda(tf32: bool) -> None:
+    """How this process uses its GPU."""
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+    torch.backends.cudnn.allow_tf32 = tf32
+    if not {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"} & os.environ.keys():
+        # Buckets of many shapes leave memory in pieces of which none fits the next one.
+        torch._C._accelerator_setAllocatorSettings("expandable_segments:True")
+
+
 def reduced_elements(parameters: int) -> int:
     """Gradient elements that ZeRO reduces at once."""
     return max(1, min(parameters, MOST_REDUCED))
@@ -66,15 +76,20 @@ def reduced_elements(parameters: int) -> int:
 class TrainingEngine:
     """A model under DeepSpeed, on one rank."""
 
-    def __init__(self, model: PretrainingModel, train: TrainSection, *, device: str, tasks: int) -> None:
+    def __init__(
+        self, model: PretrainingModel, train: TrainSection, *, device: str, tasks: int, packed: bool = False
+    ) -> None:
+        """packed: whether batches are laid end to end."""
         set_up_deepspeed(device)
+        if device == "cuda":
+            set_up_cuda(train.tf32)
         import deepspeed
 
         deepspeed.init_distributed(dist_backend="nccl" if device == "cuda" else "gloo", verbose=False)
         if train.activation_checkpointing:
             checkpoint_activations(model)
         if train.compile:
-            compile_blocks(model)
+            compile_blocks(model, packed)
         optimizer = torch.optim.AdamW(
             [dict(group) for group in optimizer_groups(model, train.weight_decay)],
             # Each step sets the rate. DeepSpeed makes a step by itself at the start, which must change nothing.

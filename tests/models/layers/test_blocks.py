@@ -1,13 +1,18 @@
 """Recomputed and compiled blocks give the numbers of plain ones, and rename nothing."""
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
 
-from models.interface import MaskDraw, PretrainingModel, TokenBatch
+from models.interface import MaskDraw, ModelSpec, PretrainingModel, TokenBatch, Tokens
 from models.layers.blocks import checkpoint_activations, compile_blocks, repeated_blocks
+from models.layers.packing import pack
+from models.layers.padded_attention import row_offsets
 from models.registry import make_spec
-from tests.models.batches import make_batch
+from tests.models.batches import SCALES, make_batch, make_channels
 from tests.models.snapshots import random_batch
 
 
@@ -65,10 +70,9 @@ def test_compiled_blocks_change_nothing(name: str) -> None:
     assert_same(model, plain.eval(), batch)
 
 
-def test_no_length_is_left_uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+@torch._dynamo.config.patch(recompile_limit=8)
+def test_no_length_is_left_uncompiled() -> None:
     """More lengths than the compiler's own limit of eight all get a graph."""
-    limits = torch._dynamo.config
-    monkeypatch.setattr(limits, "recompile_limit", 8)
     compiled: list[int] = []
 
     def count(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> object:
@@ -82,3 +86,33 @@ def test_no_length_is_left_uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
     for length in range(1, 13):
         block(torch.zeros(length, 4))
     assert len(compiled) == 12
+
+
+def packed_parts(spec: ModelSpec, samples: int) -> tuple[list[Tokens], NDArray[np.int64], NDArray[np.float32]]:
+    parts = [spec.tokenise(make_channels(1, SCALES[sample % 3], sample), 4) for sample in range(samples)]
+    return parts, np.arange(samples), np.ones(samples, np.float32)
+
+
+def test_packed_batches_of_any_size_share_their_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each step has another number of tokens; a graph for each would be compiled for ever."""
+    counter = CompileCounter()
+    compile_module = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **options: compile_module(self, backend=counter, **options))
+    spec = make_spec("hetercsi", {"size": "tiny"})
+    model, plain = spec.build(0), spec.build(0)
+    compile_blocks(model, packed=True)
+    graphs = []
+    for samples in range(2, 7):
+        batch = pack(*packed_parts(spec, samples), 4)
+        losses = model(batch, MaskDraw(seed=1, epoch=0))
+        torch.testing.assert_close(losses, plain(batch, MaskDraw(seed=1, epoch=0)))
+        graphs.append(counter.frame_count)
+    assert graphs[1:] == [graphs[1]] * 4, graphs
+
+
+@pytest.mark.parametrize("lengths", [[5], [7, 7], [1, 7, 3], [0, 4]])
+def test_rows_are_two_sequences_each_of_tokens_and_padding(lengths: list[int]) -> None:
+    present = torch.arange(7) < torch.tensor(lengths)[:, None]
+    offsets = row_offsets(present).tolist()
+    assert offsets[::2] == [7 * row for row in range(len(lengths) + 1)]
+    assert [end - start for start, end in zip(offsets[::2], offsets[1::2], strict=False)] == lengths
