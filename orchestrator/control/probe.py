@@ -2,7 +2,8 @@
 
 The passes run in a process of their own, whose memory is limited on a CPU, so that a failed allocation harms nobody.
 Optimizer state is held in full and in fp32, as DeepSpeed keeps it on one rank: weights, their gradient and both moments
-beside the model's own. ZeRO on more ranks needs less, so what fits here fits there.
+beside the model's own, and the buffer in which ZeRO gathers gradients. More ranks need less of the optimizer, so what
+fits here fits there; on a GPU a reserve is left for what torch's allocator does not see.
 """
 
 import json
@@ -21,10 +22,13 @@ from orchestrator.data.plan import make_schedule
 from orchestrator.data.reader import TrainingData, open_training_data
 from orchestrator.run.failures import is_out_of_memory
 from orchestrator.spec.job import JobSpec
+from orchestrator.training.engine import reduced_elements
 from samplers.schedule import Schedule, Slice
 
 RESERVE = 0.05
-"""Share of a GPU's memory that is left to communication buffers and fragmentation."""
+"""Share of the memory that is left to fragmentation."""
+NCCL_BYTES = 2**30
+"""Of a GPU, left to NCCL's buffers, which torch's allocator does not see (an assumption for one communicator)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +112,15 @@ class _Trial:
 
         self._data, self._schedule, self._device = data, schedule, device
         self._limit = None if limit is None else _data_bytes() + limit
-        dtype = torch.bfloat16 if job.train.precision == "bf16" else torch.float32
+        if device == "cuda":
+            torch.cuda.set_per_process_memory_fraction(usable_share(*torch.cuda.mem_get_info()))
+        dtype = torch.bfloat16 if job.train.precision == "bf16_pure" else torch.float32
+        self._autocast = torch.autocast(device, torch.bfloat16, enabled=job.train.precision == "bf16")
         self._model = data.spec.build(job.seed).to(device, dtype)
         self._masters = [weight.detach().to(torch.float32, copy=True) for weight in self._model.parameters()]
+        elements = sum(master.numel() for master in self._masters)
+        # Written, since memory that is not touched is not held on a CPU.
+        self._gathered = torch.ones(reduced_elements(elements), dtype=dtype, device=device)
         self._optimizer = torch.optim.AdamW(self._masters, lr=0.0)
         if job.train.activation_checkpointing:
             checkpoint_activations(self._model)
@@ -124,7 +134,9 @@ class _Trial:
         try:
             with _memory_limit(self._limit):
                 batch = self._data.batch(self._longest(bucket, size)).to(self._device)
-                self._model(batch, MaskDraw(seed=0, epoch=0)).sum().backward()
+                with self._autocast:
+                    losses = self._model(batch, MaskDraw(seed=0, epoch=0))
+                losses.sum().backward()
                 self._step()
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
@@ -155,6 +167,11 @@ class _Trial:
             weight=np.ones(size, np.float32),
             epoch=0,
         )
+
+
+def usable_share(free: int, total: int) -> float:
+    """Share of a GPU's memory, of which so many bytes are free, that a rank's tensors may take."""
+    return max(free - RESERVE * total - NCCL_BYTES, 0.0) / total
 
 
 def _data_bytes() -> int:

@@ -1,0 +1,60 @@
+"""The GPU suite: one device and one rank in this process, no other machine, no engine beside torch and DeepSpeed.
+
+``--device cpu`` runs what has a CPU form.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+
+from tests.stores import make_random_store
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", default="cuda", choices=("cpu", "cuda"), help="where the GPU suite runs")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without a GPU the suite is left out, with one line."""
+    if config.getoption("--device", "cuda") == "cuda" and not torch.cuda.is_available():
+        left_out = pytest.mark.skip(reason="no GPU here; --device cpu runs what has a CPU form")
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(left_out)
+
+
+@pytest.fixture(scope="session")
+def device(request: pytest.FixtureRequest) -> str:
+    """Where the suite runs."""
+    return str(request.config.getoption("--device", "cuda"))
+
+
+@pytest.fixture(scope="session")
+def on_gpu(device: str) -> None:
+    """For tests that have no CPU form."""
+    if device != "cuda":
+        pytest.skip("only a GPU shows this")
+
+
+@pytest.fixture(scope="session")
+def one_rank(device: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A process group of one."""
+    os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_SIZE": "1"}
+    if device == "cuda":
+        torch.cuda.set_device(0)
+    store = tmp_path_factory.mktemp("group") / "store"
+    backend = "nccl" if device == "cuda" else "gloo"
+    dist.init_process_group(backend, init_method=f"file://{store}", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Channels of a few plane waves: sets of three lengths, one with partial patches, and two held out."""
+    return make_random_store(tmp_path_factory.mktemp("channels") / "store", np.random.default_rng(7))
