@@ -14,6 +14,7 @@ from models.interface import TokenBatch
 from models.layers.attention import Attention
 from models.layers.losses import token_losses
 from models.layers.masking import TASKS
+from models.layers.padded_attention import RowKeys
 from models.layers.parameters import optimizer_groups
 
 
@@ -24,11 +25,11 @@ class NaiveAttention(nn.Module):
         super().__init__()
         self.heads, self.qkv, self.proj = attention.heads, attention.qkv, attention.proj
 
-    def forward(self, tokens: Tensor, key_mask: Tensor | None) -> Tensor:
-        """[B, L, width] of tokens [B, L, width]; key_mask bool [B, 1, 1, L], None for all."""
+    def forward(self, tokens: Tensor, keys: RowKeys | None) -> Tensor:
+        """[B, L, width] of tokens [B, L, width], of which ``keys`` count, None for all."""
         batch, length, width = tokens.shape
-        if key_mask is None:
-            key_mask = torch.ones(batch, 1, 1, length, dtype=torch.bool, device=tokens.device)
+        everything = torch.ones(batch, 1, 1, length, dtype=torch.bool, device=tokens.device)
+        key_mask = everything if keys is None else keys.mask
         qkv = self.qkv(tokens).reshape(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         query, key, value = qkv.unbind(0)
         scores = (query @ key.transpose(-2, -1)) * query.shape[-1] ** -0.5
