@@ -14,7 +14,7 @@ from typing import Literal
 from channels.errors import UserError
 from jobs.node.network_check import RankCheckError, describe, measure_here
 from jobs.node.port_window import claim, interface_address
-from models.scan.kernel_package import EXTENSION, PACKAGE, missing_part
+from models.scan.kernel_package import OPERATIONS, load_fault
 from orchestrator.spec.cluster import Profile
 from orchestrator.tracking.mlflow_run import check_uri, default_uri, try_writing
 
@@ -104,11 +104,12 @@ def _driver() -> str:
 
 
 def _kernels(profile: Profile) -> Finding:
-    missing = missing_part()
-    if missing is None:
-        return Finding("WiMamba kernels", "ok", f"{PACKAGE} with {EXTENSION}")
-    needed = profile.device == "cuda"
-    return Finding("WiMamba kernels", "warning" if needed else "ok", f"{missing}: WiMamba uses its own scan")
+    if profile.device != "cuda":
+        return Finding("WiMamba kernels", "ok", "for GPUs; on a CPU WiMamba uses its own scan")
+    faults = [fault for operation in OPERATIONS if (fault := load_fault(operation)) is not None]
+    if not faults:
+        return Finding("WiMamba kernels", "ok", f"{' and '.join(OPERATIONS)} load")
+    return Finding("WiMamba kernels", "warning", f"{'; '.join(faults)}: WiMamba uses its own")
 
 
 def _existing(folder: Path) -> Path:

@@ -6,47 +6,54 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from channels.errors import UserError
 from models.scan.build import CannotBuildError
 from models.scan.chunked import chunked_scan, shifted_convolution
-from models.scan.mamba_kernel import kernel_scan, missing_kernel
+from models.scan.kernel_package import SCAN, load_fault
+from models.scan.mamba_kernel import kernel_convolution, kernel_scan
 from models.scan.native import load_library, native_convolution, native_scan
 from models.scan.problem import ScanProblem
 
-Wanted = Literal["auto", "native", "torch", "mamba_ssm"]
+Wanted = Literal["auto", "native", "torch", "triton", "mamba_ssm"]
+FASTEST: dict[str, tuple[Wanted, ...]] = {"cuda": ("triton", "mamba_ssm"), "cpu": ("native",)}
+"""What ``auto`` tries on a device, in this order, before ``torch``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Backend:
     """A way to run scans. note: one line for the log, what runs and why.
 
-    convolution: of (x, weight, bias, reverse, lengths), as of ``short_convolution``.
+    convolution: of (x, weight, bias, reverse, lengths), as of ``short_convolution``. half: it takes series of bfloat16
+    and float16 as they are and computes in float32; others are given float32.
     """
 
     name: str
     note: str
     scan: Callable[[ScanProblem], Tensor]
     convolution: Callable[[Tensor, Tensor, Tensor, tuple[bool, ...], Tensor | None], Tensor]
+    half: bool = False
 
 
 @cache
 def choose_backend(device: str, wanted: Wanted = "auto") -> Backend:
     """The backend for a device type (``cpu``, ``cuda``), logged once a process.
 
-    ``auto``: ``mamba_ssm`` on CUDA if its compiled extension is there, ``native`` (C with OpenMP) on the CPU if a C
-    compiler is there, else ``torch``. Raises UserError where the wanted one cannot run.
+    ``auto``: the first of ``FASTEST`` that runs there, else ``torch``; on CUDA each is tried on the device. Raises
+    UserError where the wanted one cannot run.
     """
-    if wanted == "auto":
-        wanted = {"cuda": "mamba_ssm", "cpu": "native"}.get(device, "torch")  # type: ignore[assignment]
-        backend, reason = _backend(wanted, device)
-        backend = backend or _torch_backend(f"torch, chunked and slow, since {reason}")
-    else:
-        found, reason = _backend(wanted, device)
-        if found is None:
-            raise UserError(f"the backend {wanted!r} cannot run: {reason}", where="scan", mend="take scan: auto")
-        backend = found
+    backend, reasons = None, []
+    for name in FASTEST.get(device, ()) if wanted == "auto" else (wanted,):
+        backend, reason = _backend(name, device)
+        if backend is not None:
+            break
+        reasons.append(str(reason))
+    if backend is None and wanted != "auto":
+        raise UserError(f"the backend {wanted!r} cannot run: {reasons[0]}", where="scan", mend="take scan: auto")
+    since = f", since {'; '.join(reasons)}" if reasons else ""
+    backend = backend or _torch_backend(f"torch, chunked and slow{since}")
     logging.getLogger(__name__).info("selective scan on %s: %s", device, backend.note)
     return backend
 
@@ -55,9 +62,14 @@ def _backend(wanted: Wanted, device: str) -> tuple[Backend | None, str | None]:
     """The backend, or why there is none."""
     if wanted == "native":
         return _native_backend(device)
-    if wanted == "mamba_ssm":
-        return _kernel_backend(device)
-    return _torch_backend("torch (chunked)"), None
+    if wanted == "torch":
+        return _torch_backend("torch (chunked)"), None
+    if device != "cuda":
+        return None, f"it runs on CUDA, not on {device!r}"
+    backend, reason = _triton_backend() if wanted == "triton" else _kernel_backend()
+    if backend is not None and (fault := _fault_on_device(backend)) is not None:
+        return None, fault
+    return backend, reason
 
 
 def _torch_backend(note: str) -> Backend:
@@ -74,8 +86,44 @@ def _native_backend(device: str) -> tuple[Backend | None, str | None]:
     return Backend("native", "native (C with OpenMP)", native_scan, native_convolution), None
 
 
-def _kernel_backend(device: str) -> tuple[Backend | None, str | None]:
-    reason = missing_kernel() if device == "cuda" else f"it runs on CUDA, not on {device!r}"
-    if reason is not None:
+def _triton_backend() -> tuple[Backend | None, str | None]:
+    try:
+        from models.scan.triton_convolution import triton_convolution
+        from models.scan.triton_scan import triton_scan
+    except ImportError as error:
+        return None, f"triton does not load ({_one_line(error)})"
+    return Backend("triton", "triton (both directions in one kernel)", triton_scan, triton_convolution, half=True), None
+
+
+def _kernel_backend() -> tuple[Backend | None, str | None]:
+    if (reason := load_fault(SCAN)) is not None:
         return None, f"{reason} (docs/models-wimamba.md says how to build it)"
-    return Backend("mamba_ssm", "mamba_ssm (compiled CUDA kernel)", kernel_scan, shifted_convolution), None
+    note = "mamba_ssm (compiled CUDA kernel)"
+    return Backend("mamba_ssm", note, kernel_scan, kernel_convolution, half=True), None
+
+
+def _fault_on_device(backend: Backend) -> str | None:
+    """Why its kernels do not run on the current CUDA device, in one line: built for another one, no compiler. Or None.
+
+    None, too, on a machine without a GPU that plans for one that has.
+    """
+    if not torch.cuda.is_available():
+        return None
+    series, fixed = torch.ones(1, 4, 1, 8, device="cuda"), torch.ones(1, 8, device="cuda")
+    rates = -torch.ones(1, 8, 8, device="cuda")
+    problem = ScanProblem(
+        u=series, delta=series, A=rates, B=series, C=series, D=fixed, z=series, delta_bias=fixed, softplus=True,
+        reverse=(True,), lengths=None,
+    )  # fmt: skip
+    try:
+        with torch.no_grad():
+            backend.scan(problem)
+            backend.convolution(series, torch.ones(1, 8, 4, device="cuda"), fixed, (True,), None)
+            torch.cuda.synchronize()
+    except Exception as error:  # Compilers, drivers and extensions fail in many ways.
+        return f"{backend.name} does not run on {torch.cuda.get_device_name()} ({_one_line(error)})"
+    return None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

@@ -33,21 +33,24 @@ def selective_scan(
     assert len(reverse) == u.shape[2], "one direction a group"
     assert u.shape == delta.shape, "one step size a channel"
     assert B.shape == C.shape == (*u.shape[:3], A.shape[-1]), "one B and C a group"
-    compute = torch.float64 if u.dtype == torch.float64 else torch.float32
-    problem = ScanProblem(
-        u=u.to(compute),
-        delta=delta.to(compute),
-        A=A.to(compute),
-        B=B.to(compute),
-        C=C.to(compute),
-        D=D.to(compute),
-        z=None if z is None else z.to(compute),
-        delta_bias=None if delta_bias is None else delta_bias.to(compute),
-        softplus=softplus,
-        reverse=reverse,
-        lengths=lengths,
-    )
-    return (backend or choose_backend(u.device.type)).scan(problem).to(u.dtype)
+    backend = backend or choose_backend(u.device.type)
+    series, fixed = _types(u, backend)
+    # Autocast must not reach inside: a backend says itself what it computes in.
+    with torch.autocast(u.device.type, enabled=False):
+        problem = ScanProblem(
+            u=u.to(series),
+            delta=delta.to(series),
+            A=A.to(fixed),
+            B=B.to(series),
+            C=C.to(series),
+            D=D.to(fixed),
+            z=None if z is None else z.to(series),
+            delta_bias=None if delta_bias is None else delta_bias.to(fixed),
+            softplus=softplus,
+            reverse=reverse,
+            lengths=lengths,
+        )
+        return backend.scan(problem).to(u.dtype)
 
 
 def short_convolution(
@@ -65,6 +68,13 @@ def short_convolution(
     channels]. lengths: as of ``selective_scan``. Returns the shape and type of x.
     """
     assert len(reverse) == x.shape[2], "one direction a group"
-    compute = torch.float64 if x.dtype == torch.float64 else torch.float32
-    convolution = (backend or choose_backend(x.device.type)).convolution
-    return convolution(x.to(compute), weight.to(compute), bias.to(compute), reverse, lengths).to(x.dtype)
+    backend = backend or choose_backend(x.device.type)
+    series, fixed = _types(x, backend)
+    with torch.autocast(x.device.type, enabled=False):
+        return backend.convolution(x.to(series), weight.to(fixed), bias.to(fixed), reverse, lengths).to(x.dtype)
+
+
+def _types(series: Tensor, backend: Backend) -> tuple[torch.dtype, torch.dtype]:
+    """What the backend is given: series over time, and operands that are fixed over time."""
+    compute = torch.float64 if series.dtype == torch.float64 else torch.float32
+    return series.dtype if backend.half else compute, compute

@@ -9,7 +9,10 @@ from torch.nn import functional
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScanProblem:
-    """Operands of ``models.scan.operations.selective_scan``, which gives their shapes; all of one floating type."""
+    """Operands of ``models.scan.operations.selective_scan``, which gives their shapes.
+
+    u, delta, z, B, C are of one floating type. A, D and delta_bias are float32, or float64 if the others are.
+    """
 
     u: Tensor
     delta: Tensor

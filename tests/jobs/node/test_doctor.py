@@ -1,13 +1,16 @@
 """The checks before training."""
 
+import importlib.util
+import sys
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
 from jobs.node import doctor
 from jobs.node.doctor import Finding, default_ranks, examine, examine_storage, versions
+from models.scan.kernel_package import load_fault
 from orchestrator.spec.cluster import Profile
 
 
@@ -39,17 +42,30 @@ def test_ranks_that_exchange_data_by_default(
 @pytest.mark.parametrize(
     ("installed", "device", "verdict", "says"),
     [
-        (("mamba_ssm", "selective_scan_cuda"), "cuda", "ok", "mamba_ssm with selective_scan_cuda"),
-        (("mamba_ssm",), "cuda", "warning", "without its compiled extension selective_scan_cuda: WiMamba uses its own"),
-        ((), "cuda", "warning", "mamba-ssm is not installed"),
-        ((), "cpu", "ok", "mamba-ssm is not installed"),
+        (
+            ("selective_scan_cuda", "causal_conv1d_cuda"),
+            "cuda",
+            "ok",
+            "selective_scan_cuda and causal_conv1d_cuda load",
+        ),
+        (("causal_conv1d_cuda", "mamba_ssm"), "cuda", "warning", "without its compiled extension selective_scan_cuda"),
+        (("selective_scan_cuda",), "cuda", "warning", "causal-conv1d is not installed: WiMamba uses its own"),
+        (("selective_scan_cuda", "causal_conv1d_cuda", "broken"), "cuda", "warning", "installed but does not load"),
+        ((), "cpu", "ok", "on a CPU WiMamba uses its own scan"),
     ],
 )
 def test_kernels_of_wimamba(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: tuple[str, ...], device: str,
                             verdict: str, says: str) -> None:  # fmt: skip
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: SimpleNamespace() if name in installed else None)
-    found = doctor._kernels(profile_in(tmp_path, device=device))
-    assert found.verdict == verdict and says in found.found
+    real = importlib.util.find_spec
+    names = ("selective_scan_cuda", "causal_conv1d_cuda", "mamba_ssm", "causal_conv1d")
+    found = {name: SimpleNamespace() if name in installed else None for name in names}
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: found[name] if name in names else real(name))
+    for name in names[:2]:
+        monkeypatch.setitem(sys.modules, name, None if "broken" in installed else ModuleType(name))
+    load_fault.cache_clear()
+    row = doctor._kernels(profile_in(tmp_path, device=device))
+    load_fault.cache_clear()
+    assert row.verdict == verdict and says in row.found
 
 
 def test_versions_name_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

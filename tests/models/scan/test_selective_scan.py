@@ -3,6 +3,7 @@
 import ctypes
 import importlib.util
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -18,34 +19,12 @@ from channels.errors import UserError
 from models.scan import backends, build, mamba_kernel, native
 from models.scan.backends import Backend, choose_backend
 from models.scan.chunked import chunked_scan, shifted_convolution
+from models.scan.kernel_package import CONVOLUTION, MODULES, OPERATIONS, SCAN, load_fault
 from models.scan.operations import selective_scan, short_convolution
 from models.scan.problem import ScanProblem
+from tests.models.scan.references import BOTH, REFERENCE, convolution_outcomes, operands, outcomes, worst
 from tests.models.scan.sequential import sequential_scan
 
-BOTH = (False, True)
-
-
-def reference_convolution(
-    x: Tensor, weight: Tensor, bias: Tensor, reverse: tuple[bool, ...], lengths: Tensor | None
-) -> Tensor:
-    """torch's convolution, sample by sample, on sequences turned round for reversed groups."""
-    counts = [x.shape[1]] * len(x) if lengths is None else lengths.tolist()
-    samples = []
-    for sample, count in zip(x, counts, strict=True):
-        groups = []
-        for group, backward in enumerate(reverse):
-            series = sample[:count, group].T[None]
-            series = series.flip(2) if backward else series
-            taps = weight[group][:, None]
-            out = functional.conv1d(
-                functional.pad(series, (taps.shape[-1] - 1, 0)), taps, bias[group], groups=len(taps)
-            )
-            groups.append(functional.silu(out.flip(2) if backward else out)[0].T)
-        samples.append(functional.pad(torch.stack(groups, dim=1), (0, 0, 0, 0, 0, x.shape[1] - count)))
-    return torch.stack(samples)
-
-
-REFERENCE = Backend("sequential", "", sequential_scan, reference_convolution)
 TORCH = Backend("torch", "", chunked_scan, shifted_convolution)
 
 
@@ -61,39 +40,6 @@ def compiled() -> Backend:
 @pytest.fixture(params=["torch", "native"])
 def backend(request: pytest.FixtureRequest) -> Backend:
     return TORCH if request.param == "torch" else request.getfixturevalue("compiled")
-
-
-def operands(batch: int, length: int, channels: int, states: int, groups: int = 2, seed: int = 0) -> dict[str, Tensor]:
-    """Random operands in float64: step sizes around 0.1, decays between those of slow and of fast states."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-    return {
-        "u": draw(batch, length, groups, channels),
-        "delta": draw(batch, length, groups, channels) - 2,
-        "A": -torch.rand(groups, channels, states, generator=generator, dtype=torch.float64) * states - 0.1,
-        "B": draw(batch, length, groups, states),
-        "C": draw(batch, length, groups, states),
-        "D": draw(groups, channels),
-        "z": draw(batch, length, groups, channels),
-        "delta_bias": draw(groups, channels),
-    }
-
-
-def outcomes(backend: Backend, parts: dict[str, Tensor], dtype: torch.dtype, **options: object) -> list[Tensor]:
-    """The output and the gradients of all operands, for one fixed random gradient of the output."""
-    leaves = {name: part.to(dtype).requires_grad_() for name, part in parts.items()}
-    out = selective_scan(**leaves, backend=backend, **options)  # type: ignore[arg-type]
-    weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
-    return [out.detach(), *torch.autograd.grad((out * weight.to(dtype)).sum(), list(leaves.values()))]
-
-
-def worst(expected: list[Tensor], found: list[Tensor]) -> float:
-    """Largest error of any of the tensors, relative to that tensor's largest value."""
-    pairs = zip(expected, found, strict=True)
-    return max(float((a - b).abs().max() / a.abs().max().clamp(min=1e-6)) for a, b in pairs)
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 31, 32, 33, 64, 65, 257, 1000, 4097])
@@ -215,63 +161,125 @@ def test_native_passes_nan_on(compiled: Backend) -> None:
 @pytest.mark.parametrize("taps", [1, 2, 4])
 @pytest.mark.parametrize("lengths", [None, [2, 40, 17]])
 def test_convolution_agrees(backend: Backend, taps: int, lengths: list[int] | None) -> None:
-    generator = torch.Generator().manual_seed(0)
-    shapes = ((3, 40, 2, 11), (2, 11, taps), (2, 11))
-    parts = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
     counts = None if lengths is None else torch.tensor(lengths)
-    results = []
-    for chosen, dtype in ((REFERENCE, torch.float64), (backend, torch.float32)):
-        leaves = [part.to(dtype).requires_grad_() for part in parts]
-        out = short_convolution(*leaves, reverse=BOTH, lengths=counts, backend=chosen)
-        results.append([out.detach(), *torch.autograd.grad((out * out.cos()).sum(), leaves)])
-    assert worst(*results) < 1e-5
+    expected = convolution_outcomes(REFERENCE, 40, 11, taps, counts, torch.float64)
+    assert worst(expected, convolution_outcomes(backend, 40, 11, taps, counts, torch.float32)) < 1e-5
 
 
-def kernel_of_mamba_ssm(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor, delta_softplus: bool
-) -> Tensor:
-    """What the CUDA kernel computes: u, delta [B, D, L], A [D, N], B, C [B, G, N, L], D [D]."""
-    assert u.is_contiguous()
-    assert B.is_contiguous()
-    groups = B.shape[1]
-    problem = ScanProblem(
-        u=u.unflatten(1, (groups, -1)).permute(0, 3, 1, 2),
-        delta=delta.unflatten(1, (groups, -1)).permute(0, 3, 1, 2),
-        A=A.unflatten(0, (groups, -1)),
-        B=B.permute(0, 3, 1, 2),
-        C=C.permute(0, 3, 1, 2),
-        D=D.unflatten(0, (groups, -1)),
-        z=None,
-        delta_bias=delta_bias.unflatten(0, (groups, -1)),
-        softplus=delta_softplus,
-        reverse=(False,) * groups,
-        lengths=None,
-    )
-    return sequential_scan(problem).permute(0, 2, 3, 1).flatten(1, 2)
+class ScanExtension(ModuleType):
+    """selective_scan_cuda by its signatures: u, delta, z [B, D, L], A [D, N], B, C [B, G, N, L], D, bias [D]."""
+
+    def fwd(self, u, delta, A, B, C, D, z, bias, softplus):
+        for part in (u, delta, B, C, z):
+            assert part is None or part.is_contiguous()
+        assert u.dtype == delta.dtype == B.dtype == C.dtype and A.dtype == D.dtype == bias.dtype == torch.float32
+        out = self.compute(u, delta, A, B, C, D, None, bias, softplus)
+        states = torch.zeros(*u.shape[:2], 1, 2 * A.shape[1])
+        return (out, states) if z is None else (out, states, out * functional.silu(z))
+
+    def bwd(self, u, delta, A, B, C, D, z, bias, d_out, states, out, d_z, softplus, again):
+        assert d_out.is_contiguous() and d_z is None and not again and (out is None) == (z is None)
+        leaves = {"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "bias": bias} | (
+            {} if z is None else {"z": z}
+        )
+        leaves = {name: part.detach().requires_grad_() for name, part in leaves.items()}
+        with torch.enable_grad():
+            result = self.compute(**({"z": None} | leaves), softplus=softplus)
+        return torch.autograd.grad(result, list(leaves.values()), d_out)
+
+    def compute(self, u, delta, A, B, C, D, z, bias, softplus):
+        groups = B.shape[1]
+
+        def time_second(series):
+            return series.float().unflatten(1, (groups, -1)).permute(0, 3, 1, 2)
+
+        problem = ScanProblem(
+            u=time_second(u), delta=time_second(delta), A=A.unflatten(0, (groups, -1)), B=B.float().permute(0, 3, 1, 2),
+            C=C.float().permute(0, 3, 1, 2), D=D.unflatten(0, (groups, -1)), z=None if z is None else time_second(z),
+            delta_bias=bias.unflatten(0, (groups, -1)), softplus=softplus, reverse=(False,) * groups, lengths=None,
+        )  # fmt: skip
+        return sequential_scan(problem).permute(0, 2, 3, 1).flatten(1, 2).to(u.dtype)
 
 
-def test_cuda_kernel_is_given_its_layout(monkeypatch: pytest.MonkeyPatch) -> None:
-    interface = ModuleType("mamba_ssm.ops.selective_scan_interface")
-    interface.selective_scan_fn = kernel_of_mamba_ssm  # type: ignore[attr-defined]
-    for name in ("mamba_ssm", "mamba_ssm.ops"):
-        monkeypatch.setitem(sys.modules, name, ModuleType(name))
-    monkeypatch.setitem(sys.modules, interface.__name__, interface)
+class ConvolutionExtension(ModuleType):
+    """causal_conv1d_cuda by its signatures: x [B, D, L], weight [D, taps], bias [D]; results are written in place."""
+
+    def causal_conv1d_fwd(self, x, weight, bias, sequences, first, out, last, silu):
+        assert silu and x.is_contiguous() and weight.is_contiguous() and weight.dtype == bias.dtype == torch.float32
+        assert sequences is None and first is None and last is None
+        out.copy_(self.compute(x, weight, bias))
+
+    def causal_conv1d_bwd(self, x, weight, bias, d_out, sequences, first, d_last, d_x, d_weight, d_bias, d_first, silu):
+        assert silu and d_out.is_contiguous() and not d_weight.any() and not d_bias.any()
+        leaves = [part.detach().requires_grad_() for part in (x, weight, bias)]
+        with torch.enable_grad():
+            out = self.compute(*leaves)
+        for place, gradient in zip((d_x, d_weight, d_bias), torch.autograd.grad(out, leaves, d_out), strict=True):
+            place.copy_(gradient)
+
+    def compute(self, x, weight, bias):
+        padded = functional.pad(x.float(), (weight.shape[1] - 1, 0))
+        return functional.silu(functional.conv1d(padded, weight[:, None], bias, groups=len(weight))).to(x.dtype)
+
+
+@pytest.fixture
+def extensions(monkeypatch: pytest.MonkeyPatch) -> Iterator[Backend]:
+    """mamba-ssm's backend on stand-ins for both compiled modules; their Python packages are not there."""
+    load_fault.cache_clear()
+    pretend_installed(monkeypatch, SCAN, CONVOLUTION)
+    monkeypatch.setitem(sys.modules, SCAN, ScanExtension(SCAN))
+    monkeypatch.setitem(sys.modules, CONVOLUTION, ConvolutionExtension(CONVOLUTION))
+    yield Backend("mamba_ssm", "", mamba_kernel.kernel_scan, mamba_kernel.kernel_convolution, half=True)
+    load_fault.cache_clear()
+
+
+@pytest.mark.parametrize("left_out", [None, "z"])
+@pytest.mark.parametrize("lengths", [None, [60, 1, 23]])
+def test_the_compiled_scan_is_given_its_layout(
+    extensions: Backend, left_out: str | None, lengths: list[int] | None
+) -> None:
     parts = operands(3, 60, channels=5, states=4)
-    kernel = Backend("mamba_ssm", "", mamba_kernel.kernel_scan, shifted_convolution)
-    options = {"reverse": BOTH, "lengths": torch.tensor([60, 1, 23])}
+    parts.pop(str(left_out), None)
+    options = {"reverse": BOTH, "lengths": None if lengths is None else torch.tensor(lengths)}
     expected = outcomes(REFERENCE, parts, torch.float64, **options)
-    assert worst(expected, outcomes(kernel, parts, torch.float64, **options)) < 1e-12
+    assert worst(expected, outcomes(extensions, parts, torch.float32, **options)) < 1e-5
+
+
+@pytest.mark.parametrize("taps", [2, 4, 5])
+@pytest.mark.parametrize("lengths", [None, [2, 40, 17]])
+def test_the_compiled_convolution_is_given_its_layout(
+    extensions: Backend, taps: int, lengths: list[int] | None
+) -> None:
+    counts = None if lengths is None else torch.tensor(lengths)
+    expected = convolution_outcomes(REFERENCE, 40, 5, taps, counts, torch.float64)
+    assert worst(expected, convolution_outcomes(extensions, 40, 5, taps, counts, torch.float32)) < 1e-5
+
+
+def test_the_compiled_operations_take_half_precision_as_it_is(extensions: Backend) -> None:
+    parts = {name: part.to(torch.bfloat16) for name, part in operands(1, 20, channels=4, states=3).items()}
+    assert selective_scan(**parts, reverse=BOTH, backend=extensions).dtype == torch.bfloat16  # type: ignore[arg-type]
+    taps = torch.ones(2, 4, 4)
+    assert short_convolution(parts["u"], taps, taps[..., 0], reverse=BOTH, backend=extensions).dtype == torch.bfloat16
+
+
+def test_the_scan_runs_without_a_convolution_that_loads(extensions: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, CONVOLUTION, None)
+    load_fault.cache_clear()
+    expected = convolution_outcomes(TORCH, 20, 5, 4, None, torch.float32)
+    assert worst(expected, convolution_outcomes(extensions, 20, 5, 4, None, torch.float32)) == 0
 
 
 def pretend_installed(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     real = importlib.util.find_spec
 
     def find(name: str) -> object:
-        if name in ("mamba_ssm", "selective_scan_cuda"):
+        if name in (*OPERATIONS, *MODULES.values()):
             return SimpleNamespace() if name in names else None
         return real(name)
 
     monkeypatch.setattr(importlib.util, "find_spec", find)
+    monkeypatch.setitem(sys.modules, "models.scan.triton_scan", None)
+    load_fault.cache_clear()
 
 
 def test_mamba_ssm_without_its_kernel_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,27 +287,39 @@ def test_mamba_ssm_without_its_kernel_is_refused_in_one_line(monkeypatch: pytest
     with pytest.raises(UserError, match="without its compiled extension") as caught:
         choose_backend.__wrapped__("cuda", "mamba_ssm")
     assert "\n" not in str(caught.value)
-    assert choose_backend.__wrapped__("cuda", "auto").name == "torch"
+    chosen = choose_backend.__wrapped__("cuda", "auto")
+    assert chosen.name == "torch" and "triton does not load" in chosen.note and "mamba-ssm is installed" in chosen.note
 
 
-def test_mamba_ssm_with_its_kernel_is_chosen_on_cuda_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    pretend_installed(monkeypatch, "mamba_ssm", "selective_scan_cuda")
-    for name in ("mamba_ssm", "mamba_ssm.ops", mamba_kernel.EXTENSION, mamba_kernel.INTERFACE):
-        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+def test_mamba_ssm_with_its_kernel_is_chosen_on_cuda_only(extensions: Backend) -> None:
     assert choose_backend.__wrapped__("cuda", "auto").name == "mamba_ssm"
     with pytest.raises(UserError, match="runs on CUDA"):
         choose_backend.__wrapped__("cpu", "mamba_ssm")
+    with pytest.raises(UserError, match="runs on CUDA"):
+        choose_backend.__wrapped__("cpu", "triton")
     with pytest.raises(UserError, match="runs on the CPU"):
         choose_backend.__wrapped__("cuda", "native")
+    with pytest.raises(UserError, match="triton does not load"):
+        choose_backend.__wrapped__("cuda", "triton")
 
 
 def test_a_kernel_that_does_not_load_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    pretend_installed(monkeypatch, "mamba_ssm", "selective_scan_cuda")
-    monkeypatch.setitem(sys.modules, mamba_kernel.EXTENSION, None)
+    pretend_installed(monkeypatch, "mamba_ssm", SCAN)
+    monkeypatch.setitem(sys.modules, SCAN, None)
     with pytest.raises(UserError, match="selective_scan_cuda is installed but does not load") as caught:
         choose_backend.__wrapped__("cuda", "mamba_ssm")
     assert "\n" not in str(caught.value)
     assert "does not load" in choose_backend.__wrapped__("cuda", "auto").note
+    load_fault.cache_clear()
+
+
+def test_a_kernel_that_loads_and_does_not_run_is_passed_over(
+    extensions: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backends, "_fault_on_device", lambda backend: f"{backend.name} does not run")
+    assert choose_backend.__wrapped__("cuda", "auto").name == "torch"
+    with pytest.raises(UserError, match="mamba_ssm does not run"):
+        choose_backend.__wrapped__("cuda", "mamba_ssm")
 
 
 def test_no_compiler_means_the_fallback_and_one_logged_line(

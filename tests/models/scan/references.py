@@ -1,0 +1,81 @@
+"""Operands, references in float64 and errors, for the tests of every backend of the selective scan."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from models.scan.backends import Backend
+from models.scan.operations import selective_scan, short_convolution
+from tests.models.scan.sequential import sequential_scan
+
+BOTH = (False, True)
+
+
+def reference_convolution(
+    x: Tensor, weight: Tensor, bias: Tensor, reverse: tuple[bool, ...], lengths: Tensor | None
+) -> Tensor:
+    """torch's convolution, sample by sample, on sequences turned round for reversed groups."""
+    counts = [x.shape[1]] * len(x) if lengths is None else lengths.tolist()
+    samples = []
+    for sample, count in zip(x, counts, strict=True):
+        groups = []
+        for group, backward in enumerate(reverse):
+            series = sample[:count, group].T[None]
+            series = series.flip(2) if backward else series
+            taps = weight[group][:, None]
+            out = functional.conv1d(
+                functional.pad(series, (taps.shape[-1] - 1, 0)), taps, bias[group], groups=len(taps)
+            )
+            groups.append(functional.silu(out.flip(2) if backward else out)[0].T)
+        samples.append(functional.pad(torch.stack(groups, dim=1), (0, 0, 0, 0, 0, x.shape[1] - count)))
+    return torch.stack(samples)
+
+
+REFERENCE = Backend("sequential", "", sequential_scan, reference_convolution)
+
+
+def operands(batch: int, length: int, channels: int, states: int, groups: int = 2, seed: int = 0) -> dict[str, Tensor]:
+    """Random operands in float64: step sizes around 0.1, decays between those of slow and of fast states."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    return {
+        "u": draw(batch, length, groups, channels),
+        "delta": draw(batch, length, groups, channels) - 2,
+        "A": -torch.rand(groups, channels, states, generator=generator, dtype=torch.float64) * states - 0.1,
+        "B": draw(batch, length, groups, states),
+        "C": draw(batch, length, groups, states),
+        "D": draw(groups, channels),
+        "z": draw(batch, length, groups, channels),
+        "delta_bias": draw(groups, channels),
+    }
+
+
+def outcomes(backend: Backend, parts: dict[str, Tensor], dtype: torch.dtype, **options: object) -> list[Tensor]:
+    """The output and the gradients of all operands, for one fixed random gradient of the output."""
+    leaves = {name: part.to(dtype).requires_grad_() for name, part in parts.items()}
+    out = selective_scan(**leaves, backend=backend, **options)  # type: ignore[arg-type]
+    weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+    return [out.detach(), *torch.autograd.grad((out * weight.to(dtype)).sum(), list(leaves.values()))]
+
+
+def worst(expected: list[Tensor], found: list[Tensor]) -> float:
+    """Largest error of any of the tensors, relative to that tensor's largest value."""
+    pairs = zip(expected, found, strict=True)
+    return max(float((a - b).abs().max() / a.abs().max().clamp(min=1e-6)) for a, b in pairs)
+
+
+def convolution_outcomes(
+    backend: Backend, length: int, channels: int, taps: int, lengths: Tensor | None, dtype: torch.dtype,
+    device: str = "cpu",
+) -> list[Tensor]:  # fmt: skip
+    """The output of the short convolution and the gradients of its operands, of three samples."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((3, length, 2, channels), (2, channels, taps), (2, channels))
+    drawn = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
+    leaves = [part.to(device, dtype).requires_grad_() for part in drawn]
+    counts = None if lengths is None else lengths.to(device)
+    out = short_convolution(*leaves, reverse=BOTH, lengths=counts, backend=backend)
+    return [out.detach(), *torch.autograd.grad((out * out.cos()).sum(), leaves)]
