@@ -49,6 +49,8 @@ class Parts:
     adjustments: Adjustments
     peak_flops: float | None
     """Operations/s of all devices together; None: unknown."""
+    threads: int = 1
+    """Cores of this rank: one is the training's, the others prepare batches."""
 
     @property
     def schedule(self) -> Schedule:
@@ -64,9 +66,9 @@ class Parts:
             self.batches,
             self.placement,
             micro_batch=sizes,
-            threads=job.train.loader_threads,
+            threads=job.train.loader_threads or max(self.threads - 1, 1),
             prefetch=job.train.prefetch,
-            pin_memory=self.engine.device.type == "cuda",
+            device=self.engine.device,
         )
 
 
@@ -114,6 +116,7 @@ def build(config: WorkerConfig, node: str | None = None) -> Parts:
         # A file server may still hide a new file from another node than that of rank 0.
         adjustments=from_rank_zero(lambda: read_adjustments(directory.adjustments)),
         peak_flops=None if peak is None else peak * world,
+        threads=config.threads,
     )
 
 

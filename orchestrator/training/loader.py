@@ -11,24 +11,33 @@ import torch
 from numpy.typing import NDArray
 
 from models.interface import PackedBatch, TokenBatch
+from orchestrator.data.device_signal import NormalTables
 from orchestrator.data.flops import valid_flops
 from orchestrator.data.reader import TrainingData
+from orchestrator.data.stored_batch import StoredBatch
 from orchestrator.shard_cache.placement import Placement
 from samplers.batches import ScheduledBatches
 from samplers.load import step_imbalance
 from samplers.measures import source_entropy
 from samplers.schedule import Slice
 
+HOST = torch.device("cpu")
+
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
     """What one rank trains on in one forward and backward pass."""
 
-    samples: TokenBatch | PackedBatch
+    samples: TokenBatch | PackedBatch | StoredBatch
     bucket: int
     """Number in the plan."""
     epoch: int
     """Epoch from which the masks are drawn."""
+
+    def on(self, device: torch.device) -> TokenBatch | PackedBatch:
+        """The batch on a device, which makes it there where the loader has left that to it; nothing is waited for."""
+        samples = self.samples.to(device, non_blocking=True)
+        return samples.prepared() if isinstance(samples, StoredBatch) else samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +81,8 @@ class StepLoader:
     """Iterates over :class:`StepBatch` in schedule order, ``prefetch`` steps ahead.
 
     The cursor of ``batches`` moves only when the consumer acknowledges a step, so a checkpoint counts what was
-    trained, not what was prepared. micro_batch: most samples of a micro-batch, or one number a bucket.
+    trained, not what was prepared. micro_batch: most samples of a micro-batch, or one number a bucket. device: the
+    rank's; a GPU makes the batches itself, of samples that the threads read into page-locked memory.
     """
 
     def __init__(
@@ -84,15 +94,19 @@ class StepLoader:
         micro_batch: int | tuple[int, ...],
         threads: int,
         prefetch: int,
-        pin_memory: bool = False,
+        device: torch.device = HOST,
     ) -> None:
         self._data = replace(data, store=placement.store)
         self._batches = batches
         self._placement = placement
         self._micro_batch = micro_batch
         self._prefetch = prefetch
-        self._pin_memory = pin_memory
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="loader")
+        self._feeds_device = device.type != "cpu"
+        noisy = self._feeds_device and data.snr_db is not None
+        self._tables = NormalTables.on(device) if noisy else None
+        self._pool = ThreadPoolExecutor(
+            threads, thread_name_prefix="loader", initializer=use_device, initargs=(device,)
+        )
 
     def __enter__(self) -> "StepLoader":
         return self
@@ -142,13 +156,19 @@ class StepLoader:
         )
 
     def _micro_batch_of(self, slice_: Slice) -> MicroBatch:
-        samples = self._data.batch(slice_)
-        if self._pin_memory and torch.cuda.is_available():
-            samples = samples.pin_memory()
-        return MicroBatch(samples, slice_.bucket, slice_.epoch)
+        if self._feeds_device:
+            samples = self._data.stored_batch(slice_, self._tables, pinned=True)
+            return MicroBatch(samples, slice_.bucket, slice_.epoch)
+        return MicroBatch(self._data.batch(slice_), slice_.bucket, slice_.epoch)
 
     def _most(self, slice_: Slice) -> int:
         return self._micro_batch if isinstance(self._micro_batch, int) else self._micro_batch[slice_.bucket]
+
+
+def use_device(device: torch.device) -> None:
+    """What a thread does that makes page-locked memory: otherwise it would open a context on the first GPU."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
 
 
 def split_slice(slice_: Slice, most: int) -> list[Slice]:
