@@ -5,11 +5,13 @@ rank 0 reads of the run's adjustments are agreed on in that order.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch.distributed as dist
 
 from models.interface import ModelSpec
 from models.registry import make_spec
+from orchestrator.data.global_steps import Sharing
 from orchestrator.data.plan import make_schedule
 from orchestrator.data.reader import TrainingData, open_training_data
 from orchestrator.run.adjustments import Adjustments, micro_batches, read_adjustments
@@ -17,7 +19,7 @@ from orchestrator.run.folder import RunDirectory
 from orchestrator.run.worker_config import WorkerConfig
 from orchestrator.shard_cache.placement import Placement, gather_node_group, make_placement
 from orchestrator.spec.job import JobSpec
-from orchestrator.training.collectives import from_rank_zero
+from orchestrator.training.collectives import from_rank_zero, gather_rows
 from orchestrator.training.engine import TrainingEngine
 from orchestrator.training.loader import StepLoader
 from orchestrator.training.mfu import device_peak
@@ -58,7 +60,7 @@ class Parts:
         return self.batches.schedule
 
     def loader(self) -> StepLoader:
-        """This rank's batches from the cursor on."""
+        """This rank's batches from the cursor on. Iterating over them is collective."""
         job = self.job
         sizes = micro_batches(job.batching.micro_batch, self.adjustments.micro_batch, len(self.schedule.plan.buckets))
         return StepLoader(
@@ -69,6 +71,7 @@ class Parts:
             threads=job.train.loader_threads or max(self.threads - 1, 1),
             prefetch=job.train.prefetch,
             device=self.engine.device,
+            sharing=Sharing(self.batches.rank, self.batches.world, partial(gather_rows, device=self.engine.device)),
         )
 
 

@@ -1,13 +1,16 @@
 """The loader: where its batches are made, in how many threads, and that those know their device."""
 
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from models.interface import PackedBatch
 from orchestrator.data.device_signal import NormalTables
+from orchestrator.data.global_steps import Sharing
 from orchestrator.run.adjustments import Adjustments
 from orchestrator.run.failures import MicroBatchTooLargeError
 from orchestrator.shard_cache.placement import SharedPlacement
@@ -15,6 +18,7 @@ from orchestrator.training.build import Parts, open_job
 from orchestrator.training.loader import MicroBatch, StepLoader, split_slice, use_device
 from orchestrator.training.memory import explained_memory
 from samplers.batches import ScheduledBatches
+from samplers.load import step_imbalance
 from tests.jobs_for_tests import small_job
 
 
@@ -72,3 +76,28 @@ def test_the_threads_take_the_device_of_their_rank(small_store: Path, monkeypatc
     with StepLoader(parts.data, batches, placement, micro_batch=4, threads=2, prefetch=3) as loader:
         next(iter(loader))
     assert used and set(used) == {torch.device("cpu")}
+
+
+def shared_loading(job: Any, steps: int) -> list[tuple[Any, ...]]:
+    """What a rank's loader says of the first steps over all ranks, as ``Parts.loader`` makes it."""
+    import torch.distributed as dist
+
+    from orchestrator.training.collectives import gather_rows
+
+    parts = open_job(job)
+    rank, world = dist.get_rank(), dist.get_world_size()
+    batches, placement = ScheduledBatches(parts.schedule, rank, world), SharedPlacement(parts.data.store)
+    sharing = Sharing(rank, world, partial(gather_rows, device=torch.device("cpu")))
+    with StepLoader(parts.data, batches, placement, micro_batch=16, threads=1, prefetch=2, sharing=sharing) as loader:
+        found = []
+        for batch, _ in zip(loader, range(steps), strict=False):
+            whole = parts.schedule.global_step(batch.epoch, batch.step)
+            assert batch.denominators.tolist() == parts.data.denominators(whole).tolist()
+            assert batch.imbalance == step_imbalance(parts.schedule, whole, world)
+            found.append((batch.step, batch.denominators.tolist(), batch.valid_tokens, batch.valid_flops))
+    return found
+
+
+def test_ranks_share_the_look_at_whole_batches(ranks: Any, small_store: Path) -> None:
+    first, second = ranks(2, shared_loading, small_job(small_store), 7)
+    assert first == second and [step for step, *_ in first] == list(range(7))
