@@ -1,10 +1,12 @@
-"""Cost of planning and of the next batch, from a million to a billion samples and from 8 to 1,024 ranks.
+"""Cost of planning and of the next step, from a million to a billion samples and from 8 to 1,024 ranks.
 
     python benchmarks/schedule_scale.py
 
 Every row runs in a process of its own. plan: catalogue, optimal plan of 16 buckets over 1,000 sets of 97 lengths,
-schedule and first batch. next: mean over consecutive batches of one rank. any: a batch somewhere in the run. memory:
-peak resident size of the process; imports: that of the imports alone.
+schedule and first batch. next: mean over consecutive batches of one rank. any: a batch somewhere in the run. whole:
+what the loss and the metrics need of all samples of a step. loader: what a rank does a step beside reading samples:
+next, and its part of whole, which the ranks share. alone: the same where every rank looks at the whole step itself.
+memory: peak resident size of the process before that look; imports: that of the imports alone.
 """
 
 import argparse
@@ -59,15 +61,21 @@ def measure(samples: int, ranks: int) -> dict:
     schedule = Schedule(catalogue, plan, seed=0, partitions=ranks, epochs=2)
     schedule.rank_step(0, 0, ranks // 2, ranks)
     planned = time.perf_counter() - started
+    following, anywhere = next_batch(schedule, ranks), any_batch(schedule, ranks)
+    memory = peak_mebibytes()
+    whole = whole_step(schedule, ranks)
     return {
         "samples": samples,
         "ranks": ranks,
         "batch_of_a_rank": batch,
         "steps": schedule.steps(0),
         "plan_s": round(planned, 3),
-        "next_us": round(next_batch(schedule, ranks), 1),
-        "any_us": round(any_batch(schedule, ranks), 1),
-        "memory_mib": round(peak_mebibytes(), 1),
+        "next_us": round(following, 1),
+        "any_us": round(anywhere, 1),
+        "whole_us": round(whole, 1),
+        "loader_us": round(following + whole / ranks, 1),
+        "alone_us": round(following + whole, 1),
+        "memory_mib": round(memory, 1),
         "imports_mib": round(imports, 1),
     }
 
@@ -90,6 +98,25 @@ def any_batch(schedule: Schedule, ranks: int, draws: int = 100) -> float:
     for step in steps:
         schedule.rank_step(1, step, ranks // 2, ranks)
     return (time.perf_counter() - started) / draws * 1e6
+
+
+def whole_step(schedule: Schedule, ranks: int, draws: int = 10) -> float:
+    """Microseconds to look at all samples of a step, with three tasks; the least of some steps."""
+    # Here, since torch weighs more than a schedule.
+    from orchestrator.data.global_steps import GlobalStep
+    from orchestrator.data.reader import TrainingData
+
+    lengths = np.asarray([source.length for source in schedule.catalogue], np.int64)
+    targets = np.stack([lengths // 2, lengths // 3, lengths // 4], axis=1).astype(np.float64)
+    data = TrainingData(
+        store=None, spec=None, origins=(), targets=targets, lengths=lengths, flops=lengths * 1e6, snr_db=None, seed=0
+    )
+    seconds = []
+    for step in np.random.default_rng(1).integers(0, schedule.steps(1), draws).tolist():
+        started = time.perf_counter()
+        GlobalStep.of(data, schedule, (1, step), ranks)
+        seconds.append(time.perf_counter() - started)
+    return min(seconds) * 1e6
 
 
 def peak_mebibytes() -> float:

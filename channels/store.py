@@ -39,9 +39,18 @@ class ChannelStore:
         store._check_shards_exist()
         return store
 
-    def read(self, set_name: str, split: str, indices: NDArray[np.int64]) -> NDArray[np.complex64]:
+    def read(
+        self,
+        set_name: str,
+        split: str,
+        indices: NDArray[np.int64],
+        *,
+        slots: NDArray[np.int64] | None = None,
+        out: NDArray[np.complex64] | None = None,
+    ) -> NDArray[np.complex64]:
         """Samples in the order of ``indices``: complex64 [n, T, K, A] at physical scale, without noise.
 
+        slots: int64 [n], of each sample this slot alone is read (T is 1 then). out: memory to be filled and returned.
         Raises UserError for a set, split or index that the store does not hold and for a missing or corrupt shard.
         """
         stored = self._split(set_name, split)
@@ -49,9 +58,14 @@ class ChannelStore:
         touched = self._touched(stored, set_name, split, indices)
         # Compared before anything is allocated: a manifest may claim any shape.
         found = [(self._channel(shard, shape), positions, rows) for shard, positions, rows in touched]
-        channel = np.empty((len(indices), *shape), np.complex64)
+        if slots is not None:
+            shape = (1, *shape[1:])
+        channel = np.empty((len(indices), *shape), np.complex64) if out is None else out
         for parts, positions, rows in found:
-            channel[positions] = parts[rows].view(np.complex64)[..., 0]
+            samples = parts.view(np.complex64)[..., 0]
+            # One by one: gathered at once they would be copied twice.
+            for position, row in zip(positions.tolist(), rows.tolist(), strict=True):
+                channel[position] = samples[row] if slots is None else samples[row, slots[position]]
         return channel
 
     def labels(self, set_name: str, split: str, indices: NDArray[np.int64]) -> dict[str, NDArray[Any]]:

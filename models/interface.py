@@ -205,6 +205,13 @@ class ModelSpec(Protocol):
     def tokenise(self, channels: NDArray[np.complex64], variant: int) -> Tokens:
         """Patches of complex64 [n, T, K, A]; T is 1 for a model of single snapshots."""
 
+    def grid(self, shape: Shape, variant: int) -> tuple[int, int, int]:
+        """Blocks of one training sample of scale (T, K, A), as ``tokenise`` gives them. Raises UserError as it does."""
+
+    def patch(self, channels: Tensor, variant: int) -> Tensor:
+        """The values of ``tokenise`` on the channels' own device, to the last bit: float32 [n, L, D] of complex64
+        [n, T, K, A]. Nothing is checked and nothing waits for the device."""
+
     def build(self, seed: int) -> PretrainingModel:
         """The network, its weights drawn from the seed (the global generator is left as it was)."""
 

@@ -14,7 +14,7 @@ from models.hetercsi.sizes import PATCH, network_size, pass_macs
 from models.interface import EvaluationTask, Shape, TokenBatch, Tokens
 from models.layers.masking import TASKS, MaskRatios, kept_tokens
 from models.layers.packed_attention import describe
-from models.layers.patches import Grid, grid_of, make_patches
+from models.layers.patches import Grid, grid_of, make_patches, patch_tensor
 from models.references import Reference, predict_reference
 
 VARIANT = 4
@@ -67,12 +67,12 @@ class HeterCsiSpec:
 
     def length(self, shape: Shape, variant: int) -> int:
         """Tokens of a sample of scale (T, K, A)."""
-        slots, subcarriers, antennas = self._grid(shape, variant)
+        slots, subcarriers, antennas = self.grid(shape, variant)
         return slots * subcarriers * antennas
 
     def target_tokens(self, shape: Shape, variant: int) -> tuple[int, ...]:
         """Masked tokens of a sample for each task."""
-        grid = torch.tensor(self._grid(shape, variant))
+        grid = torch.tensor(self.grid(shape, variant))
         return tuple((grid.prod() - kept_tokens(grid, self.ratios)).tolist())
 
     def reference(self, name: Reference, task: EvaluationTask, batch: TokenBatch, masked: Tensor) -> Tensor:
@@ -83,6 +83,16 @@ class HeterCsiSpec:
         """Patches [n, L, 128] of channels [n, T, K, A]."""
         _check_variant(variant)
         return make_patches(channels, PATCH)
+
+    def grid(self, shape: Shape, variant: int) -> Grid:
+        """Blocks of 4 x 4 x 4."""
+        _check_variant(variant)
+        return grid_of(shape, PATCH)
+
+    def patch(self, channels: Tensor, variant: int) -> Tensor:
+        """Patches [n, L, 128] of channels on any device."""
+        _check_variant(variant)
+        return patch_tensor(channels, PATCH)
 
     def build(self, seed: int) -> HeterCsi:
         """The network in float32 on the CPU, drawn from the seed."""
@@ -108,10 +118,6 @@ class HeterCsiSpec:
         size = network_size(self.size)
         counts = [length - masked for masked in self.target_tokens(shape, variant)]
         return 2.0 * sum(pass_macs(size, kept, length) for kept in counts)
-
-    def _grid(self, shape: Shape, variant: int) -> Grid:
-        _check_variant(variant)
-        return grid_of(shape, PATCH)
 
 
 def _check_variant(variant: int) -> None:

@@ -12,13 +12,11 @@ from torch import Tensor
 
 from channels.errors import UserError
 from models.interface import MaskDraw, TokenBatch
+from models.layers.hashing import GOLDEN, mix
 
 TASKS = ("reconstruction", "time", "frequency")
 
 _INT64_MAX = torch.iinfo(torch.int64).max
-_GOLDEN = 0x9E3779B97F4A7C15 - 2**64
-_MIX_1 = 0xBF58476D1CE4E5B9 - 2**64
-_MIX_2 = 0x94D049BB133111EB - 2**64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,27 +102,15 @@ def _scores(task: str, grid: Tensor, keys: Tensor, index: Tensor, draw: MaskDraw
 
 def hash_tokens(keys: Tensor, index: Tensor, draw: MaskDraw) -> Tensor:
     """Hashes int64 [B, L] of (seed, epoch, keys [B], token indices [L]), a bijection of the index: no two are equal."""
-    return _mix(_hash_samples(keys, draw)[:, None] + index * _GOLDEN)
+    return mix(_hash_samples(keys, draw)[:, None] + index * GOLDEN)
 
 
 def hash_packed_tokens(keys: Tensor, sample: Tensor, index: Tensor, draw: MaskDraw) -> Tensor:
     """The same hashes for tokens given one by one: int64 [N] of keys [B], samples [N] and token indices [N]."""
-    return _mix(_hash_samples(keys, draw)[sample] + index * _GOLDEN)
+    return mix(_hash_samples(keys, draw)[sample] + index * GOLDEN)
 
 
 def _hash_samples(keys: Tensor, draw: MaskDraw) -> Tensor:
     origin = torch.tensor([draw.seed], dtype=torch.int64)
-    origin = _mix(_mix(origin + _GOLDEN) + draw.epoch)
-    return _mix(keys + int(origin))
-
-
-def _mix(value: Tensor) -> Tensor:
-    """The finaliser of splitmix64 (Steele, Lea, Flood 2014)."""
-    value = (value ^ _shift(value, 30)) * _MIX_1
-    value = (value ^ _shift(value, 27)) * _MIX_2
-    return value ^ _shift(value, 31)
-
-
-def _shift(value: Tensor, bits: int) -> Tensor:
-    """Logical shift to the right."""
-    return (value >> bits) & ((1 << (64 - bits)) - 1)
+    origin = mix(mix(origin + GOLDEN) + draw.epoch)
+    return mix(keys + int(origin))

@@ -12,6 +12,7 @@ import torch
 from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from channels.errors import UserError
 from models.interface import Shape, Tokens
@@ -48,6 +49,14 @@ def make_patches(channels: NDArray[np.complex64], patch: Shape) -> Tokens:
     values[..., :count] = blocks.real
     values[..., count:] = blocks.imag
     return Tokens(values=values, elements=elements, grid=grid)
+
+
+def patch_tensor(channels: Tensor, patch: Shape) -> Tensor:
+    """The values of ``make_patches`` on the channels' device: float32 [n, L, D] of complex64 [n, T, K, A]."""
+    gaps = [-size % width for size, width in zip(channels.shape[1:], patch, strict=True)]
+    if any(gaps):
+        channels = functional.pad(channels, (0, gaps[2], 0, gaps[1], 0, gaps[0]))
+    return repatch(channels, patch)
 
 
 def unpatch(values: Tensor, grid: Grid, patch: Shape) -> Tensor:

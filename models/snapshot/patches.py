@@ -10,11 +10,10 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from channels.errors import UserError
 from models.interface import Shape, Tokens
-from models.layers.patches import Grid, grid_of, make_patches, repatch, unpatch
+from models.layers.patches import Grid, grid_of, make_patches, patch_tensor, unpatch
 
 
 def snapshot_grid(shape: Shape, patch: int) -> Grid:
@@ -41,9 +40,7 @@ def patch_matrices(channels: Tensor, patch: int) -> Tensor:
         UserError: an empty axis.
     """
     snapshot_grid((1, channels.shape[1], channels.shape[2]), patch)
-    matrices = channels.transpose(1, 2)[:, None]
-    gaps = [-size % patch for size in matrices.shape[2:]]
-    return repatch(functional.pad(matrices, (0, gaps[1], 0, gaps[0])), (1, patch, patch))
+    return patch_tensor(channels.transpose(1, 2)[:, None], (1, patch, patch))
 
 
 def unpatch_matrices(values: Tensor, shape: Shape, patch: int) -> Tensor:

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from channels.errors import UserError
 from models.interface import EvaluationTask, Shape, TokenBatch, Tokens
+from models.layers.patches import Grid
 from models.references import Reference, predict_reference
 from models.snapshot.masking import MaskPolicy, MaskValues
-from models.snapshot.patches import patch_snapshots, snapshot_tokens
+from models.snapshot.patches import patch_matrices, patch_snapshots, snapshot_grid, snapshot_tokens
 
 Embedding = Literal["per_granularity", "shared"]
 ClassToken = Literal["constant", "learnable"]
@@ -81,6 +82,16 @@ class SnapshotSpec:
         """Patches [n, L, 2 p^2] of snapshots [n, 1, K, A]; the class token is added by the network."""
         self.check_variant(variant)
         return patch_snapshots(channels, variant)
+
+    def grid(self, shape: Shape, variant: int) -> Grid:
+        """Blocks of one snapshot along (slots, subcarriers, antennas)."""
+        self.check_variant(variant)
+        return snapshot_grid(shape, variant)
+
+    def patch(self, channels: Tensor, variant: int) -> Tensor:
+        """Patches [n, L, 2 p^2] of snapshots [n, 1, K, A] on any device."""
+        self.check_variant(variant)
+        return patch_matrices(channels[:, 0], variant)
 
     @property
     def packs(self) -> bool:

@@ -46,6 +46,7 @@ class EpochScores:
         except (RayError, OSError, UserError, ArithmeticError, KeyError) as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
             self._say(f"warning: {exports[0].name} was not scored: {reason}")
+            self.cancel()
             self._leave(exports[0])
         return True
 

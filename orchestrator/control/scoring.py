@@ -3,8 +3,9 @@
 import math
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,28 +39,44 @@ class Scores:
         return overall(self.zeroshot) if select == "zeroshot" else None
 
 
+Task = Callable[[str | None], Any]
+"""Submits one task, to a node by Ray's id or wherever there is room, and gives its reference."""
+
+
 @dataclass(slots=True)
 class Scoring:
-    """Tasks under way that score one export. waiting: one a held-out set, then one for validation if asked for."""
+    """Tasks that score one export. tasks: one a held-out set, then one for validation if asked for.
+
+    one_a_node: they take turns, no node has more than one at a time; otherwise all are submitted at once, and wait for
+    the resources that they claim.
+    """
 
     export: Path
-    waiting: list[Any]
+    tasks: Sequence[Task]
     validates: bool = False
+    one_a_node: bool = False
     started: float = field(default_factory=time.monotonic)
     seconds: float = 0.0
-    _order: dict[Any, int] = field(default_factory=dict)
+    _running: dict[Any, tuple[int, str | None]] = field(default_factory=dict)
+    """References, each with the number of its task and its node."""
+    _submitted: int = 0
     _done: dict[int, Any] = field(default_factory=dict)
 
     def poll(self, timeout_s: float) -> Scores | None:
-        """The scores, once all are there."""
+        """The scores, once all are there; otherwise starts what may start and waits for some of it."""
         import ray
 
-        if not self._order:
-            self._order = {reference: number for number, reference in enumerate(self.waiting)}
-        ready, self.waiting = ray.wait(self.waiting, num_returns=len(self.waiting), timeout=timeout_s)
-        self._done |= {self._order[reference]: ray.get(reference) for reference in ready}
+        self._submit()
+        # Where others wait for their turn, the first that ends makes room.
+        awaited = 1 if self._submitted < len(self.tasks) else len(self._running)
+        if self._running:
+            ready, _ = ray.wait(list(self._running), num_returns=awaited, timeout=timeout_s)
+            for reference in ready:
+                number, _ = self._running.pop(reference)
+                self._done[number] = ray.get(reference)
+            self._submit()
         self.seconds = time.monotonic() - self.started
-        if self.waiting:
+        if len(self._done) < len(self.tasks):
             return None
         found = [part for _, part in sorted(self._done.items())]
         validation = found.pop() if self.validates else None
@@ -69,8 +86,23 @@ class Scoring:
         """Give up what is not done."""
         import ray
 
-        for reference in self.waiting:
+        self._submitted = len(self.tasks)
+        for reference in self._running:
             ray.cancel(reference, force=True)
+
+    def _submit(self) -> None:
+        left = len(self.tasks) - self._submitted
+        nodes: Sequence[str | None] = self._free_nodes() if self.one_a_node and left else [None] * left
+        for number, node in enumerate(nodes[:left], start=self._submitted):
+            self._running[self.tasks[number](node)] = (number, node)
+            self._submitted += 1
+
+    def _free_nodes(self) -> list[str]:
+        """Nodes that are there now and score nothing."""
+        import ray
+
+        taken = {node for _, node in self._running.values()}
+        return [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeID"] not in taken]
 
 
 def start_scoring(
@@ -83,22 +115,32 @@ def start_scoring(
     *,
     beside_training: bool,
 ) -> Scoring:
-    """Submit a task for every held-out set, and one for the validation samples of all pre-training sets.
+    """A task for every held-out set, and one for the validation samples of all pre-training sets.
 
     store: folder of the channels. sets, validation: names of those to score. export: folder of the model.
-    beside_training: on the CPU and without a claim on resources, all of which the ranks hold.
+    beside_training: the ranks hold all resources, so on the CPU and without a claim: one set at a time on each node, on
+    as many threads as one rank has cores. So ranks on the other nodes and the loaders of all ranks keep theirs.
     """
-    import ray
-
     gpu = profile.device == "cuda" and not beside_training
     cpus = 0 if beside_training else profile.cpus_per_worker
-    claim = ray.remote(num_cpus=cpus, num_gpus=int(gpu))
-    paths = (export.resolve(), store.resolve())
-    device = "cuda" if gpu else "cpu"
-    tasks = [claim(_score_remotely).remote(*paths, name, job, profile, device) for name in sets]
+    paths, device = (export.resolve(), store.resolve()), "cuda" if gpu else "cpu"
+
+    def task(work: Callable[..., Any], scored: str | tuple[str, ...]) -> Task:
+        return partial(_submit, work, (*paths, scored, job, profile, device), cpus, int(gpu))
+
+    tasks = [task(_score_remotely, name) for name in sets]
     if validation:
-        tasks.append(claim(_validate_remotely).remote(*paths, tuple(validation), job, profile, device))
-    return Scoring(export, tasks, validates=bool(validation))
+        tasks.append(task(_validate_remotely, tuple(validation)))
+    return Scoring(export, tasks, validates=bool(validation), one_a_node=beside_training)
+
+
+def _submit(work: Callable[..., Any], arguments: tuple[Any, ...], cpus: int, gpus: int, node: str | None) -> Any:
+    """Work as a Ray task; if its node dies before it begins, it goes to another."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    strategy = "DEFAULT" if node is None else NodeAffinitySchedulingStrategy(node, soft=True)
+    return ray.remote(num_cpus=cpus, num_gpus=gpus, scheduling_strategy=strategy)(work).remote(*arguments)
 
 
 def _score_remotely(export: Path, store: Path, name: str, job: JobSpec, profile: Profile, device: str) -> list[Score]:

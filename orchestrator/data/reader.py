@@ -1,18 +1,22 @@
 """From a channel store and a model's specification to a catalogue, and from a slice of it to a token batch."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from channels.errors import UserError
-from channels.signal import add_noise, sample_keys, unit_power
+from channels.signal import add_noise, check_samples, noise_states, sample_keys, unit_power
 from channels.store import ChannelStore
 from models.interface import ModelSpec, PackedBatch, Shape, TokenBatch, Tokens, collate
 from models.layers.packing import pack
+from orchestrator.data.device_signal import NormalTables
 from orchestrator.data.flops import packed_flops, padded_flops
+from orchestrator.data.stored_batch import Part, Preparation, StoredBatch
 from orchestrator.spec.job import DataSection, LossWeighting
 from samplers.catalogue import Catalogue, Source, pooled_sources
 from samplers.schedule import Slice
@@ -29,6 +33,21 @@ class Origin:
     variant: int
     samples_per_stored: int
     """Training samples that one stored sample yields: 1, or its slots, for models of single snapshots."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Samples of one source in a batch."""
+
+    origin: Origin
+    index: NDArray[np.int64]
+    keys: NDArray[np.int64]
+    weight: NDArray[np.float32]
+
+
+def _joined(groups: Sequence[_Group]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Keys and weights of all samples."""
+    return np.concatenate([group.keys for group in groups]), np.concatenate([group.weight for group in groups])
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,28 +73,69 @@ class TrainingData:
     def batch(self, slice_: Slice) -> TokenBatch | PackedBatch:
         """The slice's samples, normalised, noisy and patched; grouped by source inside the batch."""
         slice_ = self._held(slice_)
+        groups = self._groups(slice_)
         parts: list[Tokens] = []
-        keys: list[NDArray[np.int64]] = []
-        weights: list[NDArray[np.float32]] = []
+        for group in groups:
+            channels = read_samples(self.store, group.origin, SPLIT, group.index)
+            if self.snr_db is not None:
+                channels = add_noise(channels, self.snr_db, self.seed, group.keys, slice_.epoch)
+            parts.append(self.spec.tokenise(channels, group.origin.variant))
+        keys, weights = _joined(groups)
+        batch = (pack if self.packed else collate)(parts, keys, weights, slice_.variant)
+        return replace(batch, task_weight=self._task_weight(slice_, weights))
+
+    def stored_batch(self, slice_: Slice, tables: NormalTables | None, *, pinned: bool = False) -> StoredBatch:
+        """The same samples for a device that makes the batch itself. pinned: in page-locked memory.
+
+        tables: on that device, not needed where there is no noise.
+        """
+        slice_ = self._held(slice_)
+        groups = self._groups(slice_)
+        parts = tuple(self._part(group) for group in groups)
+        sizes = [part.samples * math.prod(part.shape) for part in parts]
+        channels = torch.empty((sum(sizes), 2), pin_memory=pinned)
+        rooms = np.split(channels.numpy().view(np.complex64)[:, 0], np.cumsum(sizes)[:-1])
+        for group, part, room in zip(groups, parts, rooms, strict=True):
+            samples = room.reshape(part.samples, *part.shape)
+            read_stored(self.store, group.origin, SPLIT, group.index, out=samples)
+            check_samples(samples, place_of(self.store, group.origin, SPLIT))
+        keys, weights = _joined(groups)
+        counts, grids = [math.prod(part.shape) for part in parts], [part.grid for part in parts]
+        repeats = [part.samples for part in parts]
+        batch = StoredBatch(
+            channels=channels,
+            parts=parts,
+            counts=torch.from_numpy(np.repeat(np.asarray(counts, np.int64), repeats)),
+            states=torch.from_numpy(noise_states(self.seed, keys, slice_.epoch).view(np.int64)),
+            grid=torch.from_numpy(np.repeat(np.asarray(grids, np.int64), repeats, axis=0)),
+            keys=torch.from_numpy(keys),
+            weight=torch.from_numpy(weights),
+            task_weight=self._task_weight(slice_, weights),
+            variant=slice_.variant,
+            preparation=Preparation(self.spec, self.packed, self.snr_db, tables),
+        )
+        return batch.pin_memory() if pinned else batch
+
+    def _groups(self, slice_: Slice) -> list[_Group]:
+        groups = []
         for source in np.unique(slice_.source):
             chosen = slice_.source == source
-            origin = self.origins[int(source)]
-            index = slice_.index[chosen]
-            key = sample_keys(origin.set_name, SPLIT, index)
-            channels = read_samples(self.store, origin, SPLIT, index)
-            if self.snr_db is not None:
-                channels = add_noise(channels, self.snr_db, self.seed, key, slice_.epoch)
-            parts.append(self.spec.tokenise(channels, origin.variant))
-            keys.append(key)
-            weights.append(slice_.weight[chosen])
-        join = pack if self.packed else collate
-        batch = join(parts, np.concatenate(keys), np.concatenate(weights), slice_.variant)
+            origin, index = self.origins[int(source)], slice_.index[chosen]
+            keys = sample_keys(origin.set_name, SPLIT, index)
+            groups.append(_Group(origin, index, keys, slice_.weight[chosen]))
+        return groups
+
+    def _part(self, group: _Group) -> Part:
+        shape = sample_shape(group.origin)
+        return Part(shape, self.spec.grid(shape, group.origin.variant), len(group.index))
+
+    def _task_weight(self, slice_: Slice, weights: NDArray[np.float32]) -> Tensor | None:
+        """Of a batch's samples: parts in the order of the sources, samples of a source in that of the slice."""
         if self.loss_weighting == "token":
-            return batch
-        # Parts are in the order of the sources, samples of a source in that of the slice.
+            return None
         targets = self.targets[np.sort(slice_.source)].T
-        shares = np.divide(np.concatenate(weights), targets, out=np.zeros_like(targets), where=targets > 0)
-        return replace(batch, task_weight=torch.from_numpy(shares.astype(np.float32)))
+        shares = np.divide(weights, targets, out=np.zeros_like(targets), where=targets > 0)
+        return torch.from_numpy(shares.astype(np.float32))
 
     def denominators(self, slices: Sequence[Slice]) -> NDArray[np.float64]:
         """What loss sums are divided by [tasks]: masked tokens of all true samples in the slices.
@@ -114,13 +174,26 @@ class TrainingData:
 
 def read_samples(store: ChannelStore, origin: Origin, split: str, index: NDArray[np.int64]) -> NDArray[np.complex64]:
     """Unit-power channels [n, T, K, A] of training samples (T = 1 where a slot is a sample)."""
-    where = f"{store.path}, {origin.set_name}/{split}"
+    return unit_power(read_stored(store, origin, split, index), place_of(store, origin, split))
+
+
+def read_stored(
+    store: ChannelStore,
+    origin: Origin,
+    split: str,
+    index: NDArray[np.int64],
+    out: NDArray[np.complex64] | None = None,
+) -> NDArray[np.complex64]:
+    """The same at physical scale. out: memory to be filled and returned."""
     if origin.samples_per_stored == 1:
-        return unit_power(store.read(origin.set_name, split, index), where)
+        return store.read(origin.set_name, split, index, out=out)
     stored, slot = np.divmod(index, origin.samples_per_stored)
-    unique, position = np.unique(stored, return_inverse=True)
-    samples = store.read(origin.set_name, split, unique)
-    return unit_power(samples[position, slot][:, None], where)
+    return store.read(origin.set_name, split, stored, slots=slot, out=out)
+
+
+def place_of(store: ChannelStore, origin: Origin, split: str) -> str:
+    """Where samples are read, for errors."""
+    return f"{store.path}, {origin.set_name}/{split}"
 
 
 def open_training_data(

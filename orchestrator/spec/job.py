@@ -141,7 +141,8 @@ class TrainSection(Section):
     compile: bool = False
     """torch.compile of every block, one graph a shape; not with ZeRO stage 3, which takes weights apart."""
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 2
-    loader_threads: Positive = 1
+    loader_threads: Positive | None = None
+    """That prepare the next steps; null: one for each core of a rank but that of the training."""
     prefetch: Positive = 4
     """Steps that are prepared ahead of the one being trained."""
     profile: ProfileSection | None = None

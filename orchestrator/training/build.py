@@ -5,11 +5,13 @@ rank 0 reads of the run's adjustments are agreed on in that order.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch.distributed as dist
 
 from models.interface import ModelSpec
 from models.registry import make_spec
+from orchestrator.data.global_steps import Sharing
 from orchestrator.data.plan import make_schedule
 from orchestrator.data.reader import TrainingData, open_training_data
 from orchestrator.run.adjustments import Adjustments, micro_batches, read_adjustments
@@ -17,7 +19,7 @@ from orchestrator.run.folder import RunDirectory
 from orchestrator.run.worker_config import WorkerConfig
 from orchestrator.shard_cache.placement import Placement, gather_node_group, make_placement
 from orchestrator.spec.job import JobSpec
-from orchestrator.training.collectives import from_rank_zero
+from orchestrator.training.collectives import from_rank_zero, gather_rows
 from orchestrator.training.engine import TrainingEngine
 from orchestrator.training.loader import StepLoader
 from orchestrator.training.mfu import device_peak
@@ -49,6 +51,8 @@ class Parts:
     adjustments: Adjustments
     peak_flops: float | None
     """Operations/s of all devices together; None: unknown."""
+    threads: int = 1
+    """Cores of this rank: one is the training's, the others prepare batches."""
 
     @property
     def schedule(self) -> Schedule:
@@ -56,7 +60,7 @@ class Parts:
         return self.batches.schedule
 
     def loader(self) -> StepLoader:
-        """This rank's batches from the cursor on."""
+        """This rank's batches from the cursor on. Iterating over them is collective."""
         job = self.job
         sizes = micro_batches(job.batching.micro_batch, self.adjustments.micro_batch, len(self.schedule.plan.buckets))
         return StepLoader(
@@ -64,9 +68,10 @@ class Parts:
             self.batches,
             self.placement,
             micro_batch=sizes,
-            threads=job.train.loader_threads,
+            threads=job.train.loader_threads or max(self.threads - 1, 1),
             prefetch=job.train.prefetch,
-            pin_memory=self.engine.device.type == "cuda",
+            device=self.engine.device,
+            sharing=Sharing(self.batches.rank, self.batches.world, partial(gather_rows, device=self.engine.device)),
         )
 
 
@@ -114,6 +119,7 @@ def build(config: WorkerConfig, node: str | None = None) -> Parts:
         # A file server may still hide a new file from another node than that of rank 0.
         adjustments=from_rank_zero(lambda: read_adjustments(directory.adjustments)),
         peak_flops=None if peak is None else peak * world,
+        threads=config.threads,
     )
 
 

@@ -6,7 +6,10 @@ Every rank calls these functions in the same order, and each returns on a rank o
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
+import numpy as np
+import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 
 T = TypeVar("T")
 
@@ -30,3 +33,18 @@ def sum_over_ranks(counters: Mapping[str, float]) -> dict[str, float]:
     parts = gather(dict(counters))
     names = dict.fromkeys(name for part in parts for name in part)
     return {name: sum(part.get(name, 0.0) for part in parts) for name in names}
+
+
+def gather_rows(rows: NDArray[np.float64], device: torch.device) -> NDArray[np.float64]:
+    """Arrays of one shape [...] of all ranks: [ranks, ...]. device: the rank's, over which NCCL exchanges them."""
+    own = torch.from_numpy(rows).to(device)
+    found = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+    dist.all_gather(found, own)
+    everyone = torch.stack(found)
+    host = torch.empty_like(everyone, device="cpu", pin_memory=everyone.is_cuda)
+    host.copy_(everyone, non_blocking=True)
+    if everyone.is_cuda:
+        arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        arrived.record()
+        arrived.synchronize()
+    return host.numpy()

@@ -163,8 +163,7 @@ class TrainingEngine:
         return report
 
     def _forward(self, micro: MicroBatch, seed: int) -> Tensor:
-        samples = micro.samples.to(self.device, non_blocking=True)
-        part: Tensor = self.deepspeed(samples, MaskDraw(seed=seed, epoch=micro.epoch))
+        part: Tensor = self.deepspeed(micro.on(self.device), MaskDraw(seed=seed, epoch=micro.epoch))
         return part
 
     def _clip(self, most: float) -> Tensor:

@@ -3,32 +3,41 @@
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from models.interface import PackedBatch, TokenBatch
-from orchestrator.data.flops import valid_flops
+from orchestrator.data.device_signal import NormalTables
+from orchestrator.data.global_steps import ALONE, GlobalStep, Sharing, cursors, global_steps
 from orchestrator.data.reader import TrainingData
+from orchestrator.data.stored_batch import StoredBatch
 from orchestrator.shard_cache.placement import Placement
 from samplers.batches import ScheduledBatches
-from samplers.load import step_imbalance
-from samplers.measures import source_entropy
 from samplers.schedule import Slice
+
+HOST = torch.device("cpu")
 
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
     """What one rank trains on in one forward and backward pass."""
 
-    samples: TokenBatch | PackedBatch
+    samples: TokenBatch | PackedBatch | StoredBatch
     bucket: int
     """Number in the plan."""
     epoch: int
     """Epoch from which the masks are drawn."""
+
+    def on(self, device: torch.device) -> TokenBatch | PackedBatch:
+        """The batch on a device, which makes it there where the loader has left that to it; nothing is waited for."""
+        samples = self.samples.to(device, non_blocking=True)
+        return samples.prepared() if isinstance(samples, StoredBatch) else samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +81,9 @@ class StepLoader:
     """Iterates over :class:`StepBatch` in schedule order, ``prefetch`` steps ahead.
 
     The cursor of ``batches`` moves only when the consumer acknowledges a step, so a checkpoint counts what was
-    trained, not what was prepared. micro_batch: most samples of a micro-batch, or one number a bucket.
+    trained, not what was prepared. micro_batch: most samples of a micro-batch, or one number a bucket. device: the
+    rank's; a GPU makes the batches itself, of samples that the threads read into page-locked memory. sharing: with
+    which ranks this one shares the work of looking at whole global batches; iterating is collective then.
     """
 
     def __init__(
@@ -84,15 +95,24 @@ class StepLoader:
         micro_batch: int | tuple[int, ...],
         threads: int,
         prefetch: int,
-        pin_memory: bool = False,
+        device: torch.device = HOST,
+        sharing: Sharing = ALONE,
     ) -> None:
         self._data = replace(data, store=placement.store)
         self._batches = batches
         self._placement = placement
         self._micro_batch = micro_batch
         self._prefetch = prefetch
-        self._pin_memory = pin_memory
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="loader")
+        self._sharing = sharing
+        self._feeds_device = device.type != "cpu"
+        noisy = self._feeds_device and data.snr_db is not None
+        self._tables = NormalTables.on(device) if noisy else None
+        self._pool = ThreadPoolExecutor(
+            threads, thread_name_prefix="loader", initializer=use_device, initargs=(device,)
+        )
+
+        # Of its own: behind the batches of later steps a step would wait for all of them.
+        self._counting = ThreadPoolExecutor(1, thread_name_prefix="global-steps")
 
     def __enter__(self) -> "StepLoader":
         return self
@@ -100,10 +120,13 @@ class StepLoader:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._pool, self._counting):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def __iter__(self) -> Iterator[StepBatch]:
-        waiting: deque[Future[StepBatch]] = deque()
+        """From the cursor to the end of the run."""
+        waiting: deque[Future[partial[StepBatch]]] = deque()
+        known = self._global_steps()
         begun: int | None = None
         for epoch, step, slices in self._batches:
             if epoch != begun:
@@ -111,44 +134,55 @@ class StepLoader:
                 begun = epoch
             waiting.append(self._pool.submit(self._prepare, epoch, step, slices))
             if len(waiting) > self._prefetch:
-                yield waiting.popleft().result()
+                yield waiting.popleft().result()(**_fields(next(known)))
         while waiting:
-            yield waiting.popleft().result()
+            yield waiting.popleft().result()(**_fields(next(known)))
 
-    def _prepare(self, epoch: int, step: int, slices: tuple[Slice, ...]) -> StepBatch:
-        everything = self._batches.schedule.global_step(epoch, step)
+    def _global_steps(self) -> Iterator[GlobalStep]:
+        data, schedule, world = self._data, self._batches.schedule, self._batches.world
+        return global_steps(
+            cursors(schedule, *self._batches.cursor),
+            lambda cursor: GlobalStep.of(data, schedule, cursor, world),
+            self._counting,
+            len(data.spec.tasks),
+            self._sharing,
+        )
+
+    def _prepare(self, epoch: int, step: int, slices: tuple[Slice, ...]) -> partial[StepBatch]:
+        """This rank's share; what the step is over all ranks is still missing."""
         micro_slices = [micro for slice_ in slices for micro in split_slice(slice_, self._most(slice_))]
         with self._placement.step(epoch, step, slices):
             micro_batches = tuple(map(self._micro_batch_of, micro_slices))
-        return StepBatch(
+        return partial(
+            StepBatch,
             epoch=epoch,
             step=step,
             micro_batches=micro_batches,
-            denominators=self._data.denominators(everything),
-            weight=self._batches.schedule.step_weight(everything),
-            true_samples=sum(int((slice_.weight > 0).sum()) for slice_ in everything),
-            valid_tokens=self._data.valid_tokens(everything),
             padded_tokens=sum(map(self._data.padded_tokens, micro_slices)),
-            valid_flops=valid_flops(self._data.flops, everything),
             computed_flops=sum(map(self._data.computed_flops, micro_slices)),
-            source_entropy=source_entropy(
-                self._batches.schedule.catalogue,
-                np.concatenate([slice_.source for slice_ in everything]),
-                np.concatenate([slice_.weight for slice_ in everything]),
-            ).bits,
-            imbalance=step_imbalance(self._batches.schedule, everything, self._batches.world),
             bucket=slices[0].bucket,
             slices=slices,
         )
 
     def _micro_batch_of(self, slice_: Slice) -> MicroBatch:
-        samples = self._data.batch(slice_)
-        if self._pin_memory and torch.cuda.is_available():
-            samples = samples.pin_memory()
-        return MicroBatch(samples, slice_.bucket, slice_.epoch)
+        if self._feeds_device:
+            samples = self._data.stored_batch(slice_, self._tables, pinned=True)
+            return MicroBatch(samples, slice_.bucket, slice_.epoch)
+        return MicroBatch(self._data.batch(slice_), slice_.bucket, slice_.epoch)
 
     def _most(self, slice_: Slice) -> int:
         return self._micro_batch if isinstance(self._micro_batch, int) else self._micro_batch[slice_.bucket]
+
+
+def _fields(whole: GlobalStep) -> dict[str, Any]:
+    """Of the same names in a ``StepBatch``."""
+    return {field.name: getattr(whole, field.name) for field in fields(whole)}
+
+
+def use_device(device: torch.device) -> None:
+    """What a thread does that makes page-locked memory: otherwise it would open a context on the first GPU."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
 
 
 def split_slice(slice_: Slice, most: int) -> list[Slice]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from models.interface import PackedBatch, TokenBatch
+from orchestrator.data.stored_batch import StoredBatch
 from orchestrator.run.failures import MicroBatchTooLargeError, is_out_of_memory
 from orchestrator.training.loader import MicroBatch
 
@@ -29,8 +30,20 @@ def explained_memory(micro: MicroBatch, rank: int) -> Iterator[None]:
         ) from error
 
 
-def _shape(batch: TokenBatch | PackedBatch) -> str:
+def _shape(batch: TokenBatch | PackedBatch | StoredBatch) -> str:
     samples = len(batch.grid)
+    if isinstance(batch, StoredBatch):
+        if batch.preparation.packed:
+            return _packed_shape(samples, sum(part.samples * part.tokens for part in batch.parts))
+        return _padded_shape(samples, max(part.tokens for part in batch.parts))
     if isinstance(batch, PackedBatch):
-        return f"{samples} packed samples, {len(batch.tokens)} tokens"
-    return f"{samples} samples x {batch.tokens.shape[1]} tokens"
+        return _packed_shape(samples, len(batch.tokens))
+    return _padded_shape(samples, batch.tokens.shape[1])
+
+
+def _packed_shape(samples: int, tokens: int) -> str:
+    return f"{samples} packed samples, {tokens} tokens"
+
+
+def _padded_shape(samples: int, longest: int) -> str:
+    return f"{samples} samples x {longest} tokens"

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from channels.errors import UserError
-from channels.signal import add_noise, sample_keys, unit_power
+from channels.signal import add_noise, check_samples, noise_states, normal_tables, sample_keys, unit_power
 
 Draw = Callable[..., np.ndarray]
 KEYS = sample_keys("S1", "train", np.arange(64))
@@ -32,6 +32,28 @@ def test_unit_power_names_the_bad_sample(noise: Draw, value: float):
     channel[3] = value
     with pytest.raises(UserError, match=r"^store, S1/train: sample 3 of the 5 read"):
         unit_power(channel, "store, S1/train")
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-9, 1.0, 1e25])
+def test_a_sample_is_checked_at_any_scale(noise: Draw, scale: float):
+    channel = noise(5, 4, 8, 2) * np.float32(scale)
+    check_samples(channel)
+    for value in (0, np.nan, np.inf):
+        channel[3] = value
+        with pytest.raises(UserError, match=r"^store, S1/train: sample 3 of the 5 read"):
+            check_samples(channel, "store, S1/train")
+
+
+def test_tables_hold_the_numbers_of_the_noise():
+    channel = np.ones((2, 1, 1, 1000), np.complex64)
+    noise = add_noise(channel, 0.0, 11, KEYS[:2], 4) - channel
+    radius, turn = normal_tables()
+    for row, state in enumerate(noise_states(11, KEYS[:2], 4)):
+        words = np.array(splitmix64(int(state), 1000), np.uint64)
+        drawn = radius[words >> np.uint64(40)][:, None] * turn[(words >> np.uint64(8)) & np.uint64(0xFFFFFF)]
+        drawn *= np.sqrt(np.float64(0.5)).astype(np.float32)
+        shown = drawn + np.array([1, 0], np.float32) - np.array([1, 0], np.float32)
+        np.testing.assert_array_equal(noise[row, 0, 0].view(np.float32).reshape(-1, 2), shown)
 
 
 def test_keys_are_distinct_and_stable():
