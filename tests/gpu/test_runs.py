@@ -95,7 +95,7 @@ def test_what_the_probe_found_trains(store: Path, monkeypatch: pytest.MonkeyPatc
         torch.cuda.set_per_process_memory_fraction(usable * (1 + RESERVE))
         parts = open_job(found)
         engine = make_engine(parts, "cuda")
-        [batch] = batches_of(parts, 1)
+        [batch] = batches_of(parts, 1, "cuda")
         assert max(len(micro.samples.grid) for micro in batch.micro_batches) > 0.5 * fit.micro_batch
         engine.step(batch, job.seed, lr=RATE)
     finally:

@@ -73,7 +73,7 @@ def test_a_step_waits_for_nothing(store: Path, stage: int, precision: str, batch
     job = small_job(store, train={"zero_stage": stage, "precision": precision}, batching=batching)
     parts = open_job(job)
     engine = make_engine(parts, "cuda")
-    for number, batch in enumerate(batches_of(parts, 4, pinned=True)):
+    for number, batch in enumerate(batches_of(parts, 4, "cuda")):
         torch.cuda.synchronize()
         if number >= 2:
             torch.cuda.set_sync_debug_mode("error")
@@ -94,7 +94,7 @@ def test_a_gradient_that_is_not_finite_ends_the_run(store: Path, device: str) ->
         parts = open_job(job)
         engine = make_engine(parts, device)
         with pytest.raises(TrainingDivergedError, match="NaN or infinite"):
-            for batch in batches_of(parts, 3):
+            for batch in batches_of(parts, 3, device):
                 engine.step(batch, job.seed, lr=1e30)
 
 

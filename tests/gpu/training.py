@@ -28,8 +28,8 @@ class Trained:
     norms: NDArray[np.float64]
 
 
-def batches_of(parts: JobParts, steps: int, pinned: bool = False) -> Iterator[StepBatch]:
-    """The first batches of a job."""
+def batches_of(parts: JobParts, steps: int, device: str = "cpu") -> Iterator[StepBatch]:
+    """The first batches of a job, on a GPU as it makes them itself."""
     job = parts.job
     batches = ScheduledBatches(parts.schedule, 0, 1)
     with StepLoader(
@@ -39,7 +39,7 @@ def batches_of(parts: JobParts, steps: int, pinned: bool = False) -> Iterator[St
         micro_batch=job.batching.micro_batch,
         threads=1,
         prefetch=2,
-        pin_memory=pinned,
+        device=torch.device(device),
     ) as loader:
         yield from (batch for batch, _ in zip(loader, range(steps), strict=False))
 
@@ -54,7 +54,7 @@ def train_some(job: JobSpec, steps: int, device: str) -> Trained:
     """By the engine."""
     parts = open_job(job)
     engine = make_engine(parts, device)
-    results = [engine.step(batch, job.seed, lr=RATE) for batch in batches_of(parts, steps, pinned=device == "cuda")]
+    results = [engine.step(batch, job.seed, lr=RATE) for batch in batches_of(parts, steps, device)]
     return Trained(np.array([result.losses for result in results]), np.array([result.grad_norm for result in results]))
 
 
