@@ -7,7 +7,7 @@ DEMO_SPEC := jobs/demo.yaml
 DEMO_SET ?=
 export PYTHONWARNINGS := ignore::FutureWarning
 
-.PHONY: venv demo test test-launching test-faults test-docs lint format clean
+.PHONY: venv demo test test-launching test-faults test-docs test-gpu bench-gpu lint format clean
 
 venv: $(STAMP)
 
@@ -40,6 +40,23 @@ test-faults: venv
 # The commands of the documentation, page by page.
 test-docs: venv
 	$(BIN)/python -m pytest -m docs -rs
+
+# Kernels, models and steps on one GPU, or with DEVICE=cpu what has a form there. Without a network:
+# make test-gpu GPU_PYTHON=python3 KERNEL_SOURCES=folder with the unpacked sources of mamba-ssm and causal-conv1d
+DEVICE ?= cuda
+GPU_PYTHON ?= $(BIN)/python
+KERNEL_SOURCES ?=
+GPU_ENVIRONMENT := $(if $(filter $(BIN)/python,$(GPU_PYTHON)),venv)
+test-gpu: $(GPU_ENVIRONMENT)
+	$(GPU_PYTHON) -m pytest -m gpu tests/gpu --device $(DEVICE) $(if $(KERNEL_SOURCES),--kernel-sources $(KERNEL_SOURCES)) -rs
+
+# HeterCSI's and WiMamba's steps, WiMamba's latency and a run's steps on one GPU, beside the published ones.
+bench-gpu: export PYTHONPATH := $(CURDIR):$(PYTHONPATH)
+bench-gpu: $(GPU_ENVIRONMENT)
+	$(GPU_PYTHON) benchmarks/training_step.py --device cuda --size published --samples 128
+	$(GPU_PYTHON) benchmarks/worker_steps.py --device cuda
+	$(GPU_PYTHON) benchmarks/wimamba_training.py --device cuda
+	$(GPU_PYTHON) benchmarks/wimamba_latency.py --device cuda
 
 lint: venv
 	$(BIN)/ruff check .

@@ -4,6 +4,9 @@
 """
 
 import os
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,15 +15,50 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from models.scan.backends import choose_backend
+from models.scan.kernel_package import load_fault
 from tests.stores import make_random_store
+
+BUILD = pytest.StashKey[tuple[subprocess.Popen[bytes], Path]]()
+BUILD_TIMEOUT_S = 480
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", default="cuda", choices=("cpu", "cuda"), help="where the GPU suite runs")
+    parser.addoption("--kernel-sources", default="", help="sources of mamba-ssm and causal-conv1d, to be compiled")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Kernels compile beside the tests."""
+    if sources := session.config.getoption("--kernel-sources", ""):
+        folder = Path(tempfile.mkdtemp(prefix="kernels-"))
+        command = [sys.executable, "-m", "tests.gpu.build_kernels", sources, str(folder)]
+        log = (folder / "log").open("w")
+        session.config.stash[BUILD] = (subprocess.Popen(command, stdout=log, stderr=log), folder)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A build that nobody waits for any more ends."""
+    if build := session.config.stash.get(BUILD, None):
+        build[0].kill()
+        build[0].wait()
+
+
+@pytest.fixture(scope="session")
+def compiled_kernels(request: pytest.FixtureRequest) -> None:
+    """Waits for the kernels where they are compiled; the tests say themselves what does not load."""
+    if build := request.config.stash.get(BUILD, None):
+        process, folder = build
+        code = process.wait(BUILD_TIMEOUT_S)
+        assert code == 0, (folder / "log").read_text()[-3000:]
+        sys.path.append(str(folder))
+        load_fault.cache_clear()
+        choose_backend.cache_clear()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Without a GPU the suite is left out, with one line."""
+    """Without a GPU the suite is left out, with one line; what needs compiled kernels comes last."""
+    items.sort(key=lambda item: "compiled_kernels" in getattr(item, "fixturenames", ()))
     if config.getoption("--device", "cuda") == "cuda" and not torch.cuda.is_available():
         left_out = pytest.mark.skip(reason="no GPU here; --device cpu runs what has a CPU form")
         for item in items:
