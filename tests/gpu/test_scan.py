@@ -1,6 +1,6 @@
 """The selective scan on a device: every backend that runs there against float64, and encodings from a CUDA graph.
 
-``pytest -m gpu tests/gpu/test_scan.py --device cuda`` on one GPU; with ``--device cpu`` the backends of the CPU.
+With ``--device cpu`` the backends of the CPU.
 """
 
 import copy
@@ -29,20 +29,12 @@ CLOSE = 5e-5
 """Error in float32: kernels on a GPU take the fast exponential, whose error adds up over the memory of a state."""
 
 
-@pytest.fixture(scope="module")
-def device(request: pytest.FixtureRequest) -> str:
-    name: str = request.config.getoption("--device", "cpu")
-    if name == "cuda" and not torch.cuda.is_available():
-        pytest.fail("--device cuda, but torch sees no GPU")
-    return name
-
-
 @pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest, device: str) -> Backend:
     try:
         return choose_backend(device, request.param)
     except UserError as error:
-        pytest.skip(error.what if hasattr(error, "what") else str(error))
+        pytest.skip(str(error))
 
 
 @cache
