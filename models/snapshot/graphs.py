@@ -50,7 +50,7 @@ class GraphedEncode:
 
     def _capture(self, channels: Tensor, variant: int) -> _Captured:
         held = channels.clone()
-        aside = torch.cuda.Stream(channels.device)
+        aside = torch.cuda.Stream(channels.device)  # type: ignore[no-untyped-call]
         aside.wait_stream(torch.cuda.current_stream(channels.device))
         with torch.cuda.stream(aside):
             for _ in range(WARM_UPS):
