@@ -2,9 +2,10 @@
 
     python benchmarks/wimamba_training.py [--device cuda] [--sequences 33 129 ... 4097] [--batch 4] [--repeats 2]
 
-Contestants as in wimamba_latency.py: WiMamba as published (two scans one after the other, the second between two flips;
-mamba-ssm's blocks on CUDA, the chunked PyTorch scan elsewhere) and WiMamba here (both directions in one scan), both of
-published size with patches of 4 x 4. A training step is forward, backward and AdamW; inference encodes channels.
+Contestants as in wimamba_latency.py: WiMamba as published (two scans one after the other, the second between two flips)
+and WiMamba here (both directions in one scan), on CUDA with each backend that runs, in bf16 (autocast), and in bf16
+with compiled blocks; all of published size with patches of 4 x 4. A training step is forward, backward and AdamW;
+inference encodes channels.
 Contestants take turns, the least time of the repeats counts: seconds of one thread on a CPU, of the clock on CUDA.
 kept MB: what the forward pass keeps for the backward pass, weights left out.
 """
@@ -19,15 +20,17 @@ from rich.console import Console
 from rich.table import Table
 from timing import device_name, timed, use_one_thread
 from torch import Tensor
-from wimamba_latency import make_model
+from wimamba_latency import left_out, make_model
 
 from models.interface import MaskDraw, TokenBatch, collate
+from models.layers.blocks import compile_blocks
 from models.layers.parameters import optimizer_groups
 
 PATCH = 4
 SIDES = {33: (32, 16), 129: (64, 32), 513: (128, 64), 1025: (128, 128), 2049: (256, 128), 4097: (256, 256)}
 """Tokens, class token included -> subcarriers and antennas of a snapshot."""
 CONTESTANTS = ("wimamba as published", "wimamba")
+ON_CUDA = ("wimamba mamba_ssm", "wimamba bf16", "wimamba compiled bf16")
 Row = dict[str, Any]
 
 
@@ -50,13 +53,14 @@ def compare(tokens: int, arguments: argparse.Namespace) -> list[Row]:
     """The lines of one length."""
     draw = np.random.default_rng(0).normal(size=(2, arguments.batch, 1, *SIDES[tokens])).astype(np.float32)
     channels = (draw[0] + 1j * draw[1]).astype(np.complex64)
-    runners = [Runner(name, channels, arguments.device) for name in CONTESTANTS]
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in CONTESTANTS}
+    names = contestants(arguments.device)
+    runners = [Runner(name, channels, arguments.device) for name in names]
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     for _ in range(arguments.repeats + 1):
-        for name, runner in zip(CONTESTANTS, runners, strict=True):
+        for name, runner in zip(names, runners, strict=True):
             times[name].append((timed(runner.train, arguments.device), timed(runner.infer, arguments.device)))
     rows = []
-    for name, runner in zip(CONTESTANTS, runners, strict=True):
+    for name, runner in zip(names, runners, strict=True):
         training, inference = (min(column) for column in zip(*times[name][1:], strict=True))
         row = {"tokens": tokens, "contestant": name, "train_ms": 1e3 * training, "infer_ms": 1e3 * inference}
         rows.append(row | {"kept_mb": runner.kept_bytes() / 1e6})
@@ -64,11 +68,20 @@ def compare(tokens: int, arguments: argparse.Namespace) -> list[Row]:
     return rows
 
 
+def contestants(device: str) -> list[str]:
+    """Those that run on the device."""
+    return [name for name in CONTESTANTS + (ON_CUDA if device == "cuda" else ()) if left_out(name) is None]
+
+
 class Runner:
     """A contestant with its batch."""
 
     def __init__(self, name: str, channels: np.ndarray, device: str) -> None:
-        self.model = make_model(name, PATCH).to(device)
+        self.device = device
+        self.half = name.endswith("bf16")
+        self.model = make_model(name, PATCH, device).to(device)
+        if "compiled" in name:
+            compile_blocks(self.model)
         count = len(channels)
         tokens = self.model.spec.tokenise(channels, PATCH)
         batch = collate([tokens], np.arange(count), np.ones(count, np.float32), PATCH)
@@ -79,15 +92,22 @@ class Runner:
     def train(self) -> None:
         """One training step."""
         self.model.train()
-        self.model(self.batch, MaskDraw(seed=0, epoch=0)).sum().backward()
+        self.forward().sum().backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
+
+    def forward(self) -> Tensor:
+        """The loss of the batch."""
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.half):
+            loss: Tensor = self.model(self.batch, MaskDraw(seed=0, epoch=0))
+        return loss
 
     @torch.no_grad()
     def infer(self) -> None:
         """Encode the channels."""
         self.model.eval()
-        self.model.encode(self.channels, PATCH)
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.half):
+            self.model.encode(self.channels, PATCH)
 
     def kept_bytes(self) -> int:
         """Bytes of the distinct tensors that a forward pass keeps."""
@@ -101,7 +121,7 @@ class Runner:
 
         self.model.train()
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            self.model(self.batch, MaskDraw(seed=0, epoch=0))
+            self.forward()
         return sum(tensor.nbytes for tensor in kept.values())
 
 

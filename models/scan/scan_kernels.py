@@ -13,8 +13,8 @@ import triton
 import triton.language as tl
 
 LOG2_E = tl.constexpr(1.4426950408889634)
-VARYING = ["length", "chunks", "batch"]
-"""Numbers that change from batch to batch: kernels are not compiled again for them."""
+VARYING = ["length", "chunks", "batch", "reverse"]
+"""Numbers that kernels are not compiled again for."""
 
 
 @triton.jit

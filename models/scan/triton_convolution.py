@@ -21,7 +21,8 @@ def triton_convolution(
     """As ``models.scan.operations.short_convolution``; x of any floating type, weight and bias float32."""
     if x.dtype == torch.float64:
         return shifted_convolution(x, weight, bias, reverse, lengths)
-    output: Tensor = _Convolution.apply(x, weight, bias, reverse, lengths)  # type: ignore[no-untyped-call]
+    with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
+        output: Tensor = _Convolution.apply(x, weight, bias, reverse, lengths)  # type: ignore[no-untyped-call]
     return output
 
 

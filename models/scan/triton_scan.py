@@ -32,9 +32,11 @@ def triton_scan(problem: ScanProblem) -> Tensor:
     if problem.u.dtype == torch.float64:
         return chunked_scan(problem)
     series = (problem.u, problem.delta, problem.A, problem.B, problem.C, problem.D, problem.z, problem.delta_bias)
-    output: Tensor = _Scan.apply(  # type: ignore[no-untyped-call]
-        *series, problem.softplus, problem.reverse, problem.lengths
-    )
+    # Triton launches on the current device, whatever the tensors' own.
+    with torch.cuda.device_of(problem.u):  # type: ignore[no-untyped-call]
+        output: Tensor = _Scan.apply(  # type: ignore[no-untyped-call]
+            *series, problem.softplus, problem.reverse, problem.lengths
+        )
     return output
 
 

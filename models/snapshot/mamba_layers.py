@@ -54,10 +54,16 @@ class MambaSize:
 
 
 class BidirectionalMamba(nn.Module):
-    """A forward and a backward Mamba (Gu and Dao 2023), each on one half of the features."""
+    """A forward and a backward Mamba (Gu and Dao 2023), each on one half of the features.
+
+    Activations have the type of the tokens and maps, or that of autocast. The scan and the convolution read and write
+    it and compute in float32.
+    """
 
     traceable = False
     """Its scan calls compiled functions that torch.compile cannot look into."""
+    float32 = ("step_bias", "log_decay", "skip")
+    """Parameters of the scan itself, which stay float32 whatever the others are."""
 
     def __init__(self, size: MambaSize) -> None:
         super().__init__()
