@@ -58,7 +58,7 @@ def compiled_kernels(request: pytest.FixtureRequest) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Without a GPU the suite is left out, with one line; what needs compiled kernels comes last."""
-    items.sort(key=lambda item: "compiled_kernels" in getattr(item, "fixturenames", ()))
+    items.sort(key=lambda item: "mamba_ssm" in item.name)
     if config.getoption("--device", "cuda") == "cuda" and not torch.cuda.is_available():
         left_out = pytest.mark.skip(reason="no GPU here; --device cpu runs what has a CPU form")
         for item in items:

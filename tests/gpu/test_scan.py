@@ -31,6 +31,8 @@ CLOSE = 5e-5
 
 @pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest, device: str) -> Backend:
+    if request.param == "mamba_ssm":
+        request.getfixturevalue("compiled_kernels")
     try:
         return choose_backend(device, request.param)
     except UserError as error:
