@@ -29,7 +29,6 @@ from orchestrator.training.loader import StepLoader
 from samplers.batches import ScheduledBatches
 from samplers.plan import make_plan
 from samplers.schedule import Schedule, Slice
-from tests.stores import make_random_store
 
 pytestmark = pytest.mark.gpu
 
@@ -45,18 +44,13 @@ RATIOS = MaskRatios()
 
 
 @pytest.fixture(scope="module")
-def device(request: pytest.FixtureRequest) -> torch.device:
-    return torch.device(request.config.getoption("--device", "cpu"))
+def device(device: str) -> torch.device:
+    return torch.device("cuda", 0) if device == "cuda" else torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
 def tables(device: torch.device) -> NormalTables:
     return NormalTables.on(device)
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_random_store(tmp_path_factory.mktemp("feed") / "store", np.random.default_rng(7))
 
 
 @contextmanager
