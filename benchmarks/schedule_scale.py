@@ -6,7 +6,8 @@ Every row runs in a process of its own. plan: catalogue, optimal plan of 16 buck
 schedule and first batch. next: mean over consecutive batches of one rank. any: a batch somewhere in the run. whole:
 what the loss and the metrics need of all samples of a step. loader: what a rank does a step beside reading samples:
 next, and its part of whole, which the ranks share. alone: the same where every rank looks at the whole step itself.
-memory: peak resident size of the process before that look; imports: that of the imports alone.
+memory: peak resident size of the process before that look; imports: that of the imports alone. Seconds of the
+processor, which other work on the machine disturbs little.
 """
 
 import argparse
@@ -54,13 +55,13 @@ def measure(samples: int, ranks: int) -> dict:
     """Figures of one row; a rank's batch is 128 samples, fewer where the smallest bucket would not fill a slice."""
     imports = peak_mebibytes()
     batch = min(128, samples // (2 * BUCKETS * ranks))
-    started = time.perf_counter()
+    started = time.process_time()
     lengths = [8 * (1 + number * 37 % LENGTHS) for number in range(SETS)]
     catalogue = Catalogue([Source(f"S{n}", length, samples // SETS) for n, length in enumerate(lengths)])
     plan = make_plan(catalogue, method="optimal", buckets=BUCKETS, batch=ranks * batch, partitions=ranks)
     schedule = Schedule(catalogue, plan, seed=0, partitions=ranks, epochs=2)
     schedule.rank_step(0, 0, ranks // 2, ranks)
-    planned = time.perf_counter() - started
+    planned = time.process_time() - started
     following, anywhere = next_batch(schedule, ranks), any_batch(schedule, ranks)
     memory = peak_mebibytes()
     whole = whole_step(schedule, ranks)
@@ -83,21 +84,21 @@ def measure(samples: int, ranks: int) -> dict:
 def next_batch(schedule: Schedule, ranks: int) -> float:
     """Microseconds a batch in order."""
     count = 0
-    started = time.perf_counter()
+    started = time.process_time()
     for _ in schedule.iterate(0, 0, ranks // 2, ranks):
         count += 1
         if count == MOST_BATCHES:
             break
-    return (time.perf_counter() - started) / count * 1e6
+    return (time.process_time() - started) / count * 1e6
 
 
 def any_batch(schedule: Schedule, ranks: int, draws: int = 100) -> float:
     """Microseconds a batch at a random step."""
     steps = np.random.default_rng(0).integers(0, schedule.steps(1), draws).tolist()
-    started = time.perf_counter()
+    started = time.process_time()
     for step in steps:
         schedule.rank_step(1, step, ranks // 2, ranks)
-    return (time.perf_counter() - started) / draws * 1e6
+    return (time.process_time() - started) / draws * 1e6
 
 
 def whole_step(schedule: Schedule, ranks: int, draws: int = 10) -> float:
@@ -113,9 +114,9 @@ def whole_step(schedule: Schedule, ranks: int, draws: int = 10) -> float:
     )
     seconds = []
     for step in np.random.default_rng(1).integers(0, schedule.steps(1), draws).tolist():
-        started = time.perf_counter()
+        started = time.process_time()
         GlobalStep.of(data, schedule, (1, step), ranks)
-        seconds.append(time.perf_counter() - started)
+        seconds.append(time.process_time() - started)
     return min(seconds) * 1e6
 
 
