@@ -104,11 +104,12 @@ class StepLoader:
         self._micro_batch = micro_batch
         self._prefetch = prefetch
         self._sharing = sharing
+        self.device = _numbered(device)
         self._feeds_device = device.type != "cpu"
         noisy = self._feeds_device and data.snr_db is not None
-        self._tables = NormalTables.on(device) if noisy else None
+        self._tables = NormalTables.on(self.device) if noisy else None
         self._pool = ThreadPoolExecutor(
-            threads, thread_name_prefix="loader", initializer=use_device, initargs=(device,)
+            threads, thread_name_prefix="loader", initializer=use_device, initargs=(self.device,)
         )
 
         # Of its own: behind the batches of later steps a step would wait for all of them.
@@ -183,6 +184,13 @@ def use_device(device: torch.device) -> None:
     """What a thread does that makes page-locked memory: otherwise it would open a context on the first GPU."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
+
+
+def _numbered(device: torch.device) -> torch.device:
+    """The same with its number: a new thread has a current device of its own."""
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
 
 
 def split_slice(slice_: Slice, most: int) -> list[Slice]:

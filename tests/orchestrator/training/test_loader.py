@@ -76,6 +76,13 @@ def test_the_threads_take_the_device_of_their_rank(small_store: Path, monkeypatc
     with StepLoader(parts.data, batches, placement, micro_batch=4, threads=2, prefetch=3) as loader:
         next(iter(loader))
     assert used and set(used) == {torch.device("cpu")}
+    # The main thread's device, where the loader is given none by number.
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 5)
+    monkeypatch.setattr(NormalTables, "on", lambda device: None)
+    with StepLoader(
+        parts.data, batches, placement, micro_batch=4, threads=1, prefetch=1, device=torch.device("cuda")
+    ) as loader:
+        assert loader.device == torch.device("cuda", 5)
 
 
 def shared_loading(job: Any, steps: int) -> list[tuple[Any, ...]]:
