@@ -7,7 +7,7 @@ computed on one rank, by the same arithmetic as if there were no others, so shar
 """
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from itertools import chain, islice
 
@@ -21,13 +21,15 @@ from samplers.measures import source_entropy
 from samplers.schedule import Schedule
 
 BLOCK_STEPS = 64
-"""Steps of a block at least, so that the exchange, for which a GPU's host waits, is rare."""
+"""Steps of a block at least, so that exchanges are rare."""
+LEAD_STEPS = 2
+"""Steps before the end of a block at which the exchange for the next one begins: a device ends it while they train."""
 
 Cursor = tuple[int, int]
 """Epoch, and step within it."""
 Rows = NDArray[np.float64]
-Exchange = Callable[[Rows], Rows]
-"""Collective: the rows [n, fields] of every rank, [ranks, n, fields]."""
+Exchange = Callable[[Rows], Callable[[], Rows]]
+"""Collective: begins to exchange rows [n, fields]; what it returns waits for those of all ranks, [ranks, n, fields]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,7 @@ class Sharing:
         return 1 if self.world == 1 else self.world * -(-BLOCK_STEPS // self.world)
 
 
-ALONE = Sharing(0, 1, lambda rows: rows[None])
+ALONE = Sharing(0, 1, lambda rows: lambda: rows[None])
 
 
 def global_steps(
@@ -104,17 +106,29 @@ def global_steps(
 ) -> Iterator[GlobalStep]:
     """In the order of ``steps``, which must be the same on all ranks.
 
-    Collective where a block begins, on the thread that asks for its first step. A rank's part of a block is computed in
-    ``pool`` while the block before it trains. tasks: of the model.
+    Collective for the first step and shortly before the end of a block, on the thread that asks. A rank's part of a
+    block is computed in ``pool`` while the block before it trains. tasks: of the model.
     """
-    # The first block is one step a rank, so that training begins soon.
-    block = tuple(islice(steps, sharing.world))
-    own = [pool.submit(compute, cursor) for cursor in block[sharing.rank :: sharing.world]]
-    while block:
+
+    def look(block: tuple[Cursor, ...]) -> list[Future[GlobalStep]]:
+        return [pool.submit(compute, cursor) for cursor in block[sharing.rank :: sharing.world]]
+
+    def begin(block: tuple[Cursor, ...], own: list[Future[GlobalStep]]) -> Callable[[], Rows]:
         rows = np.zeros((-(-len(block) // sharing.world), GlobalStep.fields(tasks)))
         for row, future in zip(rows, own, strict=False):
             row[:] = future.result().to_row()
-        count, block = len(block), tuple(islice(steps, sharing.block))
-        own = [pool.submit(compute, cursor) for cursor in block[sharing.rank :: sharing.world]]
-        in_order = sharing.exchange(rows).swapaxes(0, 1).reshape(-1, rows.shape[1])
-        yield from map(GlobalStep.from_row, in_order[:count])
+        return sharing.exchange(rows)
+
+    # The first block is one step a rank, so that training begins soon.
+    block = tuple(islice(steps, sharing.world))
+    exchanged = begin(block, look(block)) if block else None
+    while exchanged is not None:
+        following = tuple(islice(steps, sharing.block))
+        own = look(following)
+        in_order = exchanged().swapaxes(0, 1).reshape(-1, GlobalStep.fields(tasks))
+        exchanged = None
+        for number, row in enumerate(in_order[: len(block)]):
+            if number == max(len(block) - LEAD_STEPS, 0) and following:
+                exchanged = begin(following, own)
+            yield GlobalStep.from_row(row)
+        block = following

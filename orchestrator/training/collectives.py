@@ -35,16 +35,25 @@ def sum_over_ranks(counters: Mapping[str, float]) -> dict[str, float]:
     return {name: sum(part.get(name, 0.0) for part in parts) for name in names}
 
 
-def gather_rows(rows: NDArray[np.float64], device: torch.device) -> NDArray[np.float64]:
-    """Arrays of one shape [...] of all ranks: [ranks, ...]. device: the rank's, over which NCCL exchanges them."""
-    own = torch.from_numpy(rows).to(device)
+def gather_rows(rows: NDArray[np.float64], device: torch.device) -> Callable[[], NDArray[np.float64]]:
+    """Begins to gather arrays of one shape [...]; what it returns waits for those of all ranks, [ranks, ...].
+
+    device: the rank's, over which NCCL exchanges them; the host does not wait for it before it reads.
+    """
+    own = torch.from_numpy(rows)
+    if device.type == "cuda":
+        own = own.pin_memory().to(device, non_blocking=True)
     found = [torch.empty_like(own) for _ in range(dist.get_world_size())]
     dist.all_gather(found, own)
     everyone = torch.stack(found)
-    host = torch.empty_like(everyone, device="cpu", pin_memory=everyone.is_cuda)
-    host.copy_(everyone, non_blocking=True)
-    if everyone.is_cuda:
-        arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        arrived.record()
+    if not everyone.is_cuda:
+        return everyone.numpy
+    host = torch.empty_like(everyone, device="cpu", pin_memory=True).copy_(everyone, non_blocking=True)
+    arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    arrived.record()
+
+    def read() -> NDArray[np.float64]:
         arrived.synchronize()
-    return host.numpy()
+        return host.numpy()
+
+    return read

@@ -25,6 +25,7 @@ from orchestrator.data.reader import TrainingData, open_training_data
 from orchestrator.data.stored_batch import StoredBatch
 from orchestrator.shard_cache.placement import SharedPlacement
 from orchestrator.spec.job import DataSection
+from orchestrator.training.collectives import gather_rows
 from orchestrator.training.loader import StepLoader
 from samplers.batches import ScheduledBatches
 from samplers.plan import make_plan
@@ -226,3 +227,12 @@ def test_the_loader_feeds_the_device_the_batches_of_the_host(
             if device.type == "cuda":
                 assert micro.samples.channels.is_pinned() and micro.samples.keys.is_pinned()
             assert_same(micro.on(device), other.samples)
+
+
+@pytest.mark.usefixtures("one_rank")
+def test_the_host_waits_for_an_exchange_only_when_it_reads(device: torch.device) -> None:
+    rows = np.random.default_rng(0).normal(size=(3, 9))
+    gather_rows(rows, device)()
+    with host_never_waits(device):
+        read = gather_rows(rows, device)
+    np.testing.assert_array_equal(read(), rows[None])

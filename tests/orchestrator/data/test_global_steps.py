@@ -1,6 +1,7 @@
 """What a step is over all ranks: the ranks share the work of finding out, and all of them know the same."""
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 from pathlib import Path
@@ -38,13 +39,13 @@ class Ranks:
         self._rows: list[Rows | None] = [None] * world
         self._barrier = threading.Barrier(world, timeout=20)
 
-    def exchange(self, rank: int, rows: Rows) -> Rows:
+    def exchange(self, rank: int, rows: Rows) -> Callable[[], Rows]:
         self._rows[rank] = rows
         self.exchanges += rank == 0
         self._barrier.wait()
         everyone = np.stack([part for part in self._rows if part is not None])
         self._barrier.wait()
-        return everyone
+        return lambda: everyone
 
 
 @pytest.mark.parametrize("strategy", ["bucket", "packed"])
@@ -87,6 +88,32 @@ def test_a_rank_alone_exchanges_nothing_and_looks_one_step_ahead(small_store: Pa
         found = global_steps(cursors(schedule, 0, 0), look, pool, 3, ALONE)
         assert equal(next(found), GlobalStep.of(data, schedule, (0, 0), 1))
     assert looked_at == [(0, 0), (0, 1)]
+
+
+def test_an_exchange_begins_before_its_block_does(small_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a device has time for it: the host reads what it brought some steps later."""
+    monkeypatch.setattr(module, "BLOCK_STEPS", 4)
+    data, schedule = opened(small_store, "bucket")
+    seen: list[str] = []
+
+    def exchange(rows: Rows) -> Callable[[], Rows]:
+        seen.append("begin")
+
+        def read() -> Rows:
+            seen.append("read")
+            return np.stack([rows, rows])
+
+        return read
+
+    sharing = Sharing(0, 2, exchange)
+    with ThreadPoolExecutor(1) as pool:
+        for _ in global_steps(
+            cursors(schedule, 0, 0), lambda cursor: GlobalStep.of(data, schedule, cursor, 2), pool, 3, sharing
+        ):
+            seen.append("step")
+    assert schedule.total_steps == 12
+    first, later = ["begin", "read", "begin", "step", "step"], ["read", "step", "step", "begin", "step", "step"]
+    assert seen == [*first, *later, *later, "read", "step", "step"]
 
 
 def test_a_finished_run_has_no_steps(small_store: Path) -> None:
