@@ -45,13 +45,13 @@ RATIOS = MaskRatios()
 
 
 @pytest.fixture(scope="module")
-def device(device: str) -> torch.device:
+def target(device: str) -> torch.device:
     return torch.device("cuda", 0) if device == "cuda" else torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def tables(device: torch.device) -> NormalTables:
-    return NormalTables.on(device)
+def tables(target: torch.device) -> NormalTables:
+    return NormalTables.on(target)
 
 
 @contextmanager
@@ -110,34 +110,34 @@ def assert_same_tree(found: Any, expected: Any, name: str = "") -> None:
 @pytest.mark.parametrize("snr_db", [20.0, 5.0, None], ids=["20 dB", "5 dB", "clean"])
 @pytest.mark.parametrize(("name", "packed"), FORMS, ids=IDS)
 def test_a_batch_is_that_of_the_host(
-    name: str, packed: bool, snr_db: float | None, device: torch.device, store: Path, tables: NormalTables
+    name: str, packed: bool, snr_db: float | None, target: torch.device, store: Path, tables: NormalTables
 ) -> None:
     data = opened(store, name, packed=packed, snr_db=snr_db)
-    made = stored_on(device, data, tables).prepared()
-    assert made.tokens.device.type == device.type
+    made = stored_on(target, data, tables).prepared()
+    assert made.tokens.device.type == target.type
     assert_same(made, data.batch(mixed_slice()))
 
 
 @pytest.mark.parametrize(("name", "packed"), FORMS, ids=IDS)
 def test_the_host_waits_for_nothing_while_a_batch_is_made(
-    name: str, packed: bool, device: torch.device, store: Path, tables: NormalTables
+    name: str, packed: bool, target: torch.device, store: Path, tables: NormalTables
 ) -> None:
     data = opened(store, name, packed=packed)
-    host = data.stored_batch(mixed_slice(), tables, pinned=device.type == "cuda")
+    host = data.stored_batch(mixed_slice(), tables, pinned=target.type == "cuda")
     # Twice: what the first call of an operation loads may wait.
-    made = host.to(device, non_blocking=True).prepared()
-    with host_never_waits(device):
-        made = host.to(device, non_blocking=True).prepared()
+    made = host.to(target, non_blocking=True).prepared()
+    with host_never_waits(target):
+        made = host.to(target, non_blocking=True).prepared()
     assert_same(made, data.batch(mixed_slice()))
 
 
-def test_tables_arrive_whole(device: torch.device, tables: NormalTables) -> None:
+def test_tables_arrive_whole(target: torch.device, tables: NormalTables) -> None:
     radius, turn = normal_tables()
     assert torch.equal(tables.radius.cpu(), torch.from_numpy(radius))
     assert torch.equal(tables.turn.cpu(), torch.from_numpy(turn))
 
 
-def test_noise_is_that_of_the_host(device: torch.device, tables: NormalTables) -> None:
+def test_noise_is_that_of_the_host(target: torch.device, tables: NormalTables) -> None:
     """Some 10^6 numbers of a published scale, with powers 24 decades apart."""
     random = np.random.default_rng(1)
     channel = random.normal(size=(8, 24, 64, 32, 2)).astype(np.float32).view(np.complex64)[..., 0]
@@ -146,23 +146,23 @@ def test_noise_is_that_of_the_host(device: torch.device, tables: NormalTables) -
     expected = add_noise(unit_power(channel), 20.0, 5, keys, 2)
 
     runs = Runs(((8, channel[0].size),))
-    parts = torch.from_numpy(channel.view(np.float32).reshape(-1, 2)).to(device)
-    sample = torch.arange(8, device=device).repeat_interleave(channel[0].size)
-    index = torch.arange(channel[0].size, device=device).repeat(8)
-    states = torch.from_numpy(noise_states(5, keys, 2).view(np.int64)).to(device)
+    parts = torch.from_numpy(channel.view(np.float32).reshape(-1, 2)).to(target)
+    sample = torch.arange(8, device=target).repeat_interleave(channel[0].size)
+    index = torch.arange(channel[0].size, device=target).repeat(8)
+    states = torch.from_numpy(noise_states(5, keys, 2).view(np.int64)).to(target)
     normal = device_signal.unit_power(parts, sample, runs)
     found = device_signal.add_noise(normal, sample, index, runs, 20.0, states, tables)
     np.testing.assert_array_equal(found.cpu().numpy(), expected.view(np.float32).reshape(-1, 2))
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_padded_masks_and_counts_are_those_of_the_host(task: str, device: torch.device, store: Path) -> None:
+def test_padded_masks_and_counts_are_those_of_the_host(task: str, target: torch.device, store: Path) -> None:
     host = opened(store, "hetercsi").batch(mixed_slice())
     assert isinstance(host, TokenBatch)
-    there = host.to(device)
+    there = host.to(target)
     expected = make_view(task, host, DRAW, RATIOS)
     make_view(task, there, DRAW, RATIOS)
-    with host_never_waits(device):
+    with host_never_waits(target):
         found = make_view(task, there, DRAW, RATIOS)
     assert torch.equal(kept_tokens(there.grid, RATIOS).cpu(), kept_tokens(host.grid, RATIOS))
     assert torch.equal(found.masked.cpu(), expected.masked)
@@ -172,27 +172,27 @@ def test_padded_masks_and_counts_are_those_of_the_host(task: str, device: torch.
     assert torch.equal(found.kept.cpu()[expected.present], expected.kept[expected.present])
 
 
-def test_packed_masks_and_counts_are_those_of_the_host(device: torch.device, store: Path) -> None:
+def test_packed_masks_and_counts_are_those_of_the_host(target: torch.device, store: Path) -> None:
     host = opened(store, "hetercsi", packed=True).batch(mixed_slice())
     assert isinstance(host, PackedBatch)
-    there = host.to(device)
+    there = host.to(target)
     packed_views(TASKS, there, DRAW, RATIOS)
-    with host_never_waits(device):
+    with host_never_waits(target):
         found = packed_views(TASKS, there, DRAW, RATIOS)
     assert_same_tree(found, packed_views(TASKS, host, DRAW, RATIOS))
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
 @pytest.mark.parametrize("values", ["published", "paper"])
-def test_snapshot_masks_are_those_of_the_host(values: str, packed: bool, device: torch.device, store: Path) -> None:
+def test_snapshot_masks_are_those_of_the_host(values: str, packed: bool, target: torch.device, store: Path) -> None:
     """Bit for bit, but for the paper's normal values: their inverse error function rounds as the device does."""
     data = opened(store, "wimamba")
     host = replace(data, packed=packed).batch(mixed_slice())
     policy = make_spec("wimamba", {"patches": [4], "mask_values": values}).masking  # type: ignore[attr-defined]
-    there = host.to(device)
+    there = host.to(target)
     mask_tokens(there, DRAW, policy)
     hide_tokens(there, 5, policy)
-    with host_never_waits(device):
+    with host_never_waits(target):
         found, hidden = mask_tokens(there, DRAW, policy), hide_tokens(there, 5, policy)
     expected, expected_hidden = mask_tokens(host, DRAW, policy), hide_tokens(host, 5, policy)
     assert torch.equal(found.masked.cpu(), expected.masked)
@@ -206,7 +206,7 @@ def test_snapshot_masks_are_those_of_the_host(values: str, packed: bool, device:
 
 @pytest.mark.parametrize(("name", "packed"), FORMS, ids=IDS)
 def test_the_loader_feeds_the_device_the_batches_of_the_host(
-    name: str, packed: bool, device: torch.device, store: Path
+    name: str, packed: bool, target: torch.device, store: Path
 ) -> None:
     section = DataSection(store=store)
     catalogue, data = open_training_data(section, make_spec(name, MODELS[name]), 3, packed=packed)
@@ -219,20 +219,20 @@ def test_the_loader_feeds_the_device_the_batches_of_the_host(
         with StepLoader(data, batches, placement, micro_batch=6, threads=2, prefetch=2, device=where) as loader:
             return [step for step, _ in zip(loader, range(4), strict=False)]
 
-    found, expected = steps(device), steps(torch.device("cpu"))
+    found, expected = steps(target), steps(torch.device("cpu"))
     assert len(found) == 4
     for ours, theirs in zip(found, expected, strict=True):
         assert len(ours.micro_batches) == len(theirs.micro_batches) == 3
         for micro, other in zip(ours.micro_batches, theirs.micro_batches, strict=True):
-            if device.type == "cuda":
+            if target.type == "cuda":
                 assert micro.samples.channels.is_pinned() and micro.samples.keys.is_pinned()
-            assert_same(micro.on(device), other.samples)
+            assert_same(micro.on(target), other.samples)
 
 
 @pytest.mark.usefixtures("one_rank")
-def test_the_host_waits_for_an_exchange_only_when_it_reads(device: torch.device) -> None:
+def test_the_host_waits_for_an_exchange_only_when_it_reads(target: torch.device) -> None:
     rows = np.random.default_rng(0).normal(size=(3, 9))
-    gather_rows(rows, device)()
-    with host_never_waits(device):
-        read = gather_rows(rows, device)
+    gather_rows(rows, target)()
+    with host_never_waits(target):
+        read = gather_rows(rows, target)
     np.testing.assert_array_equal(read(), rows[None])
