@@ -138,7 +138,7 @@ def test_tables_arrive_whole(target: torch.device, tables: NormalTables) -> None
 
 
 def test_noise_is_that_of_the_host(target: torch.device, tables: NormalTables) -> None:
-    """Some 10^6 numbers of a published scale, with powers 24 decades apart."""
+    """Some 10^6 numbers of a published scale, amplitudes seven decades apart."""
     random = np.random.default_rng(1)
     channel = random.normal(size=(8, 24, 64, 32, 2)).astype(np.float32).view(np.complex64)[..., 0]
     channel *= np.float32(10.0) ** np.arange(-6, 2, dtype=np.float32)[:, None, None, None]
