@@ -85,7 +85,7 @@ class StoredBatch:
     def prepared(self) -> TokenBatch | PackedBatch:
         """The batch that ``TrainingData.batch`` makes of the same samples on the host, on this device."""
         values = self._tokens(self._signal())
-        marks = [self._elements(part) for part in self.parts]
+        marks = [self._elements(part, value.shape[2]) for part, value in zip(self.parts, values, strict=True)]
         return self._packed(values, marks) if self.preparation.packed else self._padded(values, marks)
 
     def _signal(self) -> Tensor:
@@ -108,11 +108,12 @@ class StoredBatch:
             for piece, part in zip(pieces, self.parts, strict=True)
         ]
 
-    def _elements(self, part: Part) -> Tensor | None:
-        """Bool [L, D], False for filled elements; None where a part has none."""
+    def _elements(self, part: Part, width: int) -> Tensor | None:
+        """Bool [L, D], False for filled elements; None where a part has none. width: D."""
+        if part.tokens * width == 2 * math.prod(part.shape):
+            return None
         ones = torch.full((1, *part.shape), 1 + 1j, dtype=torch.complex64, device=self.channels.device)
-        marks = self.preparation.spec.patch(ones, self.variant)[0]
-        return None if marks.numel() == 2 * ones.numel() else marks != 0
+        return self.preparation.spec.patch(ones, self.variant)[0] != 0
 
     def _padded(self, values: list[Tensor], marks: list[Tensor | None]) -> TokenBatch:
         longest, width = max(part.tokens for part in self.parts), values[0].shape[2]
