@@ -149,7 +149,7 @@ def _ports(profile: Profile) -> Finding:
 
 def _ranks(profile: Profile, count: int) -> Finding:
     try:
-        found = measure_here(count, profile.device)
+        found = measure_here(count, profile.device, profile.time_limits.rank_check_s)
     except RankCheckError as error:
         return Finding("ranks", "failed", str(error))
     return Finding("ranks", "ok", describe(found))

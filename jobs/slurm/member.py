@@ -5,7 +5,6 @@ import time
 from jobs.node.keepalive import KeepaliveClient
 from jobs.node.ray_node import RayNode
 from jobs.node.rendezvous import POLL_S, BootstrapError, Rendezvous
-from jobs.slurm.bring_up import VISIBLE_S
 from jobs.slurm.signals import SlurmSignals
 
 
@@ -38,7 +37,7 @@ class Member:
                 self._check()
             except BootstrapError:
                 # The head ends its Ray right after its announcement, which may take a while to be seen here.
-                deadline = deadline or time.monotonic() + VISIBLE_S
+                deadline = deadline or time.monotonic() + self.node.profile.time_limits.file_s
                 if time.monotonic() > deadline:
                     raise
             time.sleep(POLL_S)

@@ -145,7 +145,7 @@ class Scontrol:
 def scontrol(monkeypatch: pytest.MonkeyPatch) -> Scontrol:
     fake = Scontrol()
     monkeypatch.setattr(subprocess, "run", fake)
-    monkeypatch.setattr(leaving, "LEAVE_TIMEOUT_S", 0.0)
+    monkeypatch.setattr(leaving.time, "monotonic", itertools.count(0.0, 3600.0).__next__)
     monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
     return fake
 
@@ -206,7 +206,7 @@ def test_a_start_that_a_few_nodes_spoil_is_tried_again_without_them(
 ) -> None:
     for node in range(3):
         rendezvous_of(tmp_path, node).fail((BadNodeError if node in bad else BootstrapError)("no room"))
-    ending = failed_start(rendezvous_of(tmp_path))
+    ending = failed_start(rendezvous_of(tmp_path), file_s=10)
     assert ending == (outcome, 1, "n1: no room; n2: no room; n3: no room")
 
 
