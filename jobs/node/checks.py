@@ -28,12 +28,13 @@ def check_share(share: Share) -> None:
     if granted_gpus < share.gpus:
         raise BootstrapError(f"Slurm granted {granted_gpus} GPUs, the workers of this node need {share.gpus}")
     if share.gpus:
-        import torch
+        # Importing torch takes seconds that a node without GPUs need not wait.
+        from orchestrator.monitoring.whole_gpus import count_devices
 
-        usable = torch.cuda.device_count()
-        if usable < share.gpus:
+        gpus = count_devices()
+        if gpus.for_ranks(share.gpus) < share.gpus:
             visible = os.environ.get("CUDA_VISIBLE_DEVICES", "not set")
-            raise BadNodeError(f"{usable} GPUs are usable (CUDA_VISIBLE_DEVICES {visible}), {share.gpus} are needed")
+            raise BadNodeError(f"{gpus} are usable (CUDA_VISIBLE_DEVICES {visible}), {share.gpus} GPUs are needed")
 
 
 def check_machine(profile: Profile) -> None:

@@ -11,9 +11,9 @@ from channels.errors import UserError
 from jobs.launch.folder import LaunchFolder
 from jobs.node import own_processes
 from jobs.node.checks import check_machine, check_ranks, check_share, wanted_scan
-from jobs.node.doctor import versions
 from jobs.node.ray_node import RayNode, share_of
 from jobs.node.rendezvous import BootstrapError, JobNode, Rendezvous
+from jobs.node.versions import versions
 from jobs.slurm.bring_up import failed_start, wait_for_all
 from jobs.slurm.head import Head
 from jobs.slurm.leave import leave

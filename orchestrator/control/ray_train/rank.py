@@ -36,8 +36,9 @@ def ray_worker(config: WorkerConfig) -> None:
 
     directory, rank = RunDirectory(config.run), dist.get_rank()
     attempts = directory.attempts
-    # torch's own flight recorder makes no folder.
-    directory.stacks.mkdir(exist_ok=True)
+    if config.device == "cuda":
+        # torch's own flight recorder makes no folder.
+        directory.stacks.mkdir(exist_ok=True)
     attempt = agree_on_attempt(attempts)
     keep_output(log_file(attempts, attempt, rank))
     with kept_errors():

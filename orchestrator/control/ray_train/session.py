@@ -63,9 +63,9 @@ def _local_workers(job: JobSpec, profile: Profile) -> int:
     """The most workers of a job that this machine has room for."""
     room = [job.scale.most, len(os.sched_getaffinity(0)) // profile.cpus_per_worker]
     if profile.device == "cuda":
-        import torch
+        from orchestrator.monitoring.whole_gpus import count_devices
 
-        room.append(torch.cuda.device_count())
+        room.append(count_devices().for_ranks(job.scale.most))
     return min(room)
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from jobs.node.checks import RESULT, bad_nodes, check_machine, wanted_scan
-from jobs.node.doctor import Finding, examine
+from jobs.node.doctor import examine
+from jobs.node.finding import Finding
 from jobs.node.network_check import Group, RankCheckError, run_ranks
 from jobs.node.rank_result import Bandwidth, Rail
 from jobs.node.rendezvous import BadNodeError, JobNode, Rendezvous
