@@ -26,16 +26,19 @@ def find_problem(gpu: GpuState, before: Mapping[str, int]) -> str | None:
     return f"{new} new memory errors that ECC could not correct" if new > 0 else None
 
 
-def examine_node(before: Mapping[str, int], limit_s: float) -> str | None:
+def examine_node(before: Mapping[str, int], limit_s: float, *, answered: bool = True) -> str | None:
     """What is wrong with the GPUs of this machine that this process may use, in a line, or None.
 
     before: as of :func:`find_problem`. limit_s: for the trial; a device that keeps it waiting is not blamed for that,
-    as the ranks of a group that hangs may hold it.
+    as the ranks of a group that hangs may hold it. answered: whether NVML answered here when the attempt began; where
+    it never does, as in a container without it, that it does not now is nothing new.
     """
+    gpus: list[GpuState] = []
     try:
         gpus = read_gpus(os.environ.get("CUDA_VISIBLE_DEVICES"))
     except NvmlError as error:
-        return str(error)
+        if answered:
+            return str(error)
     found = {gpu.index: problem for gpu in gpus if (problem := find_problem(gpu, before)) is not None}
     # A task without a claim on a GPU may see none, which says nothing about the machine.
     if not found and os.environ.get("CUDA_VISIBLE_DEVICES") != "":

@@ -27,7 +27,7 @@ class DeviceCheck:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        before = uncorrected_before(self.attempts)
+        before = read_before(self.attempts)
         task = ray.remote(num_cpus=0, max_retries=0)(_examine)
         nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU")]
         asked = [
@@ -45,21 +45,41 @@ class DeviceCheck:
 
 
 def bad_nodes(answers: list[tuple[str, str | None] | None]) -> dict[str, str]:
-    """Those with a problem, of what the nodes answered; None: one could not."""
-    return {host: problem for host, problem in filter(None, answers) if problem is not None}
+    """Those with a problem, of what the nodes answered; None: one could not.
+
+    None is bad where all of several are: what they have in common is no device.
+    """
+    told = [answer for answer in answers if answer is not None]
+    bad = {host: problem for host, problem in told if problem is not None}
+    if len(bad) == len(told) > 1:
+        logging.getLogger(__name__).warning("all nodes report broken devices, which is not believed: %s", bad)
+        return {}
+    return bad
 
 
-def uncorrected_before(attempts: Path) -> dict[str, int]:
-    """Memory errors of every GPU at the start of the newest attempt, by uuid, as its ranks recorded them."""
+@dataclass(frozen=True, slots=True)
+class Before:
+    """What was known at the start of an attempt. uncorrected: memory errors, by uuid. hosts: where NVML answered."""
+
+    uncorrected: Mapping[str, int]
+    hosts: frozenset[str]
+
+
+def read_before(attempts: Path) -> Before:
+    """Of the newest attempt, as its ranks recorded it."""
     newest = max(numbers(attempts), default=0)
     records: list[Mapping[str, Any]] = [
         json.loads(path.read_text()) for path in (attempts / str(newest)).glob("rank-*.json")
     ]
-    return {record["uuid"]: record["uncorrected"] for record in records if record["uncorrected"] is not None}
+    return Before(
+        {record["uuid"]: record["uncorrected"] for record in records if record["uncorrected"] is not None},
+        frozenset(record["host"] for record in records if record["uuid"] is not None),
+    )
 
 
-def _examine(before: Mapping[str, int], limit_s: float) -> tuple[str, str | None]:
-    return host_name(), examine_node(before, limit_s)
+def _examine(before: Before, limit_s: float) -> tuple[str, str | None]:
+    host = host_name()
+    return host, examine_node(before.uncorrected, limit_s, answered=host in before.hosts)
 
 
 def _answer(reference: Any) -> tuple[str, str | None] | None:

@@ -101,6 +101,16 @@ def test_a_device_that_nvml_holds_for_sound_is_tried(monkeypatch: pytest.MonkeyP
     assert examine_node({}, 1.0) is None, "a task that may see no device says nothing about the machine"
 
 
+def test_a_driver_that_is_gone_is_a_fault_and_one_that_never_was_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    answering(monkeypatch, starts=False)
+    monkeypatch.setattr(device_health, "_try", lambda limit_s: {})
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert "does not answer" in str(examine_node({}, 1.0))
+    assert examine_node({}, 1.0, answered=False) is None
+    monkeypatch.setattr(device_health, "_try", lambda limit_s: {2: "comes out wrong"})
+    assert examine_node({}, 1.0, answered=False) == "GPU 2: comes out wrong"
+
+
 def test_a_trial_that_hangs_blames_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     def run(command: Any, timeout: float, **_: Any) -> None:
         raise subprocess.TimeoutExpired(command, timeout)

@@ -10,7 +10,7 @@ import torch
 
 from channels.files import write_json
 from orchestrator.control.ray_train import rank as rank_module
-from orchestrator.control.ray_train.device_check import bad_nodes, uncorrected_before
+from orchestrator.control.ray_train.device_check import Before, bad_nodes, read_before
 from orchestrator.control.ray_train.rank import describe_rank, kept_errors, own_gpu
 from orchestrator.monitoring.gpu_state import GpuState, NvmlError
 from orchestrator.monitoring.topology import Place
@@ -80,13 +80,23 @@ def test_without_nvml_a_rank_trains_all_the_same_and_says_so(
 
 
 def test_the_counts_at_the_start_are_those_of_the_newest_attempt(tmp_path: Path) -> None:
-    assert uncorrected_before(tmp_path) == {}
-    for attempt, rank, uuid, count in ((1, 0, "GPU-a", 1), (2, 0, "GPU-a", 5), (2, 1, "GPU-b", None)):
+    assert read_before(tmp_path) == Before({}, frozenset())
+    for attempt, rank, uuid, count in (
+        (1, 0, "GPU-a", 1),
+        (2, 0, "GPU-a", 5),
+        (2, 1, "GPU-b", None),
+        (2, 2, None, None),
+    ):
         folder = tmp_path / str(attempt)
         folder.mkdir(exist_ok=True)
-        write_json(folder / f"rank-{rank}.json", {"uuid": uuid, "uncorrected": count})
-    assert uncorrected_before(tmp_path) == {"GPU-a": 5}
+        write_json(folder / f"rank-{rank}.json", {"host": f"n{rank}", "uuid": uuid, "uncorrected": count})
+    assert read_before(tmp_path) == Before({"GPU-a": 5}, frozenset({"n0", "n1"}))
 
 
 def test_a_node_that_could_not_answer_is_not_blamed() -> None:
     assert bad_nodes([("n1", None), None, ("n2", "GPU 4: must be reset")]) == {"n2": "GPU 4: must be reset"}
+
+
+def test_where_all_nodes_say_the_same_none_is_blamed() -> None:
+    assert bad_nodes([("n1", "no driver"), ("n2", "no driver")]) == {}
+    assert bad_nodes([("n1", "no driver")]) == {"n1": "no driver"}
