@@ -12,6 +12,8 @@ import torch
 from orchestrator.run.failures import is_out_of_memory
 
 SIDE = 64
+BUSY = "busy or unavailable"
+"""What CUDA says of a device that only one process may use and another one, perhaps a rank, still does."""
 
 
 def try_device(device: torch.device) -> None:
@@ -32,13 +34,13 @@ def try_device(device: torch.device) -> None:
 
 
 def try_all(devices: int) -> dict[int, str]:
-    """What is wrong with the GPUs of this process, by number; one that is full may be sound."""
+    """What is wrong with the GPUs of this process, by number; one that is full or taken may be sound."""
     problems: dict[int, str] = {}
     for number in range(devices):
         try:
             try_device(torch.device("cuda", number))
         except RuntimeError as error:
-            if not is_out_of_memory(error):
+            if not is_out_of_memory(error) and BUSY not in str(error):
                 problems[number] = " ".join(str(error).split())[:300]
     return problems
 

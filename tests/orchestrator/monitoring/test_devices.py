@@ -131,12 +131,14 @@ def test_the_trial_runs_here() -> None:
     assert done == {}, "this machine's devices work, or it has none"
 
 
-def test_a_full_device_is_not_a_broken_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    errors = iter([RuntimeError("CUDA out of memory"), RuntimeError("CUDA error: uncorrectable ECC error encountered")])
+def test_a_device_that_is_full_or_taken_is_not_a_broken_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = ("CUDA out of memory", "CUDA error: CUDA-capable device(s) is/are busy or unavailable",
+            "CUDA error: uncorrectable ECC error encountered")  # fmt: skip
+    errors = iter(map(RuntimeError, said))
 
     def fail(device: Any) -> None:
         raise next(errors)
 
     monkeypatch.setattr(device_trial, "try_device", fail)
     monkeypatch.setattr(device_trial, "torch", SimpleNamespace(device=lambda *parts: parts))
-    assert device_trial.try_all(2) == {1: "CUDA error: uncorrectable ECC error encountered"}
+    assert device_trial.try_all(3) == {2: "CUDA error: uncorrectable ECC error encountered"}
