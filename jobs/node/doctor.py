@@ -65,7 +65,8 @@ def _device(profile: Profile) -> Finding:
     from orchestrator.monitoring.whole_gpus import count_devices
 
     if not torch.cuda.is_available():
-        return Finding("device", "failed", f"torch {torch.__version__} sees no GPU: check driver and nvidia-smi")
+        built = f"torch {torch.__version__} for CUDA {torch.version.cuda or 'none'}"
+        return Finding("device", "failed", f"{built} sees no GPU ({_driver()}): docs/gpu-nodes.md has which fits which")
     free = [torch.cuda.mem_get_info(number) for number in range(torch.cuda.device_count())]
     text = ", ".join(f"{have / 2**30:.0f} of {total / 2**30:.0f} GiB free" for have, total in free)
     busy = any(have < 0.9 * total for have, total in free)

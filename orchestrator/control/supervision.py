@@ -90,7 +90,7 @@ class Follower:
 
     def _take_failure(self, event: Mapping[str, Any]) -> None:
         failure = event["failure"]
-        if failure["rank"] is not None and failure["rank"] < len(self._machines):
+        if failure["node"] is None and failure["rank"] is not None and failure["rank"] < len(self._machines):
             failure["node"] = self._machines[failure["rank"]]
         self.failures.append(failure)
         self._directory.update_state(failures=self.failures)
