@@ -35,7 +35,8 @@ class Head:
 
     def __init__(self, launch: LaunchFolder, rendezvous: Rendezvous, node: RayNode, signals: SlurmSignals) -> None:
         self.launch, self.rendezvous, self.node, self.signals = launch, rendezvous, node, signals
-        self.keepalive = KeepaliveServer(node.window.guard, rendezvous.token.read_text())
+        silence_s = node.profile.time_limits.silence_s
+        self.keepalive = KeepaliveServer(node.window.guard, rendezvous.token.read_text(), silence_s)
         self.devices = DeviceFailures(launch.run.failures)
         self.lost: list[str] = []
 

@@ -19,7 +19,8 @@ class Member:
         self.rendezvous, self.node, self.signals = rendezvous, node, signals
         host, port = rendezvous.read(rendezvous.head)["keepalive"]
         try:
-            self.keepalive = KeepaliveClient((host, port), rendezvous.token.read_text(), rendezvous.node.rank)
+            secret, silence_s = rendezvous.token.read_text(), node.profile.time_limits.silence_s
+            self.keepalive = KeepaliveClient((host, port), secret, rendezvous.node.rank, silence_s)
         except OSError as error:
             raise BootstrapError(
                 f"node 0 ({rendezvous.node.hosts[0]}) does not answer at {host}:{port}: {error}"

@@ -71,6 +71,8 @@ class TimeLimitsSection(Section):
     """For a node to try its devices after a failure; one that has not answered is not blamed."""
     first_steps_s: Positive = 900
     """Without a step until step times are known: the first ones may compile kernels."""
+    silence_s: Annotated[int, Field(ge=4)] = 20
+    """Of a machine that answers no more, until it counts as lost (Slurm only)."""
     file_s: Positive = 30
     """Until a file that one node wrote is seen on another."""
     leave_s: Positive = 60
