@@ -68,7 +68,10 @@ def driver() -> str:
         NvmlError: no driver.
     """
     with _nvml() as nvml:
-        number, cuda = nvml.nvmlSystemGetDriverVersion(), nvml.nvmlSystemGetCudaDriverVersion()
+        try:
+            number, cuda = _text(nvml.nvmlSystemGetDriverVersion()), nvml.nvmlSystemGetCudaDriverVersion()
+        except nvml.NVMLError as error:
+            raise NvmlError(f"NVML does not answer ({error})") from None
     return f"driver {number} for CUDA up to {cuda // 1000}.{cuda % 1000 // 10}"
 
 

@@ -42,6 +42,12 @@ class Nvml(ModuleType):
     def nvmlShutdown(self) -> None:  # noqa: N802
         self.open -= 1
 
+    def nvmlSystemGetDriverVersion(self) -> str:  # noqa: N802
+        return "580.95.05"
+
+    def nvmlSystemGetCudaDriverVersion(self) -> int:  # noqa: N802
+        return 13010
+
     def nvmlDeviceGetCount(self) -> int:  # noqa: N802
         return len(self.devices)
 

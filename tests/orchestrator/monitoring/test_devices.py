@@ -27,6 +27,7 @@ def test_what_is_read_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         GpuState(0, "NVIDIA H800", "GPU-a", "0000:1b:00.0", 2, remap_pending=True, mig=True, sm_mhz=1755,
                  most_sm_mhz=1980, slowed_by=("too hot (hardware)",))
     ]  # fmt: skip
+    assert driver() == "driver 580.95.05 for CUDA up to 13.1"
     assert nvml.open == 0
 
 
