@@ -24,7 +24,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "submit": ("submit:submit", "Submit a job to the profile's Slurm or Ray cluster. Again: resume."),
         "doctor": ("doctor:doctor", "Check whether this machine is ready to train; code 1 if a check fails."),
         "status": ("runs:status", "Show state, step, loss, speed, time left, nodes and reason of one run or of all."),
-        "logs": ("runs:logs", "Show what a submitted run printed on its nodes."),
+        "logs": ("runs:logs", "Show what a submitted run printed on its nodes, or what a rank of any run printed."),
         "cancel": ("runs:cancel", "End a run after a checkpoint: the same command that started it resumes it."),
         "sync": ("sync:sync", "Bring to MLflow what it missed of a run that has ended."),
         "evaluate": (

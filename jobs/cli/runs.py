@@ -2,10 +2,10 @@
 
 import json
 import time
-from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -14,6 +14,7 @@ from jobs.cli.launchers import make_query, query_launcher
 from jobs.cli.options import ClusterFileOption, ClusterOption, RunArgument
 from jobs.launch.folder import LaunchFolder
 from jobs.launch.job_state import ENDED
+from jobs.launch.rank_output import read_rank
 from jobs.launch.run_list import find_run, list_runs, newest_run, text_of
 from jobs.launch.run_status import RunStatus, run_status
 from jobs.launch.watch import watch
@@ -54,25 +55,28 @@ def status(
 def logs(
     run: RunArgument,
     node: Annotated[int | None, typer.Option(min=0, help="Only this node of a Slurm job.")] = None,
+    rank: Annotated[int | None, typer.Option(min=0, help="What a rank printed, instead of the nodes.")] = None,
+    attempt: Annotated[
+        int | None, typer.Option(min=1, help="With --rank: of this attempt; of the newest otherwise.")
+    ] = None,
     lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="At most so many last lines.")] = 200,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run ends.")] = False,
     cluster: ClusterOption = None,
     cluster_file: ClusterFileOption = None,
 ) -> None:
-    """Show what a submitted run printed on its nodes."""
+    """Show what a submitted run printed on its nodes, or what one rank of any run printed."""
     directory = find_run(run, run_folders(cluster_file, cluster))
-    submission = LaunchFolder(directory).read_submission()
-    if not submission:
-        mend = f"its steps are in {directory.events}"
-        raise UserError(f"run {run!r} was not submitted, it printed to its terminal", where="logs", mend=mend)
-    shown = _texts(submission, node)
+    if rank is None and attempt is not None:
+        raise UserError("--attempt is for the output of a rank", where="logs", mend="add --rank R")
+    read = partial(_node_texts, directory, run, node) if rank is None else partial(read_rank, directory, rank, attempt)
+    shown = read()
     typer.echo("\n".join("".join(shown.values()).splitlines()[-lines:]))
     going = follow
     while going:
         # Before the output is read, so that what was printed last is shown too.
         going = run_status(directory, query_launcher).state not in ENDED
         time.sleep(FOLLOW_S)
-        texts = _texts(submission, node)
+        texts = read()
         typer.echo("".join(text[len(shown.get(name, "")) :] for name, text in texts.items()), nl=False)
         shown = texts
 
@@ -111,8 +115,12 @@ def follow_run(directory: RunDirectory) -> int:
     return 1 if ended and ended.state == "FAILED" else 0
 
 
-def _texts(submission: Mapping[str, Any], node: int | None) -> dict[str, str]:
-    """What was printed so far, by file."""
+def _node_texts(directory: RunDirectory, run: str, node: int | None) -> dict[str, str]:
+    """What nodes have printed so far, by file."""
+    submission = LaunchFolder(directory).read_submission()
+    if not submission:
+        mend = f"wavetrain logs {run} --rank 0 shows a rank; its steps are in {directory.events}"
+        raise UserError(f"run {run!r} was not submitted, it printed to its terminal", where="logs", mend=mend)
     if submission["launcher"] == "ray":
         return {"": ray_jobs.logs(submission)}
     which = "*" if node is None else str(node)

@@ -10,9 +10,6 @@ from orchestrator.control.controller import run_job
 from orchestrator.run.folder import RunDirectory
 from orchestrator.view.live import LiveView
 
-LOCK_PATIENCE_S = 120.0
-"""A file server may keep the lock of a node that was lost for a minute or two."""
-
 
 def main(run: str, address: str) -> int:
     """Train and evaluate on the Ray that answers at an address; the exit code.
@@ -24,7 +21,8 @@ def main(run: str, address: str) -> int:
     profile = launch.read_profile().model_copy(update={"ray_address": address})
     try:
         job = launch.read_job()
-        return print_outcome(run_job(job, profile, LiveView(every_s=job.tracking.print_every_s), LOCK_PATIENCE_S))
+        view = LiveView(every_s=job.tracking.print_every_s)
+        return print_outcome(run_job(job, profile, view, profile.time_limits.lock_s))
     except UserError as error:
         if launch.run.read_state().get("status") == "FINISHED":
             sys.stderr.write("wavetrain: an earlier attempt has finished the run\n")

@@ -6,31 +6,21 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
-from typing import Literal
 
 from channels.errors import UserError
+from jobs.node.finding import Finding, Verdict
+from jobs.node.gpu_rows import examine_gpus
 from jobs.node.network_check import RankCheckError, describe, measure_here
 from jobs.node.port_window import claim, interface_address
+from jobs.node.versions import versions
 from models.scan.kernel_package import OPERATIONS, load_fault
+from orchestrator.monitoring.gpu_state import NvmlError, driver
 from orchestrator.spec.cluster import Profile
 from orchestrator.tracking.mlflow_run import check_uri, default_uri, try_writing
 
-Verdict = Literal["ok", "warning", "failed"]
-PACKAGES = ("torch", "ray", "deepspeed", "mlflow", "submitit", "numpy", "mamba-ssm", "causal-conv1d")
 WARN_FREE_GB, LEAST_FREE_GB = 20.0, 1.0
 WARN_SKEW_S, MOST_SKEW_S = 1.0, 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One row of the table."""
-
-    check: str
-    verdict: Verdict
-    found: str
 
 
 def examine(profile: Profile, tracking_uri: str | None = None, ranks: int = 0) -> list[Finding]:
@@ -38,6 +28,7 @@ def examine(profile: Profile, tracking_uri: str | None = None, ranks: int = 0) -
     checks: list[Callable[[], list[Finding]]] = [
         lambda: [Finding("versions", "ok", ", ".join(f"{name} {number}" for name, number in versions().items()))],
         lambda: [_device(profile)],
+        lambda: examine_gpus() if profile.device == "cuda" else [],
         lambda: [_kernels(profile)],
         lambda: examine_storage(profile),
         lambda: [_ports(profile)],
@@ -51,9 +42,9 @@ def default_ranks(profile: Profile) -> int:
     """Two, where there are devices for them."""
     if profile.device == "cpu":
         return 2
-    import torch
+    from orchestrator.monitoring.whole_gpus import count_devices
 
-    return min(2, torch.cuda.device_count())
+    return count_devices().for_ranks(2)
 
 
 def examine_storage(profile: Profile) -> list[Finding]:
@@ -66,41 +57,31 @@ def examine_storage(profile: Profile) -> list[Finding]:
     return found
 
 
-def versions() -> dict[str, str]:
-    """Python and the packages that must be the same on all nodes."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "missing"
-    return found
-
-
 def _device(profile: Profile) -> Finding:
     if profile.device == "cpu":
         return Finding("device", "ok", f"{len(os.sched_getaffinity(0))} CPUs")
     import torch
 
+    from orchestrator.monitoring.whole_gpus import count_devices
+
     if not torch.cuda.is_available():
-        return Finding("device", "failed", f"torch {torch.__version__} sees no GPU: check driver and nvidia-smi")
+        built = f"torch {torch.__version__} for CUDA {torch.version.cuda or 'none'}"
+        return Finding("device", "failed", f"{built} sees no GPU ({_driver()}): docs/gpu-nodes.md has which fits which")
     free = [torch.cuda.mem_get_info(number) for number in range(torch.cuda.device_count())]
     text = ", ".join(f"{have / 2**30:.0f} of {total / 2**30:.0f} GiB free" for have, total in free)
     busy = any(have < 0.9 * total for have, total in free)
-    name = torch.cuda.get_device_name(0)
-    return Finding("device", "warning" if busy else "ok", f"{len(free)} x {name}: {text}; {_driver()}")
+    name, gpus = torch.cuda.get_device_name(0), count_devices()
+    slices = f"; {gpus}, and several ranks need whole GPUs" if gpus.slices else ""
+    verdict: Verdict = "warning" if busy or gpus.slices else "ok"
+    return Finding("device", verdict, f"{len(free)} x {name}: {text}; {_driver()}{slices}")
 
 
 def _driver() -> str:
     """Version of the NVIDIA driver, and the newest CUDA that it serves."""
-    import pynvml
-
     try:
-        pynvml.nvmlInit()
-        number, cuda = pynvml.nvmlSystemGetDriverVersion(), pynvml.nvmlSystemGetCudaDriverVersion()
-    except pynvml.NVMLError as error:
+        return driver()
+    except NvmlError as error:
         return f"driver unknown ({error})"
-    return f"driver {number} for CUDA up to {cuda // 1000}.{cuda % 1000 // 10}"
 
 
 def _kernels(profile: Profile) -> Finding:
@@ -149,7 +130,7 @@ def _ports(profile: Profile) -> Finding:
 
 def _ranks(profile: Profile, count: int) -> Finding:
     try:
-        found = measure_here(count, profile.device)
+        found = measure_here(count, profile.device, profile.time_limits.rank_check_s)
     except RankCheckError as error:
         return Finding("ranks", "failed", str(error))
     return Finding("ranks", "ok", describe(found))

@@ -8,9 +8,8 @@ import hashlib
 import hmac
 import socket
 
-KEEPALIVE = {socket.TCP_KEEPIDLE: 5, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 3}
-"""Seconds of silence, seconds between probes, probes without an answer."""
-UNACKNOWLEDGED_MS = 20_000
+PROBES = 3
+"""Probes without an answer after which a machine counts as gone."""
 GREETING_BYTES = 128
 
 
@@ -21,15 +20,15 @@ def greeting(secret: str, node: int) -> bytes:
 
 
 class KeepaliveClient:
-    """The connection of a node to the first one.
+    """The connection of a node to the first one. silence_s: after which a machine counts as gone.
 
     Raises:
         OSError: the first node does not answer.
     """
 
-    def __init__(self, address: tuple[str, int], secret: str, node: int) -> None:
+    def __init__(self, address: tuple[str, int], secret: str, node: int, silence_s: int) -> None:
         self._connection = socket.create_connection(address, timeout=10)
-        _keep_alive(self._connection)
+        _keep_alive(self._connection, silence_s)
         self._connection.sendall(greeting(secret, node))
 
     def is_lost(self) -> bool:
@@ -42,10 +41,13 @@ class KeepaliveClient:
 
 
 class KeepaliveServer:
-    """The connections of all nodes to the first one, accepted on a socket that listens already."""
+    """The connections of all nodes to the first one, accepted on a socket that listens already.
 
-    def __init__(self, listener: socket.socket, secret: str) -> None:
-        self._listener, self._secret = listener, secret
+    silence_s: after which a machine counts as gone.
+    """
+
+    def __init__(self, listener: socket.socket, secret: str, silence_s: int) -> None:
+        self._listener, self._secret, self._silence_s = listener, secret, silence_s
         self._listener.setblocking(False)
         self._unknown: list[socket.socket] = []
         self._connections: dict[int, socket.socket] = {}
@@ -75,7 +77,7 @@ class KeepaliveServer:
             self._unknown.remove(connection)
             number = said.split(b" ")[0]
             if number.isdigit() and hmac.compare_digest(said, greeting(self._secret, int(number))):
-                _keep_alive(connection)
+                _keep_alive(connection, self._silence_s)
                 self._connections[int(number)] = connection
             else:
                 connection.close()
@@ -98,9 +100,18 @@ def _received(connection: socket.socket) -> bytes | None:
         return b""
 
 
-def _keep_alive(connection: socket.socket) -> None:
+def probing(silence_s: int) -> dict[int, int]:
+    """Options of TCP: seconds of silence before the first probe and between two, and how many; together silence_s."""
+    between = max(silence_s // (PROBES + 1), 1)
+    return {
+        socket.TCP_KEEPIDLE: between, socket.TCP_KEEPINTVL: between, socket.TCP_KEEPCNT: PROBES,
+        # Data that is sent is not probed for, so that it needs the same limit.
+        socket.TCP_USER_TIMEOUT: 1000 * silence_s,
+    }  # fmt: skip
+
+
+def _keep_alive(connection: socket.socket, silence_s: int) -> None:
     connection.setblocking(False)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in KEEPALIVE.items():
+    for option, value in probing(silence_s).items():
         connection.setsockopt(socket.IPPROTO_TCP, option, value)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_MS)

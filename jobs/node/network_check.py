@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.node import own_processes
-from jobs.node.rank_result import BAD_DEVICE, Bandwidth
+from jobs.node.rank_result import BAD_DEVICE, Bandwidth, Rail
 
-TIMEOUT_S = 240.0
 POLL_S = 0.1
 
 
@@ -28,7 +27,10 @@ class RankCheckError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The ranks of a check and this node's part: ``here`` of ``world``, the first of them ``first``."""
+    """The ranks of a check and this node's part: ``here`` of ``world``, the first of them ``first``.
+
+    limit_s: for the whole check. scan: backend of the selective scan that the job asks for and must run; empty: none.
+    """
 
     address: str
     port: int
@@ -37,13 +39,16 @@ class Group:
     here: int
     host: str
     device: str
+    limit_s: float
+    scan: str = ""
 
     def environment(self, local: int) -> dict[str, str]:
         """Of one rank."""
         return {
             "MASTER_ADDR": self.address, "MASTER_PORT": str(self.port), "WORLD_SIZE": str(self.world),
             "RANK": str(self.first + local), "LOCAL_RANK": str(local), "WAVETRAIN_HOST": self.host,
-            "WAVETRAIN_DEVICE": self.device,
+            "WAVETRAIN_DEVICE": self.device, "WAVETRAIN_LIMIT_S": str(self.limit_s),
+            "WAVETRAIN_SCAN": self.scan,
         }  # fmt: skip
 
 
@@ -62,14 +67,16 @@ def run_ranks(
         for local in range(group.here)
     ]
     try:
-        _wait(children, log, watch)
+        _wait(children, log, watch, group.limit_s)
     finally:
         for child in children:
             own_processes.end(child, grace_s=0.0)
 
 
-def _wait(children: "list[subprocess.Popen[bytes]]", log: Callable[[int], Path], watch: Callable[[], None]) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
+def _wait(
+    children: "list[subprocess.Popen[bytes]]", log: Callable[[int], Path], watch: Callable[[], None], limit_s: float
+) -> None:
+    deadline = time.monotonic() + limit_s
     while (codes := [child.poll() for child in children]) != [0] * len(children):
         for local, code in enumerate(codes):
             if code:
@@ -77,13 +84,13 @@ def _wait(children: "list[subprocess.Popen[bytes]]", log: Callable[[int], Path],
                 text = f"local rank {local}: {said[-1] if said else code} (see {log(local)})"
                 raise RankCheckError(text, bad_device=code == BAD_DEVICE)
         if time.monotonic() > deadline:
-            raise RankCheckError(f"the ranks have not exchanged data in {TIMEOUT_S:.0f} s", bad_device=False)
+            raise RankCheckError(f"the ranks have not exchanged data in {limit_s:.0f} s", bad_device=False)
         watch()
         time.sleep(POLL_S)
 
 
-def measure_here(ranks: int, device: str) -> Bandwidth:
-    """Between ranks on this machine alone, over loopback.
+def measure_here(ranks: int, device: str, limit_s: float) -> Bandwidth:
+    """Between ranks on this machine alone, over loopback; within ``limit_s`` seconds.
 
     Raises:
         RankCheckError: it failed.
@@ -91,17 +98,18 @@ def measure_here(ranks: int, device: str) -> Bandwidth:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    group = Group("127.0.0.1", port, ranks, 0, ranks, socket.gethostname(), device)
+    group = Group("127.0.0.1", port, ranks, 0, ranks, socket.gethostname(), device, limit_s)
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "network.json"
-        loopback = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+        loopback = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "=lo"}
         run_ranks(group, result, lambda local: Path(folder) / f"{local}.log", os.environ | loopback)
         return read(result)
 
 
 def read(result: Path) -> Bandwidth:
     """What rank 0 wrote."""
-    return Bandwidth(**json.loads(result.read_text()))
+    content = json.loads(result.read_text())
+    return Bandwidth(**{**content, "rails": tuple(Rail(**rail) for rail in content["rails"])})
 
 
 def describe(found: Bandwidth) -> str:
@@ -109,4 +117,7 @@ def describe(found: Bandwidth) -> str:
     line = f"all-reduce over {found.world} ranks {found.all_reduce_gb_s:.2f} GB/s"
     if found.slowest:
         line += f"; slowest node {found.slowest}, {found.nodes[found.slowest]:.2f} GB/s with the best of the others"
+    if found.rails:
+        slowest = min(found.rails, key=lambda rail: rail.gb_s)
+        line += f"; slowest of {len(found.rails)} rails {slowest}, {slowest.gb_s:.2f} GB/s"
     return line

@@ -1,7 +1,8 @@
 """What every rank does before training, in a process of its own: try its device, then exchange data with the others.
 
 ``python -m jobs.node.rank_check RESULT``; torch's MASTER_ADDR, MASTER_PORT, RANK, LOCAL_RANK and WORLD_SIZE in the
-environment, and the node's name and device in WAVETRAIN_HOST and WAVETRAIN_DEVICE. Rank 0 writes RESULT.
+environment, the node's name and device in WAVETRAIN_HOST and WAVETRAIN_DEVICE, the seconds that all of it may take in
+WAVETRAIN_LIMIT_S, and in WAVETRAIN_SCAN the backend of the selective scan that must run, if any. Rank 0 writes RESULT.
 """
 
 import os
@@ -9,15 +10,20 @@ import sys
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from channels.errors import UserError
 from channels.files import write_json
 from jobs.node.bandwidth import measure
 from jobs.node.rank_result import BAD_DEVICE
-
-TIMEOUT_S = 180
+from models.scan.backends import choose_backend
+from models.scan.operations import selective_scan
+from orchestrator.monitoring.device_trial import try_device
+from orchestrator.monitoring.gpu_state import NvmlError, read_gpus
+from orchestrator.monitoring.topology import place_of
 
 
 def main(result: str) -> int:
@@ -27,11 +33,14 @@ def main(result: str) -> int:
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
     try:
         try_device(device)
-    except RuntimeError as error:
+        if wanted := os.environ["WAVETRAIN_SCAN"]:
+            try_scan(device, wanted)
+    except (RuntimeError, UserError) as error:
         sys.stderr.write(f"{device} does not work: {' '.join(str(error).split())[:500]}\n")
         return BAD_DEVICE
-    dist.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(seconds=TIMEOUT_S))
-    found = measure(device, os.environ["WAVETRAIN_HOST"])
+    limit = timedelta(seconds=float(os.environ["WAVETRAIN_LIMIT_S"]))
+    dist.init_process_group("nccl" if cuda else "gloo", timeout=limit)
+    found = measure(device, os.environ["WAVETRAIN_HOST"], nearest_nic(device))
     if dist.get_rank() == 0:
         write_json(Path(result), asdict(found))
     dist.barrier()
@@ -39,24 +48,32 @@ def main(result: str) -> int:
     return 0
 
 
-def try_device(device: torch.device) -> None:
-    """A product of small integers, exact in any precision.
-
-    The kernels of WiMamba are not tried: one that does not load says nothing about the device, most jobs need none, and
-    a job that asks for one is refused where it does not run (``choose_backend``).
+def try_scan(device: torch.device, wanted: Any) -> None:
+    """Run a selective scan by a backend's name.
 
     Raises:
-        RuntimeError: the device is missing, has no memory or computes wrongly.
+        UserError: the backend is not installed or does not load.
+        RuntimeError: it does not run on the device.
     """
-    if device.type == "cuda":
-        if not torch.cuda.is_available():
-            raise RuntimeError(f"torch {torch.__version__} sees no GPU")
-        torch.cuda.set_device(device)
-    numbers = torch.arange(64 * 64, device=device).reshape(64, 64) % 3
-    product = numbers.float() @ numbers.float()
-    expected = numbers.cpu() @ numbers.cpu()
-    if not torch.equal(product.cpu().long(), expected):
-        raise RuntimeError("a product of matrices comes out wrong")
+    backend = choose_backend(device.type, wanted)
+    series, gates = torch.ones(1, 16, 1, 8, device=device), torch.ones(1, 16, 1, 4, device=device)
+    decay, skip = -torch.ones(1, 8, 4, device=device), torch.ones(1, 8, device=device)
+    scanned = selective_scan(series, series, decay, gates, gates, skip, backend=backend)
+    if not bool(torch.isfinite(scanned).all()):
+        raise RuntimeError(f"the selective scan of {wanted} gives what is not finite")
+
+
+def nearest_nic(device: torch.device) -> str | None:
+    """The network card beside a GPU, as far as the machine says."""
+    if device.type != "cuda":
+        return None
+    try:
+        gpus = read_gpus(os.environ.get("CUDA_VISIBLE_DEVICES"))
+    except NvmlError:
+        return None
+    own = str(torch.cuda.get_device_properties(device).uuid)
+    found = (place_of(gpu.pci).nics for gpu in gpus if gpu.uuid.removeprefix("GPU-") == own)
+    return next((" ".join(nics) for nics in found if nics), None)
 
 
 if __name__ == "__main__":

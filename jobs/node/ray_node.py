@@ -11,7 +11,8 @@ from jobs.node import own_processes
 from jobs.node.port_window import PortWindow, answers, claim, interface_address
 from jobs.node.rendezvous import BadNodeError, BootstrapError, Rendezvous
 from jobs.node.session_folder import SessionFolder, remove_abandoned
-from orchestrator.control.ray_train.session import OBJECT_STORE_BYTES, ray_environment
+from orchestrator.control.ray_train.environment import HOST, NODE, rank_environment, ray_environment
+from orchestrator.control.ray_train.session import OBJECT_STORE_BYTES
 from orchestrator.spec.cluster import Profile
 
 
@@ -45,12 +46,14 @@ class RayNode:
     @property
     def environment(self) -> dict[str, str]:
         """For Ray, the controller and the ranks."""
-        interface = str(self.profile.network.interface)
+        shell = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+        node = self.rendezvous.node
         return (
-            {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-            | ray_environment()
+            shell
+            | ray_environment(self.profile.time_limits)
+            | rank_environment(self.profile.network, None, shell)
             | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.rendezvous.token)}
-            | {"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface}
+            | {HOST: node.host, NODE: str(node.rank)}
         )
 
     def start(self) -> str:

@@ -20,6 +20,10 @@ class BadNodeError(BootstrapError):
     """The fault is this node's own: the next attempt leaves it out."""
 
 
+class BadDeviceError(BadNodeError):
+    """A device of this node broke while it trained."""
+
+
 @dataclass(frozen=True, slots=True)
 class JobNode:
     """One node of an attempt of a Slurm job. restart: requeues of the job so far. rank: of the node, from 0."""
@@ -120,7 +124,8 @@ class Rendezvous:
         """Mark a node as failed, and as bad where the error says so; its first failure counts."""
         if (self.node.rank if rank is None else rank) in self.marked("failed"):
             return
-        self.mark("failed", rank, cause=str(error), bad=isinstance(error, BadNodeError))
+        bad, device = isinstance(error, BadNodeError), isinstance(error, BadDeviceError)
+        self.mark("failed", rank, cause=str(error), bad=bad, device=device)
 
     def bad_hosts(self) -> set[str]:
         """Nodes found bad in this attempt."""
@@ -130,6 +135,11 @@ class Rendezvous:
         """Nodes found bad in any attempt of the job."""
         attempts = self.folder.parent.glob(f"{self.node.job_id}-*")
         return set[str]().union(*(replace(self, folder=folder).bad_hosts() for folder in attempts))
+
+    def attempts_with_bad_devices(self) -> int:
+        """In how many attempts of the job a device broke."""
+        folders = self.folder.parent.glob(f"{self.node.job_id}-*")
+        return sum(any(self.read(path).get("device") for path in folder.glob("failed-*.json")) for folder in folders)
 
     def read(self, path: Path) -> dict[str, Any]:
         """One of the files."""

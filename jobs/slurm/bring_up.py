@@ -6,9 +6,6 @@ from jobs.node.ray_node import RayNode
 from jobs.node.rendezvous import POLL_S, Rendezvous
 from jobs.slurm.signals import SlurmSignals
 
-VISIBLE_S = 10.0
-"""How long a file may take to be seen on another node."""
-
 
 def wait_for_all(rendezvous: Rendezvous, state: str, node: RayNode, signals: SlurmSignals) -> None:
     """Wait until every node of the job says that it has ``joined`` Ray, or is ``ready``; or the attempt is to end.
@@ -25,9 +22,12 @@ def wait_for_all(rendezvous: Rendezvous, state: str, node: RayNode, signals: Slu
     )
 
 
-def failed_start(rendezvous: Rendezvous) -> tuple[str, int, str]:
-    """Outcome, code and cause of an attempt that did not start: without a few bad nodes the next may succeed."""
-    deadline = time.monotonic() + VISIBLE_S
+def failed_start(rendezvous: Rendezvous, file_s: float) -> tuple[str, int, str]:
+    """Outcome, code and cause of an attempt that did not start: without a few bad nodes the next may succeed.
+
+    file_s: how long a file may take to be seen on another node.
+    """
+    deadline = time.monotonic() + file_s
     while rendezvous.bad_hosts() and _undecided(rendezvous) and time.monotonic() < deadline:
         time.sleep(POLL_S)
     bad = rendezvous.bad_hosts()

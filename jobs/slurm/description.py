@@ -31,6 +31,9 @@ def describe_bring_up(submission: Submission) -> str:
         ]
     if submission.profile.network.check:
         lines.append("every node: its ranks try their devices and exchange data, in processes that end before training")
+    if submission.profile.network.env:
+        variables = " ".join(f"{name}={value}" for name, value in sorted(submission.profile.network.env.items()))
+        lines.append(f"ranks: {variables}")
     lines += [
         f"node 0, when all {wanted.nodes} are ready (in at most {wanted.bootstrap_timeout_s} s): {workers} ranks",
         f"signal {wanted.signal_lead_s} s before the time limit: checkpoint, stop, scontrol requeue "

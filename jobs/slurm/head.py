@@ -10,8 +10,9 @@ from jobs.node import own_processes
 from jobs.node.checks import bad_nodes
 from jobs.node.keepalive import KeepaliveServer
 from jobs.node.ray_node import RayNode
-from jobs.node.rendezvous import POLL_S, BadNodeError, BootstrapError, Rendezvous
+from jobs.node.rendezvous import POLL_S, BadDeviceError, BadNodeError, BootstrapError, Rendezvous
 from jobs.slurm.bring_up import wait_for_all
+from jobs.slurm.device_failures import DeviceFailures, find_host
 from jobs.slurm.signals import SlurmSignals
 
 STOP_RESERVE_S = 15.0
@@ -34,7 +35,9 @@ class Head:
 
     def __init__(self, launch: LaunchFolder, rendezvous: Rendezvous, node: RayNode, signals: SlurmSignals) -> None:
         self.launch, self.rendezvous, self.node, self.signals = launch, rendezvous, node, signals
-        self.keepalive = KeepaliveServer(node.window.guard, rendezvous.token.read_text())
+        silence_s = node.profile.time_limits.silence_s
+        self.keepalive = KeepaliveServer(node.window.guard, rendezvous.token.read_text(), silence_s)
+        self.devices = DeviceFailures(launch.run.failures)
         self.lost: list[str] = []
 
     def run(self, address: str) -> None:
@@ -88,13 +91,27 @@ class Head:
         for number in set(self.keepalive.lost()) - self.rendezvous.marked("failed") - self.rendezvous.marked("left"):
             self.rendezvous.fail(BadNodeError("the node does not answer any more"), number)
             self.rendezvous.mark("left", number)
+        self._mark_bad_devices()
         return self.rendezvous.failures()
+
+    def _mark_bad_devices(self) -> None:
+        """A node with a broken device is left out of the next attempt, though it answers."""
+        for name, problem in self.devices.new().items():
+            number = find_host(name, self.rendezvous.node.hosts)
+            if number is None:
+                print(f"{name} is none of this job's nodes: {problem}", flush=True)  # noqa: T201 - the job's log
+            else:
+                self.rendezvous.fail(BadDeviceError(problem), number)
 
     def _outcome(self, code: int) -> tuple[str, str | None]:
         if code == 0:
             return "finished", None
         if self.lost:
-            return "lost", "; ".join(self.lost)
+            cause = "; ".join(self.lost)
+            broken, budget = self.rendezvous.attempts_with_bad_devices(), self.launch.read_job().failures.device
+            if broken > budget:
+                return "failed", f"{cause}; a device broke in {broken} attempts, failures.device is {budget}"
+            return "lost", cause
         if code in STOPPED or (code == -signal.SIGKILL and self.signals.any):
             stopped = ("stopped", "stopped before the time limit")
             return stopped if self.signals.requeue else ("cancelled", "cancelled or preempted")

@@ -8,12 +8,11 @@ from jobs.node.rendezvous import POLL_S, Rendezvous
 from jobs.slurm.requeue import own_job, requeue
 from jobs.slurm.signals import SlurmSignals
 
-LEAVE_TIMEOUT_S = 60.0
-
 
 def leave(launch: LaunchFolder, rendezvous: Rendezvous, signals: SlurmSignals) -> tuple[int, str]:
     """Exit code and a line on why; the last thing a node does, after its processes have ended."""
-    end = _end(rendezvous, signals)
+    leave_s = launch.read_profile().time_limits.leave_s
+    end = _end(rendezvous, signals, leave_s)
     outcome, cause = end["outcome"], end["cause"] or "unknown"
     if rendezvous.node.rank == 0:
         rendezvous.token.unlink(missing_ok=True)
@@ -23,13 +22,13 @@ def leave(launch: LaunchFolder, rendezvous: Rendezvous, signals: SlurmSignals) -
         if (outcome == "stopped" and signals.requeue and not signals.terminate) or outcome == "lost":
             return 1, f"{cause}{_requeue(launch, rendezvous)}"
     elif outcome in ("stopped", "lost"):
-        _wait_for_slurm(signals)
+        _wait_for_slurm(signals, leave_s)
     return 1, cause
 
 
-def _end(rendezvous: Rendezvous, signals: SlurmSignals) -> dict[str, Any]:
+def _end(rendezvous: Rendezvous, signals: SlurmSignals, leave_s: float) -> dict[str, Any]:
     """How the attempt ended; a node that failed stays until node 0 has said so, or is gone itself."""
-    deadline = time.monotonic() + LEAVE_TIMEOUT_S
+    deadline = time.monotonic() + leave_s
     while not rendezvous.end.exists() and not signals.terminate and time.monotonic() < deadline:
         time.sleep(POLL_S)
     if rendezvous.end.exists():
@@ -39,12 +38,13 @@ def _end(rendezvous: Rendezvous, signals: SlurmSignals) -> dict[str, Any]:
 
 def _requeue(launch: LaunchFolder, rendezvous: Rendezvous) -> str:
     """Ask Slurm for the next attempt, once every other node has left; what came of it, to follow the cause."""
-    slurm = launch.read_profile().slurm
+    profile = launch.read_profile()
+    slurm = profile.slurm
     assert slurm is not None
     node = rendezvous.node
     if node.restart >= slurm.max_requeues:
         return f"; not requeued, slurm.max_requeues {slurm.max_requeues} is reached"
-    deadline = time.monotonic() + LEAVE_TIMEOUT_S
+    deadline = time.monotonic() + profile.time_limits.leave_s
     while rendezvous.missing("left") and not rendezvous.is_superseded() and time.monotonic() < deadline:
         time.sleep(POLL_S)
     if rendezvous.is_superseded():
@@ -56,8 +56,8 @@ def _requeue(launch: LaunchFolder, rendezvous: Rendezvous) -> str:
         return f"; not requeued: {error}"
 
 
-def _wait_for_slurm(signals: SlurmSignals) -> None:
+def _wait_for_slurm(signals: SlurmSignals, leave_s: float) -> None:
     """Stay until node 0 has requeued and Slurm ends the job: a status of ours would end the step before that."""
-    deadline = time.monotonic() + 2 * LEAVE_TIMEOUT_S
+    deadline = time.monotonic() + 2 * leave_s
     while not signals.terminate and time.monotonic() < deadline:
         time.sleep(POLL_S)

@@ -5,7 +5,6 @@ import time
 from jobs.node.keepalive import KeepaliveClient
 from jobs.node.ray_node import RayNode
 from jobs.node.rendezvous import POLL_S, BootstrapError, Rendezvous
-from jobs.slurm.bring_up import VISIBLE_S
 from jobs.slurm.signals import SlurmSignals
 
 
@@ -20,7 +19,8 @@ class Member:
         self.rendezvous, self.node, self.signals = rendezvous, node, signals
         host, port = rendezvous.read(rendezvous.head)["keepalive"]
         try:
-            self.keepalive = KeepaliveClient((host, port), rendezvous.token.read_text(), rendezvous.node.rank)
+            secret, silence_s = rendezvous.token.read_text(), node.profile.time_limits.silence_s
+            self.keepalive = KeepaliveClient((host, port), secret, rendezvous.node.rank, silence_s)
         except OSError as error:
             raise BootstrapError(
                 f"node 0 ({rendezvous.node.hosts[0]}) does not answer at {host}:{port}: {error}"
@@ -38,7 +38,7 @@ class Member:
                 self._check()
             except BootstrapError:
                 # The head ends its Ray right after its announcement, which may take a while to be seen here.
-                deadline = deadline or time.monotonic() + VISIBLE_S
+                deadline = deadline or time.monotonic() + self.node.profile.time_limits.file_s
                 if time.monotonic() > deadline:
                     raise
             time.sleep(POLL_S)

@@ -10,10 +10,10 @@ from submitit.helpers import DelayedSubmission
 from channels.errors import UserError
 from jobs.launch.folder import LaunchFolder
 from jobs.node import own_processes
-from jobs.node.checks import check_machine, check_ranks, check_share
-from jobs.node.doctor import versions
+from jobs.node.checks import check_machine, check_ranks, check_share, wanted_scan
 from jobs.node.ray_node import RayNode, share_of
 from jobs.node.rendezvous import BootstrapError, JobNode, Rendezvous
+from jobs.node.versions import versions
 from jobs.slurm.bring_up import failed_start, wait_for_all
 from jobs.slurm.head import Head
 from jobs.slurm.leave import leave
@@ -64,7 +64,7 @@ def run_node(launch: LaunchFolder, this: JobNode) -> tuple[int, str]:
         except (BootstrapError, UserError) as error:
             rendezvous.fail(error)
             if this.rank == 0:
-                rendezvous.announce_end(*failed_start(rendezvous))
+                rendezvous.announce_end(*failed_start(rendezvous, launch.read_profile().time_limits.file_s))
         finally:
             rendezvous.mark("left")
         return leave(launch, rendezvous, signals)
@@ -79,7 +79,7 @@ def _run_attempt(launch: LaunchFolder, rendezvous: Rendezvous, signals: SlurmSig
         address = node.start()
         rendezvous.mark("joined")
         wait_for_all(rendezvous, "joined", node, signals)
-        check_ranks(rendezvous, node, profile, job.scale.most)
+        check_ranks(rendezvous, node, profile, job.scale.most, wanted_scan(job.model))
         rendezvous.mark("ready", versions=versions())
         if rendezvous.node.rank == 0:
             Head(launch, rendezvous, node, signals).run(address)

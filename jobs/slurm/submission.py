@@ -12,6 +12,7 @@ from orchestrator.spec.job import JobSpec
 
 SIGNAL = "USR1"
 """What Slurm sends before a time limit; submitit on the nodes reads it from a variable."""
+GPU_OPTIONS = frozenset({"gres", "gpus", "gpus_per_node", "gpus_per_task", "gpus_per_socket"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,9 @@ class Submission:
         """Parameters of submitit's executor, but for names and folders."""
         slurm = self.slurm
         cpus = cpus_a_node(self.job, self.profile)
+        options = {name.replace("-", "_"): value for name, value in slurm.sbatch_options.items()}
+        # With GPUs asked for by type, a second request for GPUs of any type would contradict it.
+        gpus = None if GPU_OPTIONS & options.keys() else slurm.gpus_per_node
         parameters = {
             "partition": slurm.partition,
             "account": slurm.account,
@@ -43,13 +47,13 @@ class Submission:
             "nodes": slurm.nodes,
             "ntasks_per_node": 1,
             "cpus_per_task": cpus,
-            "gpus_per_node": slurm.gpus_per_node or None,
+            "gpus_per_node": gpus or None,
             "mem": None if slurm.memory_gb is None else f"{slurm.memory_gb}GB",
             "signal_delay_s": slurm.signal_lead_s,
             "wckey": None,
             # srun does not take over the batch job's CPUs a task since Slurm 22.05.
             "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={cpus}"],
-            "additional_parameters": {"requeue": True, "signal": f"{SIGNAL}@{slurm.signal_lead_s}"},
+            "additional_parameters": {"requeue": True, "signal": f"{SIGNAL}@{slurm.signal_lead_s}", **options},
         }
         return {name: value for name, value in parameters.items() if value is not None or name == "wckey"}
 

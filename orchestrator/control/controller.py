@@ -65,7 +65,7 @@ class Controller:
             outcome = self._outcome("KILLED", cause="interrupted")
         except BaseException as error:
             self._follow_to_the_end()
-            cause = self._follower.all_causes(cause_line(error))
+            cause = self._follower.all_causes(cause_line(error, self._follower.last_failure))
             outcome = self._outcome("FAILED", cause=cause)
             self._end(outcome)
             reraise(error, cause)

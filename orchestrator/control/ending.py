@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from channels.errors import UserError
+from orchestrator.control.failure_policy import describe
 from orchestrator.control.prepared import RunOutcome
 from orchestrator.run.failures import is_fatal, root_cause
 from orchestrator.run.folder import RunDirectory
@@ -29,9 +30,14 @@ def deliver_end(outcome: RunOutcome, tags: Mapping[str, str], tracking: RunTrack
     directory.stop_request.unlink(missing_ok=True)
 
 
-def cause_line(error: BaseException) -> str:
-    """Why a run failed, on one line."""
+def cause_line(error: BaseException, failure: Mapping[str, Any] | None = None) -> str:
+    """Why a run failed, on one line. failure: the last one of its attempts, as it is recorded.
+
+    Where Ray speaks for the ranks it lists what all of them raised; the record has what explains the others.
+    """
     cause = root_cause(error)
+    if failure is not None and type(cause).__module__.startswith("ray."):
+        return describe(failure)
     text = " ".join(str(cause).split()) or type(cause).__name__
     return text if isinstance(cause, UserError) else f"{type(cause).__name__}: {text}"[:2000]
 

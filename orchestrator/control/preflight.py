@@ -33,10 +33,10 @@ def check_resources(job: JobSpec, profile: Profile) -> None:
             mend="ask for fewer workers, or fewer cpus_per_worker in cluster.yaml",
         )
     if profile.device == "cuda":
-        import torch
+        from orchestrator.monitoring.whole_gpus import count_devices
 
-        found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if found < job.scale.least:
+        found = count_devices()
+        if found.for_ranks(job.scale.least) < job.scale.least:
             raise UserError(
                 f"the profile asks for {job.scale.least} GPUs, here are {found}",
                 where="cluster.yaml: device",

@@ -35,6 +35,8 @@ def tags(job: JobSpec, profile: Profile, plan_hash: str) -> dict[str, str]:
         "model": job.model.name,
         "strategy": job.batching.strategy,
     }
+    if profile.network.env:
+        found["network.env"] = " ".join(f"{name}={value}" for name, value in sorted(profile.network.env.items()))
     if "SLURM_JOB_ID" in os.environ:
         found["slurm.job_id"] = os.environ["SLURM_JOB_ID"]
     return found

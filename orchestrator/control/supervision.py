@@ -71,6 +71,12 @@ class Follower:
         for event in failures:
             self._take_failure(event)
 
+    @property
+    def last_failure(self) -> Mapping[str, Any] | None:
+        """How the last attempt since this start failed; None where none did."""
+        failures = self.failures[self._failures_before :]
+        return failures[-1] if failures else None
+
     def all_causes(self, cause: str) -> str:
         """The last cause, and where it was not the first one since this start, all of them."""
         failures = self.failures[self._failures_before :]
@@ -84,7 +90,7 @@ class Follower:
 
     def _take_failure(self, event: Mapping[str, Any]) -> None:
         failure = event["failure"]
-        if failure["rank"] is not None and failure["rank"] < len(self._machines):
+        if failure["node"] is None and failure["rank"] is not None and failure["rank"] < len(self._machines):
             failure["node"] = self._machines[failure["rank"]]
         self.failures.append(failure)
         self._directory.update_state(failures=self.failures)

@@ -11,25 +11,38 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
+from orchestrator.monitoring.flight_recorder import write_flight_recorder
+
 HANG_EXIT_CODE = 86
 REMEMBERED_STEPS = 100
 STEPS_TO_KNOW = 5
 FIRST_STEPS_S = 900.0
 """Patience until step times are known: the first steps may compile kernels."""
+RECORDER_S = 20.0
+"""For the flight recorder; then the process ends without it."""
 
 
 class Watchdog(threading.Thread):
     """Watches one rank between ``with`` and its end.
 
-    factor: patience as a multiple of the median step time. floor_s: least patience in seconds. stacks: file for the
-    stacks of all threads. end: ends the process, whose main thread may be stuck where no exception reaches it.
+    factor: patience as a multiple of the median step time. floor_s: least patience in seconds; first_s: until step
+    times are known. stacks: file for the stacks of all threads, the flight recorder goes beside it. end: ends the
+    process, whose main thread may be stuck where no exception reaches it.
     """
 
-    def __init__(self, stacks: Path, *, factor: float, floor_s: float, end: Callable[[int], object] = os._exit) -> None:
+    def __init__(
+        self,
+        stacks: Path,
+        *,
+        factor: float,
+        floor_s: float,
+        first_s: float = FIRST_STEPS_S,
+        end: Callable[[int], object] = os._exit,
+    ) -> None:
         super().__init__(name="watchdog", daemon=True)
         self._stacks = stacks
         self._factor = factor
-        self._floor_s = floor_s
+        self._floor_s, self._first_s = floor_s, first_s
         self._look_s = min(floor_s, 10.0) / 4
         self._end = end
         self._seconds: deque[float] = deque(maxlen=REMEMBERED_STEPS)
@@ -61,7 +74,7 @@ class Watchdog(threading.Thread):
     def patience_s(self) -> float:
         """Seconds without a step that are too many."""
         if len(self._seconds) < STEPS_TO_KNOW:
-            return max(FIRST_STEPS_S, self._floor_s)
+            return max(self._first_s, self._floor_s)
         return max(self._factor * statistics.median(self._seconds), self._floor_s)
 
     def run(self) -> None:
@@ -81,15 +94,27 @@ class Watchdog(threading.Thread):
                 return
 
     def _give_up(self, seconds: float) -> None:
+        try:
+            self._write_down(seconds)
+        finally:
+            # Once this rank ends, all do. So it gives the others time for one more look, in which they write their
+            # stacks.
+            time.sleep(self._look_s + 1.0)
+            self._end(HANG_EXIT_CODE)
+
+    def _write_down(self, seconds: float) -> None:
         self._stacks.parent.mkdir(parents=True, exist_ok=True)
         with self._stacks.open("w") as file:
             file.write(f"no step for {seconds:.1f} s (patience {self.patience_s:.1f} s)\n")
             file.flush()
             faulthandler.dump_traceback(file, all_threads=True)
             os.fsync(file.fileno())
-        # Once this rank ends, all do. So it gives the others time for one more look, in which they write their stacks.
-        time.sleep(self._look_s + 1.0)
-        self._end(HANG_EXIT_CODE)
+            # Where a device hangs, the recorder may wait for it and hold up this thread too.
+            faulthandler.dump_traceback_later(RECORDER_S, exit=True, file=file)
+            try:
+                write_flight_recorder(self._stacks.with_suffix(".collectives.json"))
+            finally:
+                faulthandler.cancel_dump_traceback_later()
 
     def __enter__(self) -> "Watchdog":
         self.restart()

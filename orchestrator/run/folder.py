@@ -85,6 +85,11 @@ class RunDirectory:
         return self.path / "samples"
 
     @property
+    def attempts(self) -> Path:
+        """What every rank of every attempt printed, and where it ran."""
+        return self.path / "attempts"
+
+    @property
     def stacks(self) -> Path:
         """Stacks of ranks that hung."""
         return self.path / "stacks"

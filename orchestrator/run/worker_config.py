@@ -16,5 +16,9 @@ class WorkerConfig:
     """Of torch, on the CPU."""
     cache: Path | None = None
     """Folder in node-local storage for copies of shards."""
+    binding: Literal["numa", "none"] = "none"
+    """Whether a rank runs on the CPUs beside its GPU only."""
     peak_flops: float | None = None
     """Operations/s of one device as the profile states them; None: by the device's name."""
+    first_steps_s: float = 900.0
+    """Without a step until step times are known."""

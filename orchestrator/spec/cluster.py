@@ -2,15 +2,17 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from channels.errors import UserError
 from orchestrator.spec.job import Positive, Section
+from orchestrator.spec.sbatch_options import read_option
 from orchestrator.spec.yaml_files import read_mapping, validate
 
 TIME_PATTERN = re.compile(r"^(\d+-)?\d{1,2}:\d{2}(:\d{2})?$")
+ENVIRONMENT_PATTERN = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
 DEFAULT_FILE = Path("cluster.yaml")
 
 
@@ -28,12 +30,55 @@ class NetworkSection(Section):
 
     interface: str | None = None
     """Name of the interface, e.g. ``bond0``; null: loopback, one node only."""
+    env: dict[str, str] = Field(default_factory=dict)
+    """Environment variables of the ranks and of the check before them (``NCCL_*``, ``TORCH_NCCL_*``, ``UCX_*``); they
+    win over those of the user's shell."""
     bind: str = "127.0.0.1"
     """Address of web pages (MLflow UI, Ray dashboard)."""
     check: bool = True
     """In a Slurm job, try every rank's device and measure the network before training (some seconds an attempt)."""
     least_gb_s: Annotated[float, Field(gt=0)] | None = None
     """A node that exchanges less (GB/s) with every other one is left out of the next attempt; null: only named."""
+    least_rail_gb_s: Annotated[float, Field(gt=0)] | None = None
+    """The same for each rank of a node and its NIC, while all ranks of all nodes exchange at once."""
+
+    @field_validator("env", mode="before")
+    @classmethod
+    def _texts(cls, env: Any) -> Any:
+        """YAML reads ``NCCL_IB_GID_INDEX: 3`` as a number; an environment holds texts."""
+        if not isinstance(env, dict):
+            return env
+        wrong = [name for name in env if not ENVIRONMENT_PATTERN.match(str(name))]
+        if wrong:
+            raise ValueError(f"{wrong[0]!r} is no name of an environment variable")
+        return {str(name): str(value) if type(value) in (int, float) else value for name, value in env.items()}
+
+
+class TimeLimitsSection(Section):
+    """Seconds after which waiting is given up. The defaults have room for 64 ranks on a shared file system."""
+
+    rank_check_s: Positive = 600
+    """For the ranks' check before training, from the start of their processes to their end."""
+    ray_node_s: Positive = 120
+    """For Ray to start a worker process, which imports its packages from the file system."""
+    worker_group_s: Positive = 300
+    """For Ray to find room for all ranks."""
+    process_group_s: Positive = 1800
+    """For a collective operation, and for the ranks to find one another (torch's process group)."""
+    shutdown_s: Positive = 3
+    """For the process group to be taken down; ranks whose group is broken are ended after that."""
+    device_check_s: Positive = 90
+    """For a node to try its devices after a failure; one that has not answered is not blamed."""
+    first_steps_s: Positive = 900
+    """Without a step until step times are known: the first ones may compile kernels."""
+    silence_s: Annotated[int, Field(ge=4)] = 20
+    """Of a machine that answers no more, until it counts as lost (Slurm only)."""
+    file_s: Positive = 30
+    """Until a file that one node wrote is seen on another."""
+    leave_s: Positive = 60
+    """For the other nodes of an attempt to end before the next one is asked for."""
+    lock_s: Positive = 120
+    """For an earlier controller of the run to end, or its lock to be given up by the file server."""
 
 
 class SlurmSection(Section):
@@ -49,6 +94,9 @@ class SlurmSection(Section):
     memory_gb: Positive | None = None
     exclude: tuple[str, ...] = ()
     constraint: str | None = None
+    sbatch: tuple[str, ...] = ()
+    """Further options of sbatch, as on its command line: ``--gres=gpu:h800:8``, ``--reservation=radio``,
+    ``--exclusive``, ``--mem=0``. They replace what Wavetrain would write."""
     setup: tuple[str, ...] = ()
     """Shell lines run on every node before Python starts (modules, environment)."""
     signal_lead_s: Positive = 120
@@ -63,6 +111,18 @@ class SlurmSection(Section):
         if not TIME_PATTERN.match(time):
             raise ValueError("not a Slurm time; write [days-]hours:minutes:seconds in quotes, e.g. '24:00:00'")
         return time
+
+    @field_validator("sbatch")
+    @classmethod
+    def _sbatch(cls, options: tuple[str, ...]) -> tuple[str, ...]:
+        for option in options:
+            read_option(option)
+        return options
+
+    @property
+    def sbatch_options(self) -> dict[str, str | bool]:
+        """``sbatch`` by name, without dashes; True for one without a value."""
+        return dict(map(read_option, self.sbatch))
 
     @model_validator(mode="after")
     def _time_to_train(self) -> "SlurmSection":
@@ -90,6 +150,8 @@ class Profile(Section):
     launcher: Literal["local", "ray", "slurm"] = "local"
     device: Literal["cpu", "cuda"] = "cpu"
     cpus_per_worker: Positive = 1
+    binding: Literal["numa", "none"] = "numa"
+    """``numa``: a rank runs on the CPUs beside its GPU, and leaves one of node 0 to the controller (CUDA only)."""
     device_peak_flops: Annotated[float, Field(gt=0)] | None = None
     """Operations/s of a worker's device in the job's precision; null: by its name, and no MFU if that is unknown."""
     ray_address: str | None = None
@@ -98,6 +160,7 @@ class Profile(Section):
     """Address of that cluster's dashboard and job server, e.g. ``http://10.0.0.1:8265``."""
     storage: StorageSection = StorageSection()
     network: NetworkSection = NetworkSection()
+    time_limits: TimeLimitsSection = TimeLimitsSection()
     slurm: SlurmSection | None = None
 
     def with_absolute_folders(self) -> "Profile":

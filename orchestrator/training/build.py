@@ -53,6 +53,8 @@ class Parts:
     """Operations/s of all devices together; None: unknown."""
     threads: int = 1
     """Cores of this rank: one is the training's, the others prepare batches."""
+    first_steps_s: float = 900.0
+    """Patience of the watchdog until step times are known."""
 
     @property
     def schedule(self) -> Schedule:
@@ -120,6 +122,7 @@ def build(config: WorkerConfig, node: str | None = None) -> Parts:
         adjustments=from_rank_zero(lambda: read_adjustments(directory.adjustments)),
         peak_flops=None if peak is None else peak * world,
         threads=config.threads,
+        first_steps_s=config.first_steps_s,
     )
 
 

@@ -17,10 +17,20 @@ DENSE_PEAKS: tuple[tuple[frozenset[str], float, float], ...] = (
     (frozenset({"H800"}), 989e12, 67e12),
     (frozenset({"H100"}), 989e12, 67e12),
     (frozenset({"H200"}), 989e12, 67e12),
+    (frozenset({"GH200"}), 990e12, 67e12),
+    (frozenset({"H20"}), 148e12, 44e12),
     (frozenset({"A100"}), 312e12, 19.5e12),
+    (frozenset({"A800"}), 312e12, 19.5e12),
+    (frozenset({"B200"}), 2250e12, 75e12),
+    (frozenset({"GB200"}), 2500e12, 80e12),
+    (frozenset({"L40S"}), 362e12, 91.6e12),
 )
-"""Words of a device's name, and operations/s without sparsity in bf16 and in fp32 (makers' data sheets); the first row
-whose words all occur counts."""
+"""Words of a device's name, and operations/s in bf16 and in fp32; the first row whose words all occur counts.
+
+Dense figures, half of what is stated with sparsity, of NVIDIA's data sheets: H100, H200, GH200 Grace Hopper, A100,
+L40S, and Blackwell (HGX B200, GB200 NVL72). H800 and A800 compute as H100 and A100, only their links are slower. The
+H20 has no public data sheet: its figures are those of the press.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +62,11 @@ def device_peak(device_type: str, precision: Precision, stated: float | None) ->
 
 
 def known_peak(name: str, precision: Precision) -> float | None:
-    """Operations/s of a device by its name, e.g. ``NVIDIA H100 80GB HBM3``."""
+    """Operations/s of a whole device by its name, e.g. ``NVIDIA H100 80GB HBM3``."""
     words = set(name.upper().replace("-", " ").split())
+    if "MIG" in words:
+        # A slice has a part of the multiprocessors that its name gives only roughly.
+        return None
     for required, bf16, fp32 in DENSE_PEAKS:
         if required <= words:
             return fp32 if precision == "fp32" else bf16

@@ -20,8 +20,8 @@ from samplers.schedule import Schedule
 class TrainingLog:
     """Of one rank; all ranks call the same methods after the same steps, and rank 0 writes.
 
-    moved: counters of the placement of shards, of this attempt so far. every_steps: so rarely a step is written.
-    peak_flops: operations/s of all devices together, None where unknown.
+    moved: counters of the placement of shards, of this attempt so far. memory: metrics of the device's memory.
+    every_steps: so rarely a step is written. peak_flops: operations/s of all devices together, None where unknown.
     """
 
     train: TrainSection
@@ -31,6 +31,7 @@ class TrainingLog:
     events: RankEvents
     samples: SampleLog | None
     moved: Callable[[], Mapping[str, float]]
+    memory: Callable[[], Mapping[str, float]]
     every_steps: int
     peak_flops: float | None
 
@@ -82,6 +83,7 @@ class TrainingLog:
             "perf/step_ms": 1e3 * seconds,
             "perf/slowest_rank": slowest,
             "perf/data_wait_ms": 1e3 * step.wait_s,
+            **self.memory(),
             "time/train_s": self.progress.train_seconds,
         }
 

@@ -2,17 +2,17 @@
 
 import platform
 from contextlib import ExitStack
+from functools import partial
 
-import torch
 import torch.distributed as dist
 
+from orchestrator.monitoring.allocator import allocator_metrics
 from orchestrator.monitoring.health import Health
 from orchestrator.monitoring.node_monitor import NodeMonitor, watches
 from orchestrator.monitoring.profiling import StepProfile
 from orchestrator.monitoring.watchdog import Watchdog, stacks_file
 from orchestrator.run.rank_events import RankEvents, rank_events
-from orchestrator.run.worker_config import WorkerConfig
-from orchestrator.training.build import Parts, build
+from orchestrator.training.build import Parts
 from orchestrator.training.collectives import gather
 from orchestrator.training.exporting import Exporter
 from orchestrator.training.loop import Outcome, TrainingLoop
@@ -20,14 +20,6 @@ from orchestrator.training.sample_log import SampleLog, sample_log
 from orchestrator.training.state import RunState
 from orchestrator.training.totals import EpochTotals, Progress
 from orchestrator.training.training_log import TrainingLog
-
-
-def ray_worker(config: WorkerConfig) -> None:
-    """Entry of a Ray Train worker."""
-    import ray
-
-    torch.set_num_threads(config.threads)
-    train(build(config, ray.get_runtime_context().get_node_id()))
 
 
 def train(parts: Parts) -> Outcome:
@@ -103,11 +95,14 @@ def _make_loop(
             events=events,
             samples=samples,
             moved=parts.placement.counters,
+            memory=partial(allocator_metrics, engine.device),
             every_steps=job.tracking.every_steps,
             peak_flops=parts.peak_flops,
         ),
         exporter=Exporter(directory, job, parts.spec, engine, events),
         health=Health(machines, events, spike_factor=failures.spike_factor, slow_factor=failures.slow_factor),
-        watchdog=Watchdog(stacks, factor=failures.hang_factor, floor_s=failures.hang_floor_s),
+        watchdog=Watchdog(
+            stacks, factor=failures.hang_factor, floor_s=failures.hang_floor_s, first_s=parts.first_steps_s
+        ),
         profile=StepProfile(job.train.profile, directory.profile, engine.rank, engine.device),
     )

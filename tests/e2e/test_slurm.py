@@ -11,6 +11,8 @@ import psutil
 import pytest
 import yaml
 
+from orchestrator.control.failure_policy import Failure, Kind
+from orchestrator.run.events import EventWriter
 from orchestrator.run.folder import RunDirectory
 from orchestrator.spec.job import JobSpec
 from tests.e2e.runs import Place, assert_all_gone, at_rest, train_without_ray, training_ranks
@@ -293,6 +295,28 @@ def test_a_preempted_run_that_loses_two_nodes_ends_with_the_same_losses(
     tracked = place.tracked(name)
     assert tracked.info.status == "FINISHED" and tracked.data.tags["attempt"] == "4"
     assert tracked.data.tags["wavetrain.excluded_nodes"] == ", ".join(sorted(lost))
+
+
+def test_a_node_whose_gpu_breaks_is_left_out_of_the_next_attempt(
+    slurm: SlurmCluster, place: Place, small_store: Path
+) -> None:
+    """Nothing here has a GPU to break, so that the record is a test's; what reads it is the job's own."""
+    name = "broken-gpu"
+    job_id = submit(place, job_for(small_store, name, every_steps=1))
+    attempts = place.directory(name) / "launch" / "attempts"
+    with attempt_at_rest(slurm, place, name, 1) as first:
+        broken = other_host(attempts / f"{job_id}-0")
+        failure = Failure(Kind.DEVICE, "GPU 4", None, 0.0, broken, {broken: "GPU 4: must be reset"})
+        with EventWriter(RunDirectory(place.directory(name)).failures) as record:
+            record.write("failure", failure=failure.to_json(), retry=True, wait_s=1.0)
+        slurm.wait_for("the requeue", lambda: slurm.state(job_id) != "RUNNING", 120)
+    wait_for_attempt(slurm, place, name, 2)
+    slurm.run("scancel", job_id)
+    assert_all_gone(first)
+    end = json.loads((attempts / f"{job_id}-0" / "end.json").read_text())
+    assert (end["outcome"], end["cause"]) == ("lost", f"{broken}: GPU 4: must be reset"), output(place, name)
+    assert broken not in hosts(attempts / f"{job_id}-1")
+    assert slurm.wait_for_end(job_id, 180) == "CANCELLED"
 
 
 def hosts(attempt: Path) -> set[str]:

@@ -14,7 +14,8 @@ from pathlib import Path
 from channels.errors import UserError
 from channels.files import write_atomically
 from orchestrator.control.ray_train import reaper
-from orchestrator.spec.cluster import Profile
+from orchestrator.control.ray_train.environment import ray_environment
+from orchestrator.spec.cluster import Profile, TimeLimitsSection
 from orchestrator.spec.job import JobSpec
 
 OBJECT_STORE_BYTES = 128 * 2**20
@@ -28,22 +29,23 @@ def ray_session(job: JobSpec, profile: Profile) -> Iterator[None]:
         UserError: the profile's cluster does not answer.
     """
     if profile.ray_address is not None:
-        with _standing(profile.ray_address):
+        with _standing(profile.ray_address, profile.time_limits):
             yield
         return
     workers = _local_workers(job, profile)
-    with _embedded(cpus=workers * profile.cpus_per_worker, gpus=workers if profile.device == "cuda" else 0):
+    gpus = workers if profile.device == "cuda" else 0
+    with _embedded(cpus=workers * profile.cpus_per_worker, gpus=gpus, limits=profile.time_limits):
         yield
 
 
 @contextmanager
-def _embedded(cpus: int, gpus: int) -> Iterator[None]:
+def _embedded(cpus: int, gpus: int, limits: TimeLimitsSection) -> Iterator[None]:
     # Socket names inside must stay under 108 bytes, so the folder is as short as it can be.
     folder = Path(tempfile.mkdtemp(prefix="wt-", dir="/tmp" if Path("/tmp").is_dir() else None))
     write_atomically(folder / "token", secrets.token_hex(32), mode=0o600)
     reaper_process = reaper.start(folder)
     ours = {"RAY_AUTH_MODE": "token", reaper.MARK: str(folder / "token")}
-    with _environment(ray_environment() | _gloo_on_loopback() | ours):
+    with _environment(ray_environment(limits) | _gloo_on_loopback() | ours):
         import ray
 
         from orchestrator.control.ray_train.private import start_embedded
@@ -61,15 +63,15 @@ def _local_workers(job: JobSpec, profile: Profile) -> int:
     """The most workers of a job that this machine has room for."""
     room = [job.scale.most, len(os.sched_getaffinity(0)) // profile.cpus_per_worker]
     if profile.device == "cuda":
-        import torch
+        from orchestrator.monitoring.whole_gpus import count_devices
 
-        room.append(torch.cuda.device_count())
+        room.append(count_devices().for_ranks(job.scale.most))
     return min(room)
 
 
 @contextmanager
-def _standing(address: str) -> Iterator[None]:
-    with _environment(ray_environment()):
+def _standing(address: str, limits: TimeLimitsSection) -> Iterator[None]:
+    with _environment(ray_environment(limits)):
         import ray
 
         try:
@@ -102,20 +104,6 @@ def _gloo_on_loopback() -> dict[str, str]:
         return {}
     loopback = [name for _, name in socket.if_nameindex() if name in ("lo", "lo0")]
     return {"GLOO_SOCKET_IFNAME": loopback[0]} if loopback else {}
-
-
-def ray_environment() -> dict[str, str]:
-    """Settings that Ray reads from the environment of the driver and of its nodes."""
-    return {
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-        "RAY_TRAIN_METRICS_ENABLED": "0",
-        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-        # Workers are what this machine is here for: no lower priority than the controller's.
-        "RAY_worker_niceness": "0",
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        "PYTHONWARNINGS": "ignore::FutureWarning",
-    }
 
 
 @contextmanager

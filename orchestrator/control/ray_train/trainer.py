@@ -1,11 +1,14 @@
 """Ray Train's controller and worker group, with our policies."""
 
+import os
 from typing import Any
 
 from ray.train import CheckpointConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from orchestrator.control.ray_train.background import Background
+from orchestrator.control.ray_train.device_check import DeviceCheck
+from orchestrator.control.ray_train.environment import rank_environment
 from orchestrator.control.ray_train.failure_book import FailureBook
 from orchestrator.control.ray_train.policies import BudgetedFailurePolicy, FixedPolicy, PartitionScalingPolicy
 from orchestrator.control.ray_train.private import PlacementGroupCleanerCallback
@@ -59,11 +62,15 @@ def _make_trainer(job: JobSpec, profile: Profile, directory: RunDirectory) -> Wa
         device=profile.device,
         threads=profile.cpus_per_worker,
         cache=cache.absolute() if cache else None,
+        binding=profile.binding,
+        first_steps_s=profile.time_limits.first_steps_s,
         peak_flops=profile.device_peak_flops,
     )
+    check = DeviceCheck(directory.attempts, profile.time_limits.device_check_s) if use_gpu else None
+    book = FailureBook(directory, job.failures, check, replaces_nodes=profile.launcher == "slurm")
     elastic = config.elasticity_enabled
     return WavetrainTrainer(
-        failure_policy=BudgetedFailurePolicy(FailureBook(directory, job.failures)),
+        failure_policy=BudgetedFailurePolicy(book),
         scaling_policy=(
             PartitionScalingPolicy(config, directory, job.batching.partitions)
             if elastic
@@ -72,17 +79,18 @@ def _make_trainer(job: JobSpec, profile: Profile, directory: RunDirectory) -> Wa
         dashboard=profile.launcher == "ray",
         train_loop_per_worker=_ray_worker,
         train_loop_config={CONFIG: worker},
-        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo", timeout_s=profile.time_limits.process_group_s),
         scaling_config=config,
         run_config=RunConfig(
             name="ray_train",
             storage_path=str(directory.path),
+            worker_runtime_env={"env_vars": rank_environment(profile.network, directory.stacks, os.environ)},
             checkpoint_config=CheckpointConfig(num_to_keep=job.checkpoint.keep),
         ),
     )
 
 
 def _ray_worker(config: dict[str, WorkerConfig]) -> None:
-    from orchestrator.training.worker import ray_worker
+    from orchestrator.control.ray_train.rank import ray_worker
 
     ray_worker(config[CONFIG])

@@ -224,6 +224,22 @@ def test_logs_of_a_node(tmp_path: Path, wavetrain: Any) -> None:
     assert "node 0 line 0" in wavetrain("logs", "demo")[1]
 
 
+def test_output_of_a_rank(tmp_path: Path, wavetrain: Any) -> None:
+    directory = a_run(tmp_path / "runs", "demo", "FINISHED")
+    assert "no rank has begun to train yet" in wavetrain("logs", "demo", "--rank", "0")[2]
+    for attempt in (1, 2):
+        for rank in (0, 37):
+            path = directory.attempts / str(attempt) / f"rank-{rank}.log"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"attempt {attempt}\nrank {rank}\n")
+    assert wavetrain("logs", "demo", "--rank", "37")[1] == "attempt 2\nrank 37\n"
+    assert wavetrain("logs", "demo", "--rank", "37", "--attempt", "1", "-n", "1")[1] == "rank 37\n"
+    assert wavetrain("logs", "demo", "--rank", "37", "--attempt", "1")[1] == "attempt 1\nrank 37\n"
+    assert "has no rank 5; there are 0 to 37" in wavetrain("logs", "demo", "--rank", "5")[2]
+    assert "no attempt 3" in wavetrain("logs", "demo", "--rank", "0", "--attempt", "3")[2]
+    assert "add --rank R" in wavetrain("logs", "demo", "--attempt", "1")[2]
+
+
 def test_following_the_logs_of_two_nodes_to_the_last_line(
     tmp_path: Path, wavetrain: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,7 @@
 """The checks before training."""
 
 import importlib.util
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -9,8 +10,13 @@ from typing import Any
 import pytest
 
 from jobs.node import doctor
-from jobs.node.doctor import Finding, default_ranks, examine, examine_storage, versions
+from jobs.node import versions as versions_module
+from jobs.node.doctor import default_ranks, examine, examine_storage
+from jobs.node.finding import Finding
+from jobs.node.versions import versions
 from models.scan.kernel_package import load_fault
+from orchestrator.monitoring import whole_gpus
+from orchestrator.monitoring.whole_gpus import Gpus
 from orchestrator.spec.cluster import Profile
 
 
@@ -33,9 +39,7 @@ def test_this_machine_is_ready_and_nothing_is_left(tmp_path: Path) -> None:
 def test_ranks_that_exchange_data_by_default(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, gpus: int, ranks: int
 ) -> None:
-    import torch
-
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(whole_gpus, "count_devices", lambda: Gpus(gpus, 0))
     assert default_ranks(profile_in(tmp_path, device=device)) == ranks
 
 
@@ -69,9 +73,19 @@ def test_kernels_of_wimamba(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ins
 
 
 def test_versions_name_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "PACKAGES", ("numpy", "no-such-package"))
+    monkeypatch.setattr(versions_module, "PACKAGES", ("numpy", "no-such-package"))
     found = versions()
     assert found["no-such-package"] == "missing" and found["numpy"][0].isdigit()
+
+
+def test_the_table_needs_none_of_the_engines_to_be_installed() -> None:
+    program = (
+        "import sys\n"
+        "for name in ('ray', 'mlflow', 'sionna', 'h5py', 'submitit', 'deepspeed'): sys.modules[name] = None\n"
+        "from jobs.node import doctor\nfrom jobs.node.versions import versions\nprint(len(versions()))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(("free_gb", "verdict"), [(0.5, "failed"), (5.0, "warning"), (500.0, "ok")])

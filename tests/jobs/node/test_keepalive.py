@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from jobs.node.keepalive import KeepaliveClient, KeepaliveServer, greeting
+from jobs.node.keepalive import KeepaliveClient, KeepaliveServer, greeting, probing
 from jobs.node.port_window import PortWindow, claim
 
 SECRET = "a secret"
@@ -28,14 +28,14 @@ def wait_for(reached: Callable[[], bool]) -> None:
 
 
 def hold_on(port: int) -> None:
-    client = KeepaliveClient(("127.0.0.1", port), SECRET, 2)
+    client = KeepaliveClient(("127.0.0.1", port), SECRET, 2, 20)
     while not client.is_lost():
         time.sleep(0.05)
 
 
 def test_a_killed_node_is_found_and_the_others_are_not(window: PortWindow) -> None:
-    server = KeepaliveServer(window.guard, SECRET)
-    stays = KeepaliveClient(("127.0.0.1", window.first), SECRET, 1)
+    server = KeepaliveServer(window.guard, SECRET, 20)
+    stays = KeepaliveClient(("127.0.0.1", window.first), SECRET, 1, 20)
     other = multiprocessing.get_context("spawn").Process(target=hold_on, args=(window.first,))
     other.start()
     wait_for(lambda: server.lost() == [] and server.connected() == [1, 2])
@@ -49,8 +49,13 @@ def test_a_killed_node_is_found_and_the_others_are_not(window: PortWindow) -> No
     other.join()
 
 
+@pytest.mark.parametrize(("silence_s", "between"), [(20, 5), (120, 30), (4, 1)])
+def test_a_silent_machine_is_given_up_after_the_time_that_is_set(silence_s: int, between: int) -> None:
+    assert list(probing(silence_s).values()) == [between, between, 3, 1000 * silence_s]
+
+
 def test_who_does_not_know_the_secret_is_sent_away(window: PortWindow) -> None:
-    server = KeepaliveServer(window.guard, SECRET)
+    server = KeepaliveServer(window.guard, SECRET, 20)
     for words in (greeting("another", 1), b"GET / HTTP/1.1".ljust(128), b"\xb2 ".ljust(128)):
         with socket.create_connection(("127.0.0.1", window.first)) as stranger:
             stranger.sendall(words)
@@ -71,4 +76,4 @@ def hangs_up(connection: socket.socket) -> bool:
 def test_a_first_node_that_does_not_answer(window: PortWindow) -> None:
     window.release()
     with pytest.raises(OSError):
-        KeepaliveClient(("127.0.0.1", window.first), SECRET, 1)
+        KeepaliveClient(("127.0.0.1", window.first), SECRET, 1, 20)

@@ -2,17 +2,20 @@
 
 import os
 import socket
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from jobs.node import network_check
-from jobs.node.checks import RESULT, bad_nodes, check_machine
-from jobs.node.doctor import Finding, examine
+from jobs.node.checks import RESULT, bad_nodes, check_machine, wanted_scan
+from jobs.node.doctor import examine
+from jobs.node.finding import Finding
 from jobs.node.network_check import Group, RankCheckError, run_ranks
+from jobs.node.rank_result import Bandwidth, Rail
 from jobs.node.rendezvous import BadNodeError, JobNode, Rendezvous
 from orchestrator.spec.cluster import Profile
+from orchestrator.spec.job import ModelSection
 
 
 def test_doctor_measures_between_two_ranks(tmp_path: Path) -> None:
@@ -27,15 +30,14 @@ def test_a_device_that_does_not_work_is_told_and_blamed(tmp_path: Path) -> None:
 
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    group = Group("127.0.0.1", free_port(), 1, 0, 1, "n1", "cuda")
+    group = Group("127.0.0.1", free_port(), 1, 0, 1, "n1", "cuda", 60.0)
     with pytest.raises(RankCheckError, match="cuda:0 does not work") as failed:
         run_ranks(group, tmp_path / "result.json", lambda local: tmp_path / f"{local}.log", os.environ)
     assert failed.value.bad_device and not (tmp_path / "result.json").exists()
 
 
-def test_a_node_that_does_not_come_is_not_waited_for_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(network_check, "TIMEOUT_S", 1.0)
-    group = Group("127.0.0.1", free_port(), 2, 0, 1, "n1", "cpu")
+def test_a_node_that_does_not_come_is_not_waited_for_for_ever(tmp_path: Path) -> None:
+    group = Group("127.0.0.1", free_port(), 2, 0, 1, "n1", "cpu", 1.0)
     with pytest.raises(RankCheckError, match="have not exchanged data") as failed:
         run_ranks(group, tmp_path / "result.json", lambda local: tmp_path / f"{local}.log", os.environ)
     assert not failed.value.bad_device
@@ -47,21 +49,52 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def measured(folder: Path, least: float | None) -> tuple[Rendezvous, Profile]:
+def measured(folder: Path, **network: float | None) -> tuple[Rendezvous, Profile]:
     from channels.files import write_json
 
     rendezvous = Rendezvous(folder, JobNode(41, 0, 0, ("n1", "n2", "n3")))
-    write_json(folder / RESULT, {"world": 6, "all_reduce_gb_s": 4.0, "nodes": {"n1": 9.0, "n2": 0.5, "n3": 10.0}})
-    return rendezvous, Profile.model_validate({"network": {"least_gb_s": least}})
+    rates = (9.0, 8.0, 0.5, 0.4, 10.0, 1.0)
+    rails = tuple(
+        Rail(f"n{1 + rank // 2}", rank, rank % 2, f"mlx5_{rank % 2}", rate) for rank, rate in enumerate(rates)
+    )
+    found = Bandwidth(6, 4.0, {"n1": 9.0, "n2": 0.5, "n3": 10.0}, rails)
+    write_json(folder / RESULT, asdict(found))
+    return rendezvous, Profile.model_validate({"network": network})
 
 
 @pytest.mark.parametrize(("least", "bad"), [(None, []), (0.1, []), (5.0, ["n2"])])
 def test_nodes_below_the_profiles_least_are_bad(
     tmp_path: Path, least: float | None, bad: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = bad_nodes(*measured(tmp_path, least))
+    found = bad_nodes(*measured(tmp_path, least_gb_s=least))
     assert list(found) == bad
-    assert "slowest node n2, 0.50 GB/s with the best of the others (far below the others)" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "slowest node n2, 0.50 GB/s with the best of the others; slowest of 6 rails n2 rank 3 (local 1, NIC" in out
+    assert "network: n3 rank 5 (local 1, NIC mlx5_1) exchanges 1.00 GB/s, far below the others" in out
+
+
+def test_a_slow_rail_of_a_fast_node_is_named_by_rank_and_card_and_leaves_the_node_out(tmp_path: Path) -> None:
+    found = bad_nodes(*measured(tmp_path, least_rail_gb_s=1.5))
+    assert list(found) == ["n2", "n3"]
+    assert found["n3"] == "n3 rank 5 (local 1, NIC mlx5_1) exchanges 1.00 GB/s, network.least_rail_gb_s is 1.5"
+
+
+@pytest.mark.parametrize(
+    ("model", "wanted"),
+    [
+        ({"name": "hetercsi"}, ""), ({"name": "wimamba"}, ""), ({"name": "wimamba", "scan": "auto"}, ""),
+        ({"name": "wimamba", "scan": "torch"}, ""), ({"name": "wimamba", "scan": "mamba_ssm"}, "mamba_ssm"),
+    ],
+)  # fmt: skip
+def test_only_a_job_that_asks_for_a_compiled_scan_has_it_tried(model: dict[str, Any], wanted: str) -> None:
+    assert wanted_scan(ModelSection.model_validate(model)) == wanted
+
+
+def test_a_scan_that_a_job_asks_for_and_that_does_not_load_is_the_nodes_fault(tmp_path: Path) -> None:
+    group = Group("127.0.0.1", free_port(), 1, 0, 1, "n1", "cpu", 60.0, "mamba_ssm")
+    with pytest.raises(RankCheckError, match="'mamba_ssm' cannot run") as failed:
+        run_ranks(group, tmp_path / "result.json", lambda local: tmp_path / f"{local}.log", os.environ)
+    assert failed.value.bad_device
 
 
 def test_a_full_disk_is_the_nodes_own_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

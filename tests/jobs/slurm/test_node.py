@@ -25,6 +25,8 @@ from jobs.slurm.head import grace_s
 from jobs.slurm.leave import leave
 from jobs.slurm.node import NodeTask
 from jobs.slurm.signals import SlurmSignals
+from orchestrator.monitoring import whole_gpus
+from orchestrator.monitoring.whole_gpus import Gpus
 from orchestrator.run.folder import RunDirectory
 from tests.jobs.launches import job_of, slurm_profile
 
@@ -145,7 +147,7 @@ class Scontrol:
 def scontrol(monkeypatch: pytest.MonkeyPatch) -> Scontrol:
     fake = Scontrol()
     monkeypatch.setattr(subprocess, "run", fake)
-    monkeypatch.setattr(leaving, "LEAVE_TIMEOUT_S", 0.0)
+    monkeypatch.setattr(leaving.time, "monotonic", itertools.count(0.0, 3600.0).__next__)
     monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
     return fake
 
@@ -206,7 +208,7 @@ def test_a_start_that_a_few_nodes_spoil_is_tried_again_without_them(
 ) -> None:
     for node in range(3):
         rendezvous_of(tmp_path, node).fail((BadNodeError if node in bad else BootstrapError)("no room"))
-    ending = failed_start(rendezvous_of(tmp_path))
+    ending = failed_start(rendezvous_of(tmp_path), file_s=10)
     assert ending == (outcome, 1, "n1: no room; n2: no room; n3: no room")
 
 
@@ -265,6 +267,24 @@ def test_orphans_and_stubborn_children_are_ended_and_signals_do_not_reach_them()
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("found", "needed", "says"),
+    [(Gpus(8, 0), 8, None), (Gpus(0, 1), 1, None), (Gpus(7, 0), 8, "7 GPUs are usable"),
+     (Gpus(1, 7), 8, "1 GPUs and 7 MIG slices are usable")],
+)  # fmt: skip
+def test_slices_are_no_gpus_of_a_share(
+    monkeypatch: pytest.MonkeyPatch, found: Gpus, needed: int, says: str | None
+) -> None:
+    for name in ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE", "SLURM_GPUS_ON_NODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(whole_gpus, "count_devices", lambda: found)
+    if says is None:
+        check_share(Share(8, needed))
+    else:
+        with pytest.raises(BadNodeError, match=says):
+            check_share(Share(8, needed))
 
 
 def test_fewer_gpus_granted_than_needed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

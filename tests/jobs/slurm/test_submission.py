@@ -3,9 +3,11 @@
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from channels.errors import UserError
 from jobs.launch.job_state import JobState
@@ -35,6 +37,33 @@ def test_the_script_is_the_golden_one(tmp_path: Path, name: str, made: Callable[
     submission = made(tmp_path / "runs")
     assert neutral(render(submission), submission, tmp_path) == (GOLDEN / name).read_text()
     assert not (tmp_path / "runs").exists(), "rendering writes nothing"
+
+
+def test_further_options_of_sbatch_replace_ours(tmp_path: Path) -> None:
+    sbatch = ["--gres=gpu:h800:8", "--reservation=radio", "--exclusive", "--mem=0", "--cpus-per-task=100"]
+    script = render(submission_in(tmp_path / "runs", sbatch=sbatch, memory_gb=900))
+    lines = [line for line in script.splitlines() if line.startswith("#SBATCH ")]
+    for option in sbatch:
+        assert f"#SBATCH {option}" in lines
+    assert not [line for line in lines if "gpus-per-node" in line or "900GB" in line or "cpus-per-task=96" in line]
+    assert "#SBATCH --signal=USR1@120" in lines and "#SBATCH --requeue" in lines
+
+
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [("--signal=TERM", "--signal is set by Wavetrain"), ("exclusive", "not of the form"), ("--mem=", "not of the form"),
+     ("--time=1", "--time is set by Wavetrain"), ("-N 4", "not of the form")],
+)  # fmt: skip
+def test_options_that_the_launch_rests_on_are_refused(tmp_path: Path, option: str, says: str) -> None:
+    with pytest.raises(ValidationError, match=says):
+        slurm_profile(tmp_path, sbatch=[option])
+
+
+def test_the_environment_of_the_ranks_is_shown_before_anything_is_submitted(tmp_path: Path) -> None:
+    submission = two_gpu_nodes(tmp_path / "runs")
+    network = submission.profile.network.model_copy(update={"env": {"NCCL_IB_HCA": "mlx5", "NCCL_DEBUG": "INFO"}})
+    shown = replace(submission, profile=submission.profile.model_copy(update={"network": network}))
+    assert "ranks: NCCL_DEBUG=INFO NCCL_IB_HCA=mlx5" in describe_bring_up(shown)
 
 
 def test_the_snapshot_runs_whatever_lies_in_the_folder_of_submission(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray.train.v2.api.exceptions import WorkerGroupError
 
 from channels.errors import UserError
 from orchestrator.control import announce, controller, provenance
@@ -125,6 +126,17 @@ def test_a_run_whose_ranks_fail_for_good(run: Run, script: Callable[..., None]) 
     assert (run.state["status"], len(run.state["failures"])) == ("FAILED", 2)
     assert run.state["cause"].startswith("a shard is missing; all of them")
     assert run.tracker.status == "FAILED" and "(2) worker" in run.tracker.tagged["wavetrain.failures"]
+
+
+def test_what_ray_lists_of_all_ranks_is_not_the_cause_but_the_failure_that_explains_it(
+    run: Run, script: Callable[..., None]
+) -> None:
+    loud = WorkerGroupError("[Rank 0] NCCL error: remote process exited", {0: RuntimeError("NCCL error")})
+    script(attempt, lambda directory: fail_attempt(directory, 1, "CUDA error: uncorrectable ECC error", retry=False),
+           error=loud)  # fmt: skip
+    outcome = run.start()
+    assert outcome.cause == "worker of rank 1 on n2: CUDA error: uncorrectable ECC error"
+    assert run.state["cause"] == outcome.cause
 
 
 def test_a_second_signal_ends_the_run_at_once(run: Run, script: Callable[..., None]) -> None:

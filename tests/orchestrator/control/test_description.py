@@ -6,7 +6,7 @@ from pathlib import Path
 from channels.files import write_json
 from orchestrator.control.description import describe_result, describe_run
 from orchestrator.control.prepare import prepare
-from orchestrator.control.provenance import attempt_tags, launch_script, launch_tags
+from orchestrator.control.provenance import attempt_tags, launch_script, launch_tags, tags
 from orchestrator.evaluation.score import Score
 from orchestrator.run.folder import RunDirectory
 from orchestrator.run.progress import RunProgress
@@ -67,6 +67,13 @@ def test_tags_of_a_submitted_run(tmp_path: Path) -> None:
     script = launch_script(directory)
     assert script is not None and (script.name, script.read_text()) == ("sbatch.sh", "#SBATCH --nodes=2\n")
     assert json.loads((directory.launch / "submission.json").read_text())["job_id"] == "7_2"
+
+
+def test_the_environment_of_the_ranks_is_a_tag() -> None:
+    job = small_job(Path("/data/store"), "a")
+    assert "network.env" not in tags(job, Profile(), "hash")
+    profile = Profile.model_validate({"network": {"env": {"NCCL_IB_HCA": "mlx5", "NCCL_DEBUG": "WARN"}}})
+    assert tags(job, profile, "hash")["network.env"] == "NCCL_DEBUG=WARN NCCL_IB_HCA=mlx5"
 
 
 def test_tags_of_an_attempt_name_its_machines() -> None:

@@ -5,13 +5,15 @@ import pickle
 import pytest
 
 from channels.errors import UserError
-from orchestrator.control.failure_policy import Kind, classify, decide, describe, describe_all
+from orchestrator.control.failure_policy import Failure, Kind, blame_devices, classify, decide, describe, describe_all
 from orchestrator.run.adjustments import Adjustments
-from orchestrator.run.failures import MicroBatchTooLargeError, TrainingDivergedError
+from orchestrator.run.failures import MicroBatchTooLargeError, RankError, TrainingDivergedError
 from orchestrator.spec.job import FailuresSection
 
 NONE = Adjustments()
 GLOO = RuntimeError("Connection closed by peer [127.0.0.1]:3421")
+NCCL = RuntimeError("NCCL error in: ProcessGroupNCCL.cpp, remote process exited or there was a network error")
+ECC = RuntimeError("CUDA error: uncorrectable ECC error encountered")
 
 
 class ActorDiedError(Exception):
@@ -46,6 +48,62 @@ def test_the_failure_that_explains_the_others(failures, hung, kind, rank) -> Non
     failure, _ = classify(failures, hung)
     assert (failure.kind, failure.rank) == (kind, rank)
     assert "\n" not in failure.cause
+
+
+def at(time: float, error: BaseException, host: str = "n1") -> WrappedError:
+    """As a rank's error arrives from Ray Train."""
+    return WrappedError(RankError(error, time, host))
+
+
+@pytest.mark.parametrize(
+    ("failures", "kind", "rank"),
+    [
+        ({0: at(9.0, NCCL), 37: at(8.0, ECC, "n5")}, Kind.DEVICE, 37),
+        ({0: at(7.0, NCCL), 37: at(8.0, ECC, "n5")}, Kind.DEVICE, 37),
+        ({0: at(9.0, ValueError("late")), 5: at(8.0, KeyError("early"))}, Kind.WORKER, 5),
+        ({0: at(9.0, UserError("no shard")), 5: at(8.0, RuntimeError("an assertion in a kernel"))}, Kind.WORKER, 5),
+        ({0: ActorDiedError("aborted"), 5: at(8.0, RuntimeError("CUDA error: misaligned address"))}, Kind.WORKER, 5),
+        ({0: at(9.0, GLOO), 1: at(8.0, GLOO), 2: ActorDiedError("killed")}, Kind.WORKER, 2),
+        ({0: at(9.0, ValueError("x")), 2: ActorDiedError("gone", preempted=True)}, Kind.PREEMPTION, 2),
+        ({rank: at(9.0 - rank, TrainingDivergedError("NaN", 3)) for rank in range(4)}, Kind.DIVERGED, 0),
+        ({0: at(9.0, RuntimeError("NCCL error: unhandled cuda error, Cuda failure 214 'uncorrectable ECC error'")),
+          1: at(8.0, NCCL)}, Kind.DEVICE, 0),
+    ],
+)  # fmt: skip
+def test_the_first_error_in_time_is_the_cause_and_broken_collectives_are_none(failures, kind, rank) -> None:
+    failure, _ = classify(failures)
+    assert (failure.kind, failure.rank) == (kind, rank)
+
+
+def test_a_broken_device_names_its_node() -> None:
+    failure, error = classify({0: at(7.0, NCCL), 37: at(8.0, ECC, "n5")})
+    assert error is ECC
+    assert (failure.node, failure.bad_nodes) == ("n5", {"n5": "RuntimeError: " + str(ECC)})
+    again = pickle.loads(pickle.dumps(RankError(ECC, 8.0, "n5")))
+    assert (str(again.cause), again.time, again.host) == (str(ECC), 8.0, "n5")
+
+
+def failed(kind: Kind, rank: int | None, node: str | None) -> Failure:
+    return Failure(kind, "ActorDiedError: gone", rank, 1.0, node)
+
+
+@pytest.mark.parametrize(
+    ("before", "kind", "rank", "node"),
+    [
+        (failed(Kind.WORKER, 3, None), Kind.DEVICE, None, "n2"),
+        (failed(Kind.WORKER, 9, "n2"), Kind.DEVICE, 9, "n2"),
+        (failed(Kind.HANG, 0, "n1"), Kind.DEVICE, None, "n2"),
+        (failed(Kind.DIVERGED, 0, "n2"), Kind.DIVERGED, 0, "n2"),
+        (failed(Kind.BAD_DATA, 0, "n2"), Kind.BAD_DATA, 0, "n2"),
+    ],
+)
+def test_a_device_found_broken_explains_what_a_device_can_cause(before, kind, rank, node) -> None:
+    after = blame_devices(before, {"n2": "GPU 4: must be reset"})
+    assert (after.kind, after.rank, after.node) == (kind, rank, node)
+    if kind is Kind.DEVICE:
+        assert after.bad_nodes == {"n2": "GPU 4: must be reset"}
+        assert after.cause == "n2: GPU 4: must be reset; ActorDiedError: gone"
+    assert blame_devices(before, {}) is before
 
 
 def test_every_kind_has_its_budget_and_the_wait_doubles_up_to_its_cap() -> None:

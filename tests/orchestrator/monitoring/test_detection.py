@@ -38,6 +38,14 @@ def test_a_hang_leaves_the_stacks_of_all_threads_and_ends_the_process(tmp_path: 
     assert text.startswith("no step for") and "test_detection.py" in text and text.count("hread 0x") >= 2
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_disk_that_is_full_does_not_keep_a_rank_that_hangs(tmp_path: Path) -> None:
+    ended = threading.Event()
+    (tmp_path / "stacks").write_text("a file where the folder should be")
+    with Watchdog(stacks_file(tmp_path / "stacks", 0), factor=2, floor_s=0.1, first_s=0.1, end=lambda _: ended.set()):
+        assert ended.wait(60)
+
+
 def test_patience_follows_the_median_step_and_the_first_steps_are_not_hurried(tmp_path: Path) -> None:
     watchdog = Watchdog(tmp_path / "stacks", factor=10, floor_s=0.001)
     assert watchdog.patience_s > 600

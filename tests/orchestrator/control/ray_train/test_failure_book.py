@@ -50,6 +50,20 @@ def test_the_book_keeps_what_happened(directory: RunDirectory) -> None:
     assert read_adjustments(directory.adjustments) == Adjustments((9,))
 
 
+@pytest.mark.parametrize("replaces", [True, False])
+def test_after_a_failure_the_devices_are_tried_and_no_attempt_follows_on_the_same_ones(
+    directory: RunDirectory, replaces: bool
+) -> None:
+    found = iter([{}, {"n2": "GPU 4: must be reset"}])
+    book = FailureBook(directory, FailuresSection(backoff_s=0), lambda: next(found), replaces_nodes=replaces)
+    assert book.fail({0: GLOO, 1: ActorDiedError("gone")})
+    assert book.fail({0: GLOO, 1: ActorDiedError("gone")}) is replaces
+    assert book.fail({0: TrainingDivergedError("NaN", 9)}) is False, "and the devices are not asked"
+    assert kinds(directory) == [("worker", True), ("device", replaces), ("diverged", False)]
+    events, _ = read_events(directory.failures)
+    assert events[1]["failure"]["bad_nodes"] == {"n2": "GPU 4: must be reset"}
+
+
 def test_a_decision_is_made_at_once(directory: RunDirectory) -> None:
     started = time.monotonic()
     assert FailureBook(directory, FailuresSection(backoff_s=300)).fail({0: GLOO})

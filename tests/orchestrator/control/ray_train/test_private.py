@@ -6,16 +6,19 @@ from typing import Any
 import pytest
 import ray
 from ray.exceptions import RayTaskError
-from ray.train import ScalingConfig
+from ray.train import RunConfig, ScalingConfig
+from ray.train.constants import TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S
+from ray.train.torch.config import _TorchBackend
 from ray.train.v2._internal import constants
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback, WorkerHealthCheckFailedError
 from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.worker_group import WorkerGroupState
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
+from orchestrator.control.ray_train.environment import ray_environment
 from orchestrator.control.ray_train.private import METHODS, FailureDecision, Method, ResizeDecision
-from orchestrator.control.ray_train.session import ray_environment
 from orchestrator.run.failures import root_cause
+from orchestrator.spec.cluster import TimeLimitsSection
 from tests.test_imports import FILES
 
 CAUSE = ValueError("the worker's own")
@@ -64,10 +67,24 @@ def test_failures_of_a_group_are_by_rank() -> None:
 
 
 @pytest.mark.parametrize(
-    "constant", ["HEALTH_CHECK_INTERVAL_S_ENV_VAR", "METRICS_ENABLED_ENV_VAR", "ENABLE_PREEMPTION_WATCHER_ENV_VAR"]
-)
+    "constant",
+    [
+        "HEALTH_CHECK_INTERVAL_S_ENV_VAR", "METRICS_ENABLED_ENV_VAR", "ENABLE_PREEMPTION_WATCHER_ENV_VAR",
+        "WORKER_GROUP_START_TIMEOUT_S_ENV_VAR",
+    ],
+)  # fmt: skip
 def test_ray_train_reads_our_environment(constant: str) -> None:
-    assert getattr(constants, constant) in ray_environment()
+    assert getattr(constants, constant) in ray_environment(TimeLimitsSection())
+
+
+def test_the_end_of_a_process_group_is_waited_for_as_long_as_we_say() -> None:
+    ours = ray_environment(TimeLimitsSection())
+    assert ours[TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S] == "3"
+    assert "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S" in inspect.getsource(_TorchBackend.on_shutdown)
+
+
+def test_ranks_get_the_environment_that_we_give_them() -> None:
+    assert "worker_runtime_env" in inspect.signature(RunConfig).parameters
 
 
 def test_private_parts_are_used_in_one_place_only() -> None:

@@ -1,0 +1,57 @@
+"""Environment variables of a run's processes: what Ray reads, and what the ranks' communication does.
+
+What a profile's ``network.env`` says wins over the user's shell, and the user's shell over the defaults here.
+"""
+
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+
+from orchestrator.spec.cluster import NetworkSection, TimeLimitsSection
+
+HOST = "WAVETRAIN_HOST"
+"""Name of this node as its launcher calls it; a machine may call itself otherwise."""
+NODE = "WAVETRAIN_NODE"
+"""Number of this node in its job; the controller is on node 0."""
+FLIGHT_RECORDER = {"TORCH_FR_BUFFER_SIZE": "2000", "TORCH_NCCL_DUMP_ON_TIMEOUT": "1"}
+"""torch keeps the last collective operations of a rank, and writes them down where one takes too long."""
+FLIGHT_RECORDER_FILES = ("TORCH_FR_DUMP_TEMP_FILE", "TORCH_NCCL_DEBUG_INFO_TEMP_FILE")
+"""Beginning of the names of those files, to which torch adds the rank; the second is their older name."""
+
+
+def ray_environment(limits: TimeLimitsSection) -> dict[str, str]:
+    """Settings that Ray reads from the environment of the driver and of its nodes."""
+    return {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+        "RAY_TRAIN_METRICS_ENABLED": "0",
+        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(limits.worker_group_s),
+        "RAY_worker_register_timeout_seconds": str(limits.ray_node_s),
+        # Ranks of a broken group wait for each other here before they are ended.
+        "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": str(limits.shutdown_s),
+        # Workers are what this machine is here for: no lower priority than the controller's.
+        "RAY_worker_niceness": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "PYTHONWARNINGS": "ignore::FutureWarning",
+    }
+
+
+def rank_environment(network: NetworkSection, stacks: Path | None, shell: Mapping[str, str]) -> dict[str, str]:
+    """What the ranks get beyond the variables of ``shell``, the environment of whoever starts them.
+
+    stacks: folder for the flight recorder of ranks that hang; None: torch's own place.
+    """
+    ours = dict(FLIGHT_RECORDER)
+    if stacks is not None:
+        ours |= dict.fromkeys(FLIGHT_RECORDER_FILES, str(stacks / "nccl-rank-"))
+    if network.interface is not None:
+        # NCCL takes a name for the beginning of names, so that bond0 is bond01 too, unless `=` stands before it.
+        ours |= {"GLOO_SOCKET_IFNAME": network.interface, "NCCL_SOCKET_IFNAME": f"={network.interface}"}
+    return {name: value for name, value in ours.items() if name not in shell} | network.env
+
+
+def host_name() -> str:
+    """This node as its launcher calls it, else as it calls itself."""
+    return os.environ.get(HOST) or platform.node()

@@ -1,0 +1,71 @@
+"""Which GPUs of a machine are broken: by what NVML counts, and by trying them."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+
+from orchestrator.monitoring.gpu_state import GpuState, NvmlError, read_gpus
+
+NO_DEVICE = -1
+
+
+def find_problem(gpu: GpuState, before: Mapping[str, int]) -> str | None:
+    """Why nothing should be computed on a GPU after a failure, in a few words; None where NVML knows no reason.
+
+    before: ``uncorrected`` at the start of the attempt, by uuid. Older errors say nothing about this failure.
+    """
+    if gpu.lost is not None:
+        return f"NVML does not reach it ({gpu.lost})"
+    if gpu.remap_failed:
+        return "remapping a row of its memory has failed: the GPU must be replaced"
+    if gpu.remap_pending:
+        return "a row of its memory waits to be remapped: the GPU must be reset"
+    new = 0 if gpu.uncorrected is None else gpu.uncorrected - before.get(gpu.uuid, gpu.uncorrected)
+    return f"{new} new memory errors that ECC could not correct" if new > 0 else None
+
+
+def examine_node(before: Mapping[str, int], limit_s: float, *, answered: bool = True) -> str | None:
+    """What is wrong with the GPUs of this machine that this process may use, in a line, or None.
+
+    before: as of :func:`find_problem`. limit_s: for the trial; a device that keeps it waiting is not blamed for that,
+    as the ranks of a group that hangs may hold it. answered: whether NVML answered here when the attempt began; where
+    it never does, as in a container without it, that it does not now is nothing new.
+    """
+    gpus: list[GpuState] = []
+    try:
+        gpus = read_gpus(os.environ.get("CUDA_VISIBLE_DEVICES"))
+    except NvmlError as error:
+        if answered:
+            return str(error)
+    found = {gpu.index: problem for gpu in gpus if (problem := find_problem(gpu, before)) is not None}
+    # A task without a claim on a GPU may see none, which says nothing about the machine.
+    if not found and os.environ.get("CUDA_VISIBLE_DEVICES") != "":
+        found = _try(limit_s)
+    names = {gpu.index: gpu.pci for gpu in gpus}
+    return "; ".join(f"{_name(index, names)}{problem}" for index, problem in found.items()) or None
+
+
+def _name(index: int, addresses: Mapping[int, str]) -> str:
+    if index == NO_DEVICE:
+        return ""
+    return f"GPU {index} ({addresses[index]}): " if index in addresses else f"GPU {index}: "
+
+
+def _try(limit_s: float) -> dict[int, str]:
+    """In a process of its own, whose CUDA context ends with it."""
+    command = [sys.executable, "-m", "orchestrator.monitoring.device_trial"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s)
+    except subprocess.TimeoutExpired:
+        return {}
+    return _read_trial(done.returncode, done.stdout.splitlines(), done.stderr.splitlines())
+
+
+def _read_trial(code: int, printed: Sequence[str], errors: Sequence[str]) -> dict[int, str]:
+    """What a trial printed; one that crashed is itself a finding, though of no known device."""
+    if code == 0 and printed:
+        return {int(number): problem for number, problem in json.loads(printed[-1]).items()}
+    said = next((line for line in reversed(errors) if line.strip()), "no output")
+    return {NO_DEVICE: f"the trial of the devices ended with status {code} ({said[:200]})"}
