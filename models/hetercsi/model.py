@@ -120,7 +120,8 @@ class HeterCsi(PretrainingModel):
         mask_tokens = self.mask_token.to(encoded.dtype).view(1, -1).expand(len(views.decoded), -1)
         states = mask_tokens.index_copy(0, views.kept_rows, encoded)
         decoded = self.decoder(states + self._packed_positions(batch, views, views.decoded, states), views.decoder)
-        return cast(Tensor, self.head(decoded[views.masked_rows]).float())
+        # An index would sort the rows in its backward pass.
+        return cast(Tensor, self.head(decoded.index_select(0, views.masked_rows)).float())
 
     def _packed_positions(self, batch: PackedBatch, views: PackedViews, tokens: Tensor, like: Tensor) -> Tensor:
         """Positions of some tokens (int64 [n]) of a packed batch, in the shape and type of ``like`` [n, width]."""

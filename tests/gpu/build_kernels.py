@@ -48,7 +48,7 @@ def _only(root: Path, pattern: str) -> Path:
 
 def _leave_out_complex(folder: Path) -> None:
     """Remove the instances for complex states and half precision, and put in their place functions that raise."""
-    for path in [*folder.glob("*complex*.cu"), *folder.glob("*fp16*.cu")]:
+    for path in {*folder.glob("*complex*.cu"), *folder.glob("*fp16*.cu")}:
         path.unlink()
     for path in folder.glob("*.cu"):
         lines = path.read_text().splitlines()

@@ -18,6 +18,7 @@ from orchestrator.training.worker import train
 from tests.attempts import prepare
 from tests.gpu.training import RATE, batches_of, make_engine
 from tests.jobs_for_tests import small_job
+from tests.stores import make_random_store
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("one_rank")]
 
@@ -80,8 +81,10 @@ def test_a_profile_gives_every_moment_to_one_part(store: Path, device: str, tmp_
 
 
 @pytest.mark.usefixtures("on_gpu")
-def test_what_the_probe_found_trains(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_probe_found_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With memory for a few hundred samples of the published model, so that the probe finds an end."""
+    many = {"train": 4096, "shapes": {"R3": (12, 16, 4)}, "shard_samples": 1024}
+    store = make_random_store(tmp_path / "store", np.random.default_rng(7), **many)
     usable = 6 * 2**30 / torch.cuda.mem_get_info()[1]
     monkeypatch.setattr("orchestrator.control.probe.usable_share", lambda free, total: usable)
     shape = {"global_batch": 4096, "partitions": 1, "buckets": 1, "micro_batch": 4096}

@@ -58,7 +58,7 @@ def outcomes(backend: Backend, parts: dict[str, Tensor], dtype: torch.dtype, **o
     leaves = {name: part.to(dtype).requires_grad_() for name, part in parts.items()}
     out = selective_scan(**leaves, backend=backend, **options)  # type: ignore[arg-type]
     weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
-    return [out.detach(), *torch.autograd.grad((out * weight.to(dtype)).sum(), list(leaves.values()))]
+    return [out.detach(), *torch.autograd.grad((out * weight.to(out)).sum(), list(leaves.values()))]
 
 
 def worst(expected: list[Tensor], found: list[Tensor]) -> float:
