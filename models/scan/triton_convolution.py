@@ -10,8 +10,8 @@ from models.scan import convolution_kernels
 from models.scan.chunked import shifted_convolution
 from models.scan.triton_scan import reverse_bits, unit_stride, view
 
-STEPS, CHANNELS = 64, 32
-"""Of a program."""
+STEPS, GRADIENT_STEPS, CHANNELS = 32, 16, 32
+"""Of a program, which has four warps; the gradient needs more registers for a step."""
 
 
 def triton_convolution(
@@ -29,7 +29,7 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor, lengths: Tensor | None, rev
     """One opaque operation, as ``triton_scan.forward``. reverse: bit g is set for a reversed group g."""
     x, weight, bias = unit_stride(x), weight.contiguous(), bias.contiguous()
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    grid, numbers, flags = _launch(x, weight, reverse, lengths)
+    grid, numbers, flags = _launch(x, weight, reverse, lengths, STEPS)
     with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
         convolution_kernels.convolve[grid](*view(x), weight, bias, lengths, out, x.shape[1], *numbers, **flags)
     return out
@@ -47,7 +47,7 @@ def gradients(
     """Of x, weight and bias."""
     d_out, x, weight, bias = unit_stride(d_out), unit_stride(x), weight.contiguous(), bias.contiguous()
     batch, length, groups, channels = x.shape
-    grid, numbers, flags = _launch(x, weight, reverse, lengths)
+    grid, numbers, flags = _launch(x, weight, reverse, lengths, GRADIENT_STEPS)
     d_x = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     shape = (batch, groups, grid[0], channels)
     d_weight, d_bias = (torch.empty(size, device=x.device) for size in ((*shape, weight.shape[-1]), shape))
@@ -79,11 +79,11 @@ forward.register_autograd(_backward, setup_context=_keep)
 
 
 def _launch(
-    x: Tensor, weight: Tensor, reverse: int, lengths: Tensor | None
+    x: Tensor, weight: Tensor, reverse: int, lengths: Tensor | None, steps: int
 ) -> tuple[tuple[int, int, int], tuple[int, int, int], dict[str, Any]]:
     """Grid, numbers and flags of both kernels."""
     batch, length, groups, channels = x.shape
-    steps = min(STEPS, triton.next_power_of_2(length))
+    steps = min(steps, triton.next_power_of_2(length))
     block = min(CHANNELS, triton.next_power_of_2(channels))
     flags = {"TAPS": weight.shape[-1], "STEPS": steps, "CHANNELS": block, "PADDED": lengths is not None}
     grid = (triton.cdiv(length, steps), triton.cdiv(channels, block), batch * groups)

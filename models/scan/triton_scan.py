@@ -20,8 +20,8 @@ CHANNELS = 16
 """Channels of a program: a lane has half the states of one."""
 CHUNK = 16
 """Steps between the states that are kept."""
-HELD = 32
-"""States of a channel at neighbouring steps that the gradient holds in registers."""
+GROUP, HELD = 4, 32
+"""Steps unrolled at a time; fewer where their states of a channel, which the gradient holds in registers, are more."""
 ROWS = 16
 """Chunks whose states are loaded at a time to carry them."""
 
@@ -190,7 +190,7 @@ class _Call:
         self.chunked = length > CHUNK
         self.grid = (chunks, triton.cdiv(channels, block), batch * groups)
         self.numbers = (length, chunks, groups, channels, states, reverse)
-        sizes = {"CHUNK": CHUNK, "GROUP": max(1, min(CHUNK, HELD // rows)), "STATES": rows, "CHANNELS": block}
+        sizes = {"CHUNK": CHUNK, "GROUP": max(1, min(GROUP, HELD // rows)), "STATES": rows, "CHANNELS": block}
         self.flags = sizes | {"SOFTPLUS": softplus, "BIASED": biased, "PADDED": lengths is not None}
         self.states_shape = (batch, groups, chunks, states, channels)
         self.sizes_shape = (batch, groups, chunks, channels)
