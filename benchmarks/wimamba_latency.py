@@ -29,8 +29,9 @@ from torch import Tensor, nn
 
 from channels.errors import UserError
 from models.layers.parameters import cast_parameters
-from models.scan.backends import Backend, Wanted, choose_backend
+from models.scan.backends import Wanted, choose_backend
 from models.scan.operations import selective_scan, short_convolution
+from models.scan.problem import Backend
 from models.snapshot.graphs import GraphedEncode
 from models.snapshot.lwm import LwmSpec
 from models.snapshot.mamba_layers import BidirectionalMamba, grouped_linear

@@ -1,13 +1,10 @@
 """The ways to run a selective scan, chosen by device."""
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from channels.errors import UserError
 from models.scan.build import CannotBuildError
@@ -15,26 +12,11 @@ from models.scan.chunked import chunked_scan, shifted_convolution
 from models.scan.kernel_package import SCAN, load_fault
 from models.scan.mamba_kernel import kernel_convolution, kernel_scan
 from models.scan.native import load_library, native_convolution, native_scan
-from models.scan.problem import ScanProblem
+from models.scan.problem import Backend, ScanProblem
 
 Wanted = Literal["auto", "native", "torch", "triton", "mamba_ssm"]
 FASTEST: dict[str, tuple[Wanted, ...]] = {"cuda": ("triton", "mamba_ssm"), "cpu": ("native",)}
 """What ``auto`` tries on a device, in this order, before ``torch``."""
-
-
-@dataclass(frozen=True, slots=True)
-class Backend:
-    """A way to run scans. note: one line for the log, what runs and why.
-
-    convolution: of (x, weight, bias, reverse, lengths), as of ``short_convolution``. half: it takes series of bfloat16
-    and float16 as they are and computes in float32; others are given float32.
-    """
-
-    name: str
-    note: str
-    scan: Callable[[ScanProblem], Tensor]
-    convolution: Callable[[Tensor, Tensor, Tensor, tuple[bool, ...], Tensor | None], Tensor]
-    half: bool = False
 
 
 @cache
@@ -56,6 +38,12 @@ def choose_backend(device: str, wanted: Wanted = "auto") -> Backend:
     backend = backend or _torch_backend(f"torch, chunked and slow{since}")
     logging.getLogger(__name__).info("selective scan on %s: %s", device, backend.note)
     return backend
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def compiler_knows(device: str, wanted: Wanted) -> bool:
+    """Whether torch.compile can trace through the chosen backend, whose operations it then takes as they are."""
+    return choose_backend(device, wanted).name == "triton"
 
 
 def _backend(wanted: Wanted, device: str) -> tuple[Backend | None, str | None]:
@@ -88,11 +76,10 @@ def _native_backend(device: str) -> tuple[Backend | None, str | None]:
 
 def _triton_backend() -> tuple[Backend | None, str | None]:
     try:
-        from models.scan.triton_convolution import triton_convolution
-        from models.scan.triton_scan import triton_scan
+        from models.scan.triton_backend import TRITON
     except ImportError as error:
         return None, f"triton does not load ({_one_line(error)})"
-    return Backend("triton", "triton (both directions in one kernel)", triton_scan, triton_convolution, half=True), None
+    return TRITON, None
 
 
 def _kernel_backend() -> tuple[Backend | None, str | None]:

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from models.scan.backends import Backend, choose_backend
-from models.scan.problem import ScanProblem
+from models.scan.backends import choose_backend
+from models.scan.problem import Backend, ScanProblem
 
 
 def selective_scan(

@@ -1,5 +1,6 @@
-"""The operands that every backend of the selective scan takes."""
+"""What a backend of the selective scan is, and the operands that each takes."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -31,6 +32,21 @@ class ScanProblem:
         """Step sizes [batch, L, groups, channels]: delta with its bias, through a softplus if ``softplus``."""
         steps = self.delta if self.delta_bias is None else self.delta + self.delta_bias
         return functional.softplus(steps) if self.softplus else steps
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """A way to run scans. note: one line for the log, what runs and why.
+
+    convolution: of (x, weight, bias, reverse, lengths), as of ``short_convolution``. half: it takes series of bfloat16
+    and float16 as they are and computes in float32; others are given float32.
+    """
+
+    name: str
+    note: str
+    scan: Callable[[ScanProblem], Tensor]
+    convolution: Callable[[Tensor, Tensor, Tensor, tuple[bool, ...], Tensor | None], Tensor]
+    half: bool = False
 
 
 def valid_steps(series: Tensor, lengths: Tensor) -> Tensor:

@@ -5,14 +5,13 @@ from typing import Any
 import torch
 import triton
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from models.scan import convolution_kernels
 from models.scan.chunked import shifted_convolution
 from models.scan.triton_scan import reverse_bits, unit_stride, view
 
-STEPS, CHANNELS = 64, 32
-"""Of a program."""
+STEPS, GRADIENT_STEPS, CHANNELS = 32, 16, 32
+"""Of a program, which has four warps; the gradient needs more registers for a step."""
 
 
 def triton_convolution(
@@ -21,47 +20,71 @@ def triton_convolution(
     """As ``models.scan.operations.short_convolution``; x of any floating type, weight and bias float32."""
     if x.dtype == torch.float64:
         return shifted_convolution(x, weight, bias, reverse, lengths)
+    out: Tensor = forward(x, weight, bias, lengths, reverse_bits(reverse))
+    return out
+
+
+@torch.library.custom_op("wavetrain::short_convolution", mutates_args=())
+def forward(x: Tensor, weight: Tensor, bias: Tensor, lengths: Tensor | None, reverse: int) -> Tensor:
+    """One opaque operation, as ``triton_scan.forward``. reverse: bit g is set for a reversed group g."""
+    x, weight, bias = unit_stride(x), weight.contiguous(), bias.contiguous()
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    grid, numbers, flags = _launch(x, weight, reverse, lengths, STEPS)
     with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
-        output: Tensor = _Convolution.apply(x, weight, bias, reverse, lengths)  # type: ignore[no-untyped-call]
-    return output
-
-
-class _Convolution(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        context: Any, x: Tensor, weight: Tensor, bias: Tensor, reverse: tuple[bool, ...], lengths: Tensor | None
-    ) -> Tensor:
-        x, weight, bias = unit_stride(x), weight.contiguous(), bias.contiguous()
-        out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-        grid, numbers, flags = _launch(x, weight, reverse, lengths)
         convolution_kernels.convolve[grid](*view(x), weight, bias, lengths, out, x.shape[1], *numbers, **flags)
-        context.save_for_backward(x, weight, bias, lengths)
-        context.reverse = reverse
-        return out
+    return out
 
-    @staticmethod
-    @once_differentiable
-    def backward(context: Any, *gradients: Tensor) -> tuple[Any, ...]:
-        x, weight, bias, lengths = context.saved_tensors
-        d_out = unit_stride(gradients[0])
-        grid, numbers, flags = _launch(x, weight, context.reverse, lengths)
-        batch, length, groups, channels = x.shape
-        d_x = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-        shape = (batch, groups, grid[0], channels)
-        d_weight, d_bias = (torch.empty(size, device=x.device) for size in ((*shape, weight.shape[-1]), shape))
+
+@forward.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor, lengths: Tensor | None, reverse: int) -> Tensor:
+    return torch.empty(x.shape, dtype=x.dtype, device=x.device)
+
+
+@torch.library.custom_op("wavetrain::short_convolution_gradients", mutates_args=())
+def gradients(
+    d_out: Tensor, x: Tensor, weight: Tensor, bias: Tensor, lengths: Tensor | None, reverse: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of x, weight and bias."""
+    d_out, x, weight, bias = unit_stride(d_out), unit_stride(x), weight.contiguous(), bias.contiguous()
+    batch, length, groups, channels = x.shape
+    grid, numbers, flags = _launch(x, weight, reverse, lengths, GRADIENT_STEPS)
+    d_x = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    shape = (batch, groups, grid[0], channels)
+    d_weight, d_bias = (torch.empty(size, device=x.device) for size in ((*shape, weight.shape[-1]), shape))
+    with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
         convolution_kernels.convolution_gradients[grid](
             *view(x), weight, bias, lengths, *view(d_out), d_x, d_weight, d_bias, length, grid[0], *numbers, **flags
         )
-        return d_x, d_weight.sum(dim=(0, 2)), d_bias.sum(dim=(0, 2)), None, None
+    return d_x, d_weight.sum(dim=(0, 2)), d_bias.sum(dim=(0, 2))
+
+
+@gradients.register_fake
+def _(
+    d_out: Tensor, x: Tensor, weight: Tensor, bias: Tensor, lengths: Tensor | None, reverse: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    d_x, d_weight, d_bias = (torch.empty(part.shape, dtype=part.dtype, device=x.device) for part in (x, weight, bias))
+    return d_x, d_weight, d_bias
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, ctx.reverse = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _backward(context: Any, d_out: Tensor) -> tuple[Any, ...]:
+    return *gradients(d_out, *context.saved_tensors, context.reverse), None, None
+
+
+forward.register_autograd(_backward, setup_context=_keep)
 
 
 def _launch(
-    x: Tensor, weight: Tensor, reverse: tuple[bool, ...], lengths: Tensor | None
+    x: Tensor, weight: Tensor, reverse: int, lengths: Tensor | None, steps: int
 ) -> tuple[tuple[int, int, int], tuple[int, int, int], dict[str, Any]]:
     """Grid, numbers and flags of both kernels."""
     batch, length, groups, channels = x.shape
-    steps = min(STEPS, triton.next_power_of_2(length))
+    steps = min(steps, triton.next_power_of_2(length))
     block = min(CHANNELS, triton.next_power_of_2(channels))
     flags = {"TAPS": weight.shape[-1], "STEPS": steps, "CHANNELS": block, "PADDED": lengths is not None}
     grid = (triton.cdiv(length, steps), triton.cdiv(channels, block), batch * groups)
-    return grid, (groups, channels, reverse_bits(reverse)), flags
+    return grid, (groups, channels, reverse), flags

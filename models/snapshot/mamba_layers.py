@@ -12,8 +12,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from models.scan.backends import Wanted, choose_backend
+from models.scan.backends import Wanted, choose_backend, compiler_knows
 from models.scan.operations import selective_scan, short_convolution
+from models.scan.problem import Backend
 
 REVERSE = (False, True)
 """Directions of the two halves."""
@@ -60,8 +61,6 @@ class BidirectionalMamba(nn.Module):
     it and compute in float32.
     """
 
-    traceable = False
-    """Its scan calls compiled functions that torch.compile cannot look into."""
     float32 = ("step_bias", "log_decay", "skip")
     """Parameters of the scan itself, which stay float32 whatever the others are."""
 
@@ -81,8 +80,21 @@ class BidirectionalMamba(nn.Module):
 
     def forward(self, tokens: Tensor, lengths: Tensor | None) -> Tensor:
         """[B, L, width] of tokens [B, L, 2, width / 2]; lengths int64 [B] valid tokens, None for all."""
+        if not torch.compiler.is_compiling():
+            return self._mix(tokens, lengths, choose_backend(tokens.device.type, self.size.scan))
+        if not compiler_knows(tokens.device.type, self.size.scan):
+            return cast(Tensor, self._aside(tokens, lengths))
+        from models.scan.triton_backend import TRITON
+
+        return self._mix(tokens, lengths, TRITON)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _aside(self, tokens: Tensor, lengths: Tensor | None) -> Tensor:
+        """``forward`` as it is inside compiled blocks: most backends call what torch.compile cannot look into."""
+        return self.forward(tokens, lengths)
+
+    def _mix(self, tokens: Tensor, lengths: Tensor | None, backend: Backend) -> Tensor:
         size = self.size
-        backend = choose_backend(tokens.device.type, size.scan)
         channels, gate = grouped_linear(tokens, self.in_weight).chunk(2, dim=-1)
         channels = short_convolution(
             channels, self.conv_weight, self.conv_bias.view(2, -1), reverse=REVERSE, lengths=lengths, backend=backend

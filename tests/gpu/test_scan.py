@@ -15,8 +15,9 @@ from torch import Tensor
 from channels.errors import UserError
 from models.interface import MaskDraw, collate
 from models.layers.parameters import cast_parameters
-from models.scan.backends import Backend, Wanted, choose_backend
+from models.scan.backends import Wanted, choose_backend
 from models.scan.operations import selective_scan, short_convolution
+from models.scan.problem import Backend
 from models.snapshot.graphs import GraphedEncode
 from models.snapshot.model import SnapshotModel
 from models.snapshot.wimamba import WiMambaSpec

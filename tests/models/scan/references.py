@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from models.scan.backends import Backend
 from models.scan.operations import selective_scan, short_convolution
+from models.scan.problem import Backend
 from tests.models.scan.sequential import sequential_scan
 
 BOTH = (False, True)

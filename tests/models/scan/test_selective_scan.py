@@ -17,11 +17,11 @@ from torch.nn import functional
 
 from channels.errors import UserError
 from models.scan import backends, build, mamba_kernel, native
-from models.scan.backends import Backend, choose_backend
+from models.scan.backends import choose_backend
 from models.scan.chunked import chunked_scan, shifted_convolution
 from models.scan.kernel_package import CONVOLUTION, MODULES, OPERATIONS, SCAN, load_fault
 from models.scan.operations import selective_scan, short_convolution
-from models.scan.problem import ScanProblem
+from models.scan.problem import Backend, ScanProblem
 from tests.models.scan.references import BOTH, REFERENCE, convolution_outcomes, operands, outcomes, worst
 from tests.models.scan.sequential import sequential_scan
 
@@ -278,7 +278,7 @@ def pretend_installed(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
         return real(name)
 
     monkeypatch.setattr(importlib.util, "find_spec", find)
-    monkeypatch.setitem(sys.modules, "models.scan.triton_scan", None)
+    monkeypatch.setitem(sys.modules, "models.scan.triton_backend", None)
     load_fault.cache_clear()
 
 

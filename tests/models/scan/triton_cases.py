@@ -6,13 +6,10 @@ import torch
 pytest.importorskip("triton", reason="triton is not installed")
 
 from models.scan import triton_scan as scan_module
-from models.scan.backends import Backend
 from models.scan.operations import selective_scan, short_convolution
-from models.scan.triton_convolution import triton_convolution
-from models.scan.triton_scan import triton_scan
+from models.scan.triton_backend import TRITON
+from models.snapshot import mamba_layers
 from tests.models.scan.references import BOTH, REFERENCE, convolution_outcomes, operands, outcomes, worst
-
-TRITON = Backend("triton", "", triton_scan, triton_convolution, half=True)
 
 
 @pytest.fixture
@@ -109,3 +106,17 @@ def test_convolution_of_half_precision_is_computed_in_single() -> None:
     single = short_convolution(x.float(), weight, bias, reverse=BOTH, backend=TRITON)
     assert found.dtype == torch.bfloat16
     assert worst([single], [found.float()]) < 2**-7
+
+
+@pytest.mark.usefixtures("short_chunks")
+def test_a_compiled_layer_traces_through_both_operations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One graph without a break; outputs and gradients are those of the plain layer."""
+    monkeypatch.setattr(mamba_layers, "compiler_knows", lambda device, wanted: True)
+    monkeypatch.setattr(mamba_layers, "choose_backend", lambda device, wanted: TRITON)
+    layer = mamba_layers.BidirectionalMamba(mamba_layers.MambaSize(width=6, state=2, conv=4, scan="triton"))
+    tokens = torch.randn(2, 6, 2, 3, generator=torch.Generator().manual_seed(0))
+    results = []
+    for call in (layer, torch.compile(layer, backend="aot_eager", fullgraph=True, dynamic=False)):
+        out = call(tokens, torch.tensor([6, 3]))
+        results.append([out.detach(), *torch.autograd.grad(out.square().sum(), list(layer.parameters()))])
+    assert worst(*results) < 1e-6

@@ -5,9 +5,9 @@ import torch
 
 from channels.errors import UserError
 from models.layers.parameters import cast_parameters
-from models.scan.backends import Backend
 from models.scan.chunked import chunked_scan, shifted_convolution
 from models.scan.operations import selective_scan
+from models.scan.problem import Backend
 from models.snapshot.graphs import GraphedEncode
 from models.snapshot.wimamba import WiMambaSpec
 from tests.models.scan.references import BOTH, operands
