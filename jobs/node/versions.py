@@ -1,17 +1,10 @@
-"""Versions of what a run rests on, from the packages' metadata: nothing is imported, so nothing need be installed."""
+"""Versions of what a run rests on and what must be the same on all nodes."""
 
-import platform
-from importlib import metadata
+from orchestrator.run.installed import installed_versions
 
 PACKAGES = ("torch", "ray", "deepspeed", "mlflow", "submitit", "numpy", "mamba-ssm", "causal-conv1d")
 
 
 def versions() -> dict[str, str]:
     """Python and the packages that must be the same on all nodes; ``missing`` for one that is not installed."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "missing"
-    return found
+    return installed_versions(PACKAGES)

@@ -2,11 +2,9 @@
 
 import hashlib
 import json
-import platform
 import shutil
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from channels.errors import UserError
 from channels.files import parse_json, sync_folder, write_atomically, write_json
 from orchestrator.checkpoint.fragments import TrainingState
 from orchestrator.checkpoint.state_files import StateReader
+from orchestrator.run.installed import installed_versions
 
 SCHEMA = 3
 INFO = "checkpoint.json"
@@ -60,7 +59,7 @@ class CheckpointInfo:
 
 def versions() -> dict[str, str]:
     """Versions of what computes the numbers."""
-    return {"python": platform.python_version()} | {name: metadata.version(name) for name in VERSIONED}
+    return installed_versions(VERSIONED)
 
 
 def folder_name(step: int) -> str:
