@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from models.layers.packed_attention import HALF, missing_kernel, variable_length_attention
 
-LEAST_LENGTH = 1024
+LEAST_LENGTH = 256
 """Tokens of a row from which the variable-length kernel is the faster one (H100)."""
 
 
