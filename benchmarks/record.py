@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
 from importlib import metadata
@@ -61,6 +62,8 @@ def _cpu_model() -> str:
 
 def _commit() -> str | None:
     """Commit of the working tree, with ``-dirty`` where tracked files differ from it; None outside a repository."""
+    if shutil.which("git") is None:
+        return None
     described = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
         cwd=RESULTS.parent,

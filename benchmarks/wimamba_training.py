@@ -1,10 +1,11 @@
 """Training and inference of WiMamba by sequence length: the published construction and ours.
 
-    python benchmarks/wimamba_training.py [--device cuda] [--sequences 33 129 ... 4097] [--batch 4] [--repeats 2]
+    python benchmarks/wimamba_training.py [--device cuda] [--sequences 33 ... 4097] [--batch 4] [--repeats 2] [--compiled]
 
 Contestants as in wimamba_latency.py: WiMamba as published (two scans one after the other, the second between two flips)
-and WiMamba here (both directions in one scan), on CUDA with each backend that runs, in bf16 (autocast), and in bf16
-with compiled blocks; all of published size with patches of 4 x 4. A training step is forward, backward and AdamW;
+and WiMamba here (both directions in one scan), on CUDA with each backend that runs, in bf16 (autocast), and with
+--compiled in bf16 with compiled blocks, which take a while for each length; all of published size with patches of
+4 x 4. A training step is forward, backward and AdamW;
 inference encodes channels.
 Contestants take turns, the least time of the repeats counts: seconds of one thread on a CPU, of the clock on CUDA.
 kept MB: what the forward pass keeps for the backward pass, weights left out.
@@ -30,7 +31,8 @@ PATCH = 4
 SIDES = {33: (32, 16), 129: (64, 32), 513: (128, 64), 1025: (128, 128), 2049: (256, 128), 4097: (256, 256)}
 """Tokens, class token included -> subcarriers and antennas of a snapshot."""
 CONTESTANTS = ("wimamba as published", "wimamba")
-ON_CUDA = ("wimamba mamba_ssm", "wimamba bf16", "wimamba compiled bf16")
+ON_CUDA = ("wimamba mamba_ssm", "wimamba bf16")
+COMPILED = "wimamba compiled bf16"
 Row = dict[str, Any]
 
 
@@ -41,6 +43,7 @@ def main() -> None:
     parser.add_argument("--sequences", type=int, nargs="+", default=sorted(SIDES), choices=sorted(SIDES))
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--compiled", action="store_true", help="with compiled blocks, too")
     arguments = parser.parse_args()
     use_one_thread(arguments.device)
     rows = [row for tokens in arguments.sequences for row in compare(tokens, arguments)]
@@ -53,7 +56,7 @@ def compare(tokens: int, arguments: argparse.Namespace) -> list[Row]:
     """The lines of one length."""
     draw = np.random.default_rng(0).normal(size=(2, arguments.batch, 1, *SIDES[tokens])).astype(np.float32)
     channels = (draw[0] + 1j * draw[1]).astype(np.complex64)
-    names = contestants(arguments.device)
+    names = contestants(arguments.device) + ([COMPILED] if arguments.compiled else [])
     runners = [Runner(name, channels, arguments.device) for name in names]
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     for _ in range(arguments.repeats + 1):
@@ -80,7 +83,7 @@ class Runner:
         self.device = device
         self.half = name.endswith("bf16")
         self.model = make_model(name, PATCH, device).to(device)
-        if "compiled" in name:
+        if name == COMPILED:
             compile_blocks(self.model)
         count = len(channels)
         tokens = self.model.spec.tokenise(channels, PATCH)

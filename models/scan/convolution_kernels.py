@@ -6,7 +6,7 @@ A program holds [steps, channels] of one sample and group; time is in scan order
 import triton
 import triton.language as tl
 
-from models.scan.scan_kernels import sequence_of, token_of
+from models.scan.scan_kernels import VARYING, sequence_of, token_of
 
 
 @triton.jit
@@ -29,7 +29,7 @@ def filtered(x, x_t, weight, bias, step, count, backward, known, TAPS: tl.conste
     return total
 
 
-@triton.jit(do_not_specialize=["length", "reverse"])
+@triton.jit(do_not_specialize=VARYING)
 def convolve(
     x, x_b, x_t, x_g, weight, bias, lengths, out, length, groups, channels, reverse,
     TAPS: tl.constexpr, STEPS: tl.constexpr, CHANNELS: tl.constexpr, PADDED: tl.constexpr,
@@ -58,7 +58,7 @@ def slope(x, x_t, weight, bias, d_out, d_out_t, step, count, backward, known, TA
     return gradient * open_ * (1.0 + total * (1.0 - open_))
 
 
-@triton.jit(do_not_specialize=["length", "blocks", "reverse"])
+@triton.jit(do_not_specialize=VARYING)
 def convolution_gradients(
     x, x_b, x_t, x_g, weight, bias, lengths, d_out, d_out_b, d_out_t, d_out_g, d_x, d_weight, d_bias,
     length, blocks, groups, channels, reverse,

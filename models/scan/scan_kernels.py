@@ -13,8 +13,10 @@ import triton
 import triton.language as tl
 
 LOG2_E = tl.constexpr(1.4426950408889634)
-VARYING = ["length", "chunks", "batch", "reverse"]
-"""Numbers that kernels are not compiled again for."""
+SERIES = ("u", "delta", "z", "B", "C", "d_out", "x")
+VARYING = ["batch", "length", "chunks", "blocks", "groups", "channels", "states", "reverse"]
+VARYING += [f"{series}_{axis}" for series in SERIES for axis in "btg"]
+"""Numbers that kernels are not compiled again for, the strides among them: a lane loads single values."""
 
 
 @triton.jit
