@@ -71,7 +71,7 @@ def nearest_nic(device: torch.device) -> str | None:
         gpus = read_gpus(os.environ.get("CUDA_VISIBLE_DEVICES"))
     except NvmlError:
         return None
-    own = str(torch.cuda.get_device_properties(device).uuid)
+    own = str(torch.cuda.get_device_properties(device).uuid).removeprefix("GPU-")
     found = (place_of(gpu.pci).nics for gpu in gpus if gpu.uuid.removeprefix("GPU-") == own)
     return next((" ".join(nics) for nics in found if nics), None)
 

@@ -1,6 +1,7 @@
 """Which GPUs of a machine are broken: by what NVML counts, and by trying them."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -64,8 +65,14 @@ def _try(limit_s: float) -> dict[int, str]:
 
 
 def _read_trial(code: int, printed: Sequence[str], errors: Sequence[str]) -> dict[int, str]:
-    """What a trial printed; one that crashed is itself a finding, though of no known device."""
+    """What a trial printed; a crash is itself a finding, though of no known device.
+
+    One that ended with an error of Python's, as where a package is missing, says nothing about a device.
+    """
     if code == 0 and printed:
         return {int(number): problem for number, problem in json.loads(printed[-1]).items()}
     said = next((line for line in reversed(errors) if line.strip()), "no output")
-    return {NO_DEVICE: f"the trial of the devices ended with status {code} ({said[:200]})"}
+    if code >= 0:
+        logging.getLogger(__name__).warning("the devices could not be tried (status %d): %s", code, said)
+        return {}
+    return {NO_DEVICE: f"the trial of the devices was ended by signal {-code} ({said[:200]})"}

@@ -124,7 +124,8 @@ def test_a_trial_that_crashes_is_told() -> None:
     assert device_health._read_trial(0, ["{}"], []) == {}
     assert device_health._read_trial(0, ["warning", '{"3": "wrong"}'], []) == {3: "wrong"}
     (problem,) = device_health._read_trial(-11, [], ["Fatal Python error: Segmentation fault", ""]).values()
-    assert "status -11" in problem and "Segmentation fault" in problem
+    assert "signal 11" in problem and "Segmentation fault" in problem
+    assert device_health._read_trial(1, [], ["ModuleNotFoundError: No module named 'torch'"]) == {}
 
 
 def test_the_trial_runs_here() -> None:
