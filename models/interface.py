@@ -190,6 +190,10 @@ class ModelSpec(Protocol):
     def packs(self) -> bool:
         """Whether the network also takes packed batches."""
 
+    @property
+    def keeps_float32(self) -> bool:
+        """Whether some weights lose what they are for in bfloat16, so that only mixed precision trains the model."""
+
     def samples_per_stored(self, shape: Shape) -> int:
         """Training samples that one stored sample of scale (T, K, A) yields: 1, or T for models of single snapshots."""
 

@@ -105,6 +105,11 @@ class HeterCsiSpec:
         """Padded and packed batches."""
         return True
 
+    @property
+    def keeps_float32(self) -> bool:
+        """All weights may be bfloat16."""
+        return False
+
     def check(self, device: str) -> None:
         """It computes everywhere."""
 

@@ -98,6 +98,11 @@ class SnapshotSpec:
         """Only padded batches."""
         return False
 
+    @property
+    def keeps_float32(self) -> bool:
+        """All weights may be bfloat16."""
+        return False
+
     def check(self, device: str) -> None:
         """It computes everywhere."""
 

@@ -64,6 +64,11 @@ class WiMambaSpec(SnapshotSpec):
             layers = [layer(self.mamba, self.dropout) for _ in range(self.depth)]
             return SnapshotModel(self, embedding, MambaBackbone(layers), head)
 
+    @property
+    def keeps_float32(self) -> bool:
+        """Decays, step biases and skips of the scan."""
+        return True
+
     def check(self, device: str) -> None:
         """Raises UserError where the wanted backend of the selective scan cannot run."""
         choose_backend(device, self.scan)

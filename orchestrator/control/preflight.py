@@ -9,7 +9,7 @@ from channels.store import ChannelStore
 from channels.verify import find_fault
 from models.interface import ModelSpec
 from orchestrator.spec.cluster import Profile
-from orchestrator.spec.job import JobSpec
+from orchestrator.spec.job import JobSpec, Precision
 from samplers.catalogue import Catalogue
 
 CHECKSUM_BYTES = 2**31
@@ -44,12 +44,16 @@ def check_resources(job: JobSpec, profile: Profile) -> None:
             )
 
 
-def check_model(spec: ModelSpec, profile: Profile) -> None:
-    """What the model computes with is there, where this machine is the one that trains.
+def check_model(spec: ModelSpec, profile: Profile, precision: Precision) -> None:
+    """The model bears the precision, and what it computes with is there, where this machine is the one that trains.
 
     Raises:
-        UserError: the model cannot compute on the profile's device.
+        UserError: the model cannot be trained so, or cannot compute on the profile's device.
     """
+    if spec.keeps_float32 and precision == "bf16_pure":
+        raise UserError(
+            f"{spec.name} has weights that bfloat16 spoils", where="train.precision: bf16_pure", mend="take bf16"
+        )
     if profile.launcher == "local" and profile.ray_address is None:
         spec.check(profile.device)
 

@@ -22,7 +22,7 @@ def prepare(job: JobSpec, profile: Profile, *, check_data: bool = True) -> Prepa
     """
     spec = make_spec(job.model.name, job.model.options)
     preflight.check_resources(job, profile)
-    preflight.check_model(spec, profile)
+    preflight.check_model(spec, profile, job.train.precision)
     catalogue, data = open_training_data(job.data, spec, job.seed, packed=job.batching.packed)
     zeroshot = check_zeroshot_sets(data.store, job, spec)
     validation = check_validation_sets(data.store, job)

@@ -66,6 +66,13 @@ def test_unknown_model_option(folder: Path, small_store: Path, wavetrain: Any) -
     assert_says(line, "sise", "size")
 
 
+def test_weights_that_bfloat16_spoils(folder: Path, small_store: Path, wavetrain: Any) -> None:
+    spec = spec_file(folder, small_store, replace_model={"name": "wimamba", "size": "tiny", "patches": [4]})
+    line = wavetrain("train", str(spec), "--set", "train.precision=bf16_pure")
+    assert_says(line, "train.precision: bf16_pure", "wimamba", "take bf16")
+    assert not (folder / "runs").exists()
+
+
 def test_missing_spec(folder: Path, wavetrain: Any) -> None:
     assert_says(wavetrain("train", "nothing.yaml"), "nothing.yaml", "no such file")
 
