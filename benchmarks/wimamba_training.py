@@ -1,6 +1,6 @@
 """Training and inference of WiMamba by sequence length: the published construction and ours.
 
-    python benchmarks/wimamba_training.py [--device cuda] [--sequences 33 ... 4097] [--batch 4] [--repeats 2]
+    python benchmarks/wimamba_training.py [--device cuda] [--sequences 33 ... 4097] [--batch 4] [--compiled]
 
 Contestants as in wimamba_latency.py: WiMamba as published (two scans one after the other, the second between two flips)
 and WiMamba here (both directions in one scan), on CUDA with each backend that runs, in bf16 (autocast), and with
