@@ -61,9 +61,12 @@ def _cpu_model() -> str:
 
 
 def _commit() -> str | None:
-    """Commit of the working tree, with ``-dirty`` where tracked files differ from it; None outside a repository."""
-    if shutil.which("git") is None:
-        return None
+    """Commit of the working tree, with ``-dirty`` where tracked files differ from it; None outside a repository.
+
+    A copy of the tree on a machine without the repository takes it from the variable GIT_COMMIT.
+    """
+    if (given := os.environ.get("GIT_COMMIT")) or shutil.which("git") is None:
+        return given
     described = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
         cwd=RESULTS.parent,
