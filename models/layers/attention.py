@@ -4,11 +4,22 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from models.layers.packed_attention import PackedAttention
+from models.layers.packed_attention import packed_attention
 from models.layers.packing import Sequences
 from models.layers.padded_attention import RowKeys, padded_attention
 
 NORM_EPS = 1e-6
+
+
+class Mixing(nn.Module):
+    """What attention does between its projections."""
+
+    traceable = False
+    """Sequences change with every packed batch, so each would be compiled again; its kernels are fused ones anyway."""
+
+    def forward(self, qkv: Tensor, keys: RowKeys | Sequences | None) -> Tensor:
+        """[B, L, heads, width] of [B, L, 3, heads, width], or without B and with N in place of L; keys as below."""
+        return packed_attention(qkv, keys) if isinstance(keys, Sequences) else padded_attention(qkv, keys)
 
 
 class Attention(nn.Module):
@@ -19,7 +30,7 @@ class Attention(nn.Module):
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
-        self.packed = PackedAttention()
+        self.mixing = Mixing()
 
     def forward(self, tokens: Tensor, keys: RowKeys | Sequences | None) -> Tensor:
         """Tokens [B, L, width], of which ``keys`` count, None where all do.
@@ -27,8 +38,7 @@ class Attention(nn.Module):
         Or tokens [N, width] of packed sequences, each attending to itself.
         """
         qkv = self.qkv(tokens).unflatten(-1, (3, self.heads, -1))
-        mixed = self.packed(qkv, keys) if isinstance(keys, Sequences) else padded_attention(qkv, keys)
-        return cast(Tensor, self.proj(mixed.flatten(-2)))
+        return cast(Tensor, self.proj(self.mixing(qkv, keys).flatten(-2)))
 
 
 class Block(nn.Module):

@@ -9,24 +9,13 @@ from importlib.util import find_spec
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from models.layers.packing import Sequences
 
 HALF = (torch.bfloat16, torch.float16)
 LEAST_CAPABILITY = (8, 0)
-
-
-class PackedAttention(nn.Module):
-    """``packed_attention`` as a part of a network."""
-
-    traceable = False
-    """Its calls change with every batch, so each would be compiled again."""
-
-    def forward(self, qkv: Tensor, sequences: Sequences) -> Tensor:
-        """Attention [N, heads, width] of [N, 3, heads, width]."""
-        return packed_attention(qkv, sequences)
 
 
 def packed_attention(qkv: Tensor, sequences: Sequences) -> Tensor:
