@@ -54,7 +54,8 @@ class Follower:
         self._machines: Sequence[str] = ()
         _, self._events_offset = read_events(directory.events)
         _, self._failures_offset = read_events(directory.failures)
-        _, self._scores_offset = read_events(directory.scores)
+        earlier, self._scores_offset = read_events(directory.scores)
+        view.update(earlier[-1:], quiet=True)
 
     def follow(self) -> None:
         """Take in what is new."""

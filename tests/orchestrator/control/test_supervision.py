@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from channels.files import parse_json
+from orchestrator.control.epoch_scores import record_scores
 from orchestrator.control.supervision import Follower, see_through
 from orchestrator.run.events import read_events
 from orchestrator.run.folder import RunDirectory
@@ -125,3 +126,11 @@ def test_epochs_are_scored_to_the_end_where_nobody_asks_to_stop(directory: RunDi
         stop_request=directory.stop_request, view=view,
     )  # fmt: skip
     assert scores.left == 0
+
+
+def test_a_resumed_run_shows_the_scores_it_has(directory: RunDirectory) -> None:
+    record_scores(directory, 7, {"eval/nmse_db/avg": -1.0})
+    record_scores(directory, 9, {"eval/nmse_db/avg": -2.0})
+    view, _ = a_view()
+    a_follower(directory, view)
+    assert (view.progress.scored_step, view.progress.scores) == (9, {"eval/nmse_db/avg": -2.0})
