@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from channels.errors import UserError
+from channels.yaml_files import read_mapping
 from jobs.launch.folder import LaunchFolder
 from orchestrator.run.folder import RunDirectory
 from orchestrator.spec.cluster import Profile
 from orchestrator.spec.job import JobSpec, TrackingSection, make_job
-from orchestrator.spec.yaml_files import read_mapping
 from orchestrator.tracking.mlflow_run import Tracker, artifact_root, default_uri
 
 LIMIT = 1000

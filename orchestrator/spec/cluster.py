@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from channels.errors import UserError
-from orchestrator.spec.job import Positive, Section
+from channels.yaml_files import read_mapping
+from orchestrator.spec.job import FolderPath, Positive, Section
 from orchestrator.spec.sbatch_options import read_option
-from orchestrator.spec.yaml_files import read_mapping, validate
+from orchestrator.spec.yaml_files import validate
 
 TIME_PATTERN = re.compile(r"^(\d+-)?\d{1,2}:\d{2}(:\d{2})?$")
 ENVIRONMENT_PATTERN = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
@@ -19,9 +20,9 @@ DEFAULT_FILE = Path("cluster.yaml")
 class StorageSection(Section):
     """Folders; relative ones start at the working directory."""
 
-    runs: Path = Path("runs")
+    runs: FolderPath = Path("runs")
     """Run directories, checkpoints and the default MLflow database; shared by all nodes."""
-    cache: Path | None = None
+    cache: FolderPath | None = None
     """Node-local folder for copies of shards; null: none are made."""
 
 
