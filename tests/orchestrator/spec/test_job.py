@@ -206,3 +206,19 @@ def test_the_home_folder_in_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert (profile.storage.runs, profile.storage.cache) == (tmp_path / "runs", tmp_path / "cache")
     text = refusal(lambda: load_job(write(tmp_path, "name: a\ndata: {store: ~nobody-here/a}\n")))
     assert "data.store" in text and "~nobody-here" in text
+
+
+@pytest.mark.parametrize(
+    ("time", "lead", "fits"),
+    [
+        ("99:99:99", 120, False), ("1:60", 30, False), ("1-24:00:00", 120, False), ("0:02:59", 120, False),
+        ("0:03:00", 120, True), ("90:00", 120, True), ("99:59:59", 120, True), ("1-23:59", 120, True),
+    ],
+)  # fmt: skip
+def test_times_of_slurm(tmp_path: Path, time: str, lead: int, fits: bool) -> None:
+    section = f"{{launcher: slurm, slurm: {{partition: p, time: {time}, signal_lead_s: {lead}}}}}"
+    path = write(tmp_path, f"default: a\nprofiles: {{a: {section}}}\n", "cluster.yaml")
+    if fits:
+        assert load_profile(path, "a").slurm.time == time
+    else:
+        assert "profiles.a.slurm" in refusal(lambda: load_profile(path, "a"))
