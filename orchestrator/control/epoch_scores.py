@@ -9,6 +9,7 @@ from channels.errors import UserError
 from orchestrator.control.scoring import Scoring, keep_if_best
 from orchestrator.run.events import EventWriter, repair
 from orchestrator.run.exports import step_of, waiting_exports
+from orchestrator.run.failures import in_one_line
 from orchestrator.run.folder import RunDirectory
 from orchestrator.run.progress import scores_in_words
 from orchestrator.spec.job import Select
@@ -45,8 +46,7 @@ class EpochScores:
             self._take(self._under_way, timeout_s)
         # A task that failed, a full disk (as it is, or as our files say it), sets of which no task has a score.
         except (RayError, OSError, UserError, ArithmeticError, KeyError) as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            self._say(f"warning: {exports[0].name} was not scored: {reason}")
+            self._say(f"warning: {exports[0].name} was not scored: {in_one_line(error)}")
             self.cancel()
             self._leave(exports[0])
         return True
