@@ -50,3 +50,5 @@ class RunOutcome:
     cause: str | None = None
     scores: list[Score] = field(default_factory=list)
     signal: int | None = None
+    is_kept: bool = True
+    """Whether the run's own state says so; a full disk may have no room for it."""

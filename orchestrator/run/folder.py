@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from channels.errors import UserError
-from channels.files import write_json
+from channels.files import clear_unfinished, is_unfinished, write_json
 from orchestrator.run.disk_full import disk_full_as_user_error
 from orchestrator.run.file_lock import try_lock
 from orchestrator.spec.job import JobSpec
 from orchestrator.spec.yaml_files import differences, validate
 
 LOCK_POLL_S = 0.2
+LAUNCH_WRITE_S = 600.0
+"""Nobody takes so long to write a small file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +175,9 @@ def check_resumable(directory: RunDirectory, spec: JobSpec, store_fingerprint: s
     """
     if not directory.spec.exists():
         launchers = {directory.launch, directory.lock}
-        if directory.path.exists() and set(directory.path.iterdir()) - launchers:
+        found_here = directory.path.iterdir() if directory.path.exists() else ()
+        # A start that was killed at its first write leaves a temporary file.
+        if {path for path in found_here if not is_unfinished(path)} - launchers:
             raise UserError(
                 "the folder is not empty and holds no run", where=str(directory.path), mend="choose another name"
             )
@@ -190,6 +194,18 @@ def check_resumable(directory: RunDirectory, spec: JobSpec, store_fingerprint: s
         mend = f"choose another name (--set name=...) or look at it: wavetrain evaluate {spec.name}"
         raise UserError(f"run name {spec.name!r} exists and is finished", where=str(directory.path), mend=mend)
     return True
+
+
+def clear_left_writes(directory: RunDirectory) -> None:
+    """Remove the temporary files of writers that were killed; for the controller that has the run's lock."""
+    for path in directory.path.iterdir() if directory.path.exists() else ():
+        if path == directory.launch:
+            # Nodes of a Slurm job write there now.
+            clear_unfinished(path, older_than_s=LAUNCH_WRITE_S)
+        elif path.is_dir():
+            clear_unfinished(path)
+        elif is_unfinished(path):
+            path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -12,6 +12,8 @@ import pytest
 from ray.train.v2.api.exceptions import WorkerGroupError
 
 from channels.errors import UserError
+from jobs.cli.sync import complete
+from jobs.launch.outcome import print_outcome
 from orchestrator.control import announce, controller, provenance
 from orchestrator.control.announce import write_run
 from orchestrator.control.controller import Controller
@@ -23,6 +25,7 @@ from orchestrator.control.stop_request import StopRequest
 from orchestrator.run.folder import RunDirectory
 from orchestrator.spec.cluster import Profile
 from orchestrator.tracking.delivery import Delivery
+from orchestrator.tracking.outbox import Outbox
 from orchestrator.tracking.run_tracking import RunTracking
 from tests.jobs_for_tests import small_job
 from tests.orchestrator.control.stand_ins import (
@@ -214,3 +217,38 @@ def test_the_end_waits_for_sync_where_mlflow_does_not_take_it(run: Run, script: 
     assert run.start().status == "FINISHED"
     assert run.state["status"] == "FINISHED" and "MLflow is away" in run.state["tracking_problem"]
     assert "when it answers: wavetrain sync small" in run.said
+
+
+@pytest.mark.parametrize("writes_left", [0, 1], ids=["no-room", "room-again"])
+def test_a_state_that_cannot_be_written_is_no_success(
+    run: Run, script: Callable[..., None], monkeypatch: pytest.MonkeyPatch, writes_left: int
+) -> None:
+    """The disk is full at the end; where there is room again when MLflow has answered, nothing is lost."""
+    update = RunDirectory.update_state
+    refused: list[object] = []
+
+    def full(directory: RunDirectory, **fields: Any) -> dict[str, Any]:
+        if fields.get("status") == "FINISHED" and len(refused) < 2 - writes_left:
+            refused.append(fields)
+            raise UserError("the disk is full")
+        return update(directory, **fields)
+
+    monkeypatch.setattr(RunDirectory, "update_state", full)
+    script(attempt, finished)
+    outcome = run.start()
+    assert print_outcome(outcome) == (0 if writes_left else 1)
+    assert run.state["status"] == ("FINISHED" if writes_left else "RUNNING") and "cannot be written" in run.said
+    assert run.tracker.status == "FINISHED"
+    complete(run.directory, run.delivery)
+    assert run.state["status"] == run.tracker.status == "FINISHED", "sync believes the end that was kept"
+
+
+def test_sync_does_not_believe_the_end_of_an_earlier_start(run: Run, script: Callable[..., None]) -> None:
+    script(attempt, finished)
+    run.start()
+    outbox = Outbox(run.directory)
+    outbox.parameters({"seed": 1})
+    outbox.close()
+    run.directory.update_state(status="RUNNING")
+    complete(run.directory, run.delivery)
+    assert (run.state["status"], run.tracker.status) == ("RUNNING", "KILLED")

@@ -12,7 +12,7 @@ import pytest
 from channels.errors import UserError
 from channels.files import write_atomically
 from orchestrator.run.events import EventWriter, read_events, repair
-from orchestrator.run.folder import RunDirectory, check_resumable, run_lock
+from orchestrator.run.folder import RunDirectory, check_resumable, clear_left_writes, run_lock
 from orchestrator.training.learning_rate import learning_rate
 from tests.jobs_for_tests import small_job
 
@@ -78,6 +78,21 @@ def test_resume_needs_the_same_job_and_the_same_channels(tmp_path: Path) -> None
     directory.update_state(status="FINISHED")
     with pytest.raises(UserError, match="finished"):
         check_resumable(directory, job, "f")
+
+
+def test_what_a_killed_controller_left_does_not_bar_the_run_and_is_cleared(tmp_path: Path) -> None:
+    directory, job = RunDirectory(tmp_path), small_job(Path("store"))
+    (tmp_path / ".spec.json.77-78.tmp").write_text("{")
+    assert not check_resumable(directory, job, "f")
+    for folder in ("results", "checkpoints/step-1", "launch/attempts/1-0"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / ".a.json.7-8.tmp").write_text("")
+    os.utime(tmp_path / "launch/attempts/1-0/.a.json.7-8.tmp", (0, 0))
+    (tmp_path / "launch" / ".head.json.9-9.tmp").write_text("a node writes this")
+    (tmp_path / "events.jsonl").write_text("")
+    clear_left_writes(directory)
+    files = [path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()]
+    assert sorted(files) == [Path("events.jsonl"), Path("launch/.head.json.9-9.tmp")]
 
 
 def test_learning_rate_warms_up_and_falls_along_half_a_cosine() -> None:
