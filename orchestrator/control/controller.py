@@ -81,7 +81,7 @@ class Controller:
         )
         self._view.say(f"run {of.job.name} in {directory.path}; tracking in {of.tracking_uri}")
         # A run that is under way goes on without MLflow; a new one is not started where none answers.
-        self._tracking.start(required=not of.resumes)
+        self._tracking.start(required=not of.under_way)
         announce(of, self._tracking.outbox)
         with ray_session(of.job, of.profile):
             trained = self._train()

@@ -34,6 +34,11 @@ class Prepared:
     tracking_uri: str
 
     @property
+    def under_way(self) -> bool:
+        """Whether it has begun to train before: then it goes on without MLflow where none answers."""
+        return self.resumes and self.directory.events.exists()
+
+    @property
     def on_published_sets(self) -> bool:
         """Whether all sets that are scored are the published HeterCSI sets with all their samples."""
         origins = [self.store.sets[name].origin for name in self.zeroshot]
