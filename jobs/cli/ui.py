@@ -13,6 +13,7 @@ import typer
 from channels.errors import UserError
 from jobs.cli.options import ClusterFileOption, ClusterOption
 from orchestrator.spec.cluster import load_profile
+from orchestrator.tracking.database import check_database, refused
 from orchestrator.tracking.experiment_view import VIEW_TAG, view_address
 from orchestrator.tracking.mlflow_run import default_uri
 
@@ -32,19 +33,30 @@ def ui(
         raise UserError("no tracking database yet", where=str(runs / "mlflow.db"), mend="train something first")
     host = profile.network.bind
     check_port(host, port)
-    typer.echo(f"MLflow UI: http://{host}:{port}  (Ctrl-C ends it)")
     database = uri or default_uri(runs)
-    for name, experiment in known_experiments(database).items():
+    experiments = known_experiments(database)
+    typer.echo(f"MLflow UI: http://{host}:{port}  (Ctrl-C ends it)")
+    for name, experiment in experiments.items():
         typer.echo(f"{name}, padding, time and error: {view_address(f'http://{host}:{port}', experiment)}")
     command = [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port), "--workers", "1"]
     raise typer.Exit(_serve(command, database))
 
 
 def known_experiments(uri: str) -> dict[str, str]:
-    """MLflow's ids of the experiments of a database that have our view, by name."""
-    from mlflow import MlflowClient
+    """MLflow's ids of the experiments of a database that have our view, by name.
 
-    found = MlflowClient(tracking_uri=uri).search_experiments()
+    Raises:
+        UserError: the database is none, or is of another version of MLflow.
+    """
+    check_database(uri)
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        found = MlflowClient(tracking_uri=uri).search_experiments()
+    except (MlflowException, SQLAlchemyError) as error:
+        raise refused(uri, error) from None
     return {one.name: one.experiment_id for one in reversed(found) if VIEW_TAG in one.tags}
 
 

@@ -5,6 +5,7 @@ import io
 import pwd
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,11 @@ class Run:
         tracking = RunTracking(self.directory, self.delivery, self.view.say)
         return Controller(self.prepared, tracking, self.view, self.stop).run()
 
+    def again(self) -> RunOutcome:
+        """The same command."""
+        self.prepared = replace(self.prepared, resumes=self.directory.spec.exists())
+        return self.start()
+
     @property
     def said(self) -> str:
         assert isinstance(self._stream, io.StringIO)
@@ -105,6 +111,25 @@ def test_a_run_that_finishes(run: Run, script: Callable[..., None]) -> None:
     assert run.tracker.status == "FINISHED"
     assert run.tracker.tagged["attempt"] == "1" and run.tracker.tagged["wavetrain.cause"] == "none"
     assert run.tracker.tagged[announce.NOTE].startswith("**Result.** FINISHED")
+
+
+def test_a_run_that_mlflow_refused_at_its_start_is_refused_again(
+    run: Run, script: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder of the refused start does not make it a run that is under way."""
+
+    def refuse() -> None:
+        raise UserError("MLflow is away")
+
+    with monkeypatch.context() as away:
+        away.setattr(run.delivery, "connect", refuse)
+        for _ in range(2):
+            script(attempt, finished)
+            with pytest.raises(UserError, match="MLflow is away"):
+                run.again()
+            assert run.state["status"] == "FAILED" and not run.directory.events.exists()
+    script(attempt, finished)
+    assert run.again().status == "FINISHED"
 
 
 def test_a_run_that_is_stopped(run: Run, script: Callable[..., None]) -> None:
