@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from channels.errors import UserError
+
 _TEMPORARY = re.compile(r"\..+\.\d+(-\d+)?\.tmp", re.DOTALL)
 
 
@@ -74,3 +76,14 @@ def sync_folder(folder: Path) -> None:
 def is_disk_full(error: OSError) -> bool:
     """Whether a disk, or somebody's quota on it, has no room left."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def has_no_locks(error: OSError) -> bool:
+    """Whether a lock was refused because the file system has none (Lustre without ``flock``, some FUSE mounts)."""
+    return error.errno in (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
+
+
+def no_locks(path: Path) -> UserError:
+    """What to say of that. path: what was to be locked."""
+    mend = "have it mounted with locks (Lustre: -o flock, one node alone: -o localflock), or choose a folder elsewhere"
+    return UserError("its file system has no file locks", where=str(path), mend=mend)

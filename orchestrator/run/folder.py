@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from channels.errors import UserError
 from channels.files import clear_unfinished, is_unfinished, write_json
@@ -208,16 +208,27 @@ def clear_left_writes(directory: RunDirectory) -> None:
             path.unlink(missing_ok=True)
 
 
+def _try_lock(file: TextIO, directory: RunDirectory) -> bool:
+    """As ``try_lock``; where the file system has no locks, a folder that holds nothing else is taken away again."""
+    try:
+        return try_lock(file)
+    except UserError:
+        if [path.name for path in directory.path.iterdir()] == [directory.lock.name]:
+            directory.lock.unlink()
+            directory.path.rmdir()
+        raise
+
+
 @contextmanager
 def run_lock(directory: RunDirectory, patience_s: float = 0.0) -> Iterator[None]:
     """Keep every other controller out of the run while this one works; one that is ending is waited for.
 
     Raises:
-        UserError: another controller still works on the run after ``patience_s``.
+        UserError: another controller still works on the run after ``patience_s``, or the file system has no locks.
     """
     deadline = time.monotonic() + patience_s
     with directory.lock.open("a") as file:
-        while not try_lock(file):
+        while not _try_lock(file, directory):
             if time.monotonic() >= deadline:
                 mend = "wait for it or stop it"
                 raise UserError("another controller is working on this run", where=str(directory.path), mend=mend)
