@@ -80,7 +80,7 @@ def _standing(address: str, limits: TimeLimitsSection) -> Iterator[None]:
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UserError(
                 f"Ray at {address} does not answer ({str(error).splitlines()[0]})",
-                where="cluster.yaml: ray_address",
+                where="cluster profile: ray_address",
                 mend="check the address and RAY_AUTH_TOKEN_PATH",
             ) from None
         try:
