@@ -99,6 +99,9 @@ class Controller:
 
     def _train(self) -> str:
         """Run the worker group to its end; ``finished`` or ``stopped``."""
+        if self._is_stopped():
+            # It was asked to while Ray came up: ranks would only save what they have loaded.
+            return "stopped"
         # Importing Ray Train takes seconds that a refused job shall not cost.
         from orchestrator.control.ray_train.trainer import make_worker_group
 

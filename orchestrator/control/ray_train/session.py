@@ -3,10 +3,8 @@
 import logging
 import os
 import secrets
-import signal
 import socket
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -91,11 +89,18 @@ def _standing(address: str, limits: TimeLimitsSection) -> Iterator[None]:
 
 @contextmanager
 def _sigterm_kept() -> Iterator[None]:
-    """Ray's start replaces the handler of SIGTERM by one that ends the process at once; put ours back."""
-    handler = signal.getsignal(signal.SIGTERM)
-    yield
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, handler)
+    """Ray's start would replace the handler of SIGTERM by one that ends the process with code 15: it is kept from it.
+
+    Putting ours back afterwards would leave the seconds in between to Ray's.
+    """
+    from ray._private import utils
+
+    replaced = utils.set_sigterm_handler
+    utils.set_sigterm_handler = lambda handler: None
+    try:
+        yield
+    finally:
+        utils.set_sigterm_handler = replaced
 
 
 def _gloo_on_loopback() -> dict[str, str]:

@@ -3,8 +3,8 @@
 import getpass
 import io
 import pwd
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -141,6 +141,24 @@ def test_a_run_that_is_stopped(run: Run, script: Callable[..., None]) -> None:
     assert (outcome.status, outcome.signal) == ("KILLED", 15)
     assert (run.state["status"], run.tracker.status) == ("KILLED", "KILLED")
     assert not run.directory.stop_request.exists()
+
+
+def test_a_run_that_is_stopped_while_ray_comes_up_starts_no_ranks(
+    run: Run, script: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def slow_session(job: object, profile: object, *more: object) -> Iterator[None]:
+        run.stop(15, None)
+        yield
+
+    monkeypatch.setattr(controller, "ray_session", slow_session)
+    script(attempt, finished)
+    outcome = run.start()
+    assert (outcome.status, print_outcome(outcome)) == ("KILLED", 143)
+    assert (run.state["status"], run.tracker.status) == ("KILLED", "KILLED") and not run.directory.events.exists()
+    monkeypatch.setattr(controller, "ray_session", lambda job, profile, *more: nullcontext())
+    run.stop.signal = None
+    assert run.again().status == "FINISHED", "the same command resumes it"
 
 
 def test_a_run_whose_ranks_fail_for_good(run: Run, script: Callable[..., None]) -> None:
