@@ -55,6 +55,7 @@ class RankError(RuntimeError):
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.cause, self.time, self.host)
 
+
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 

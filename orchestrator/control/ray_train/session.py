@@ -13,6 +13,7 @@ from channels.errors import UserError
 from channels.files import write_atomically
 from orchestrator.control.ray_train import reaper
 from orchestrator.control.ray_train.environment import ray_environment
+from orchestrator.control.ray_train.sigterm import sigterm_kept
 from orchestrator.spec.cluster import Profile, TimeLimitsSection
 from orchestrator.spec.job import JobSpec
 
@@ -49,7 +50,7 @@ def _embedded(cpus: int, gpus: int, limits: TimeLimitsSection) -> Iterator[None]
         from orchestrator.control.ray_train.private import start_embedded
 
         try:
-            with _sigterm_kept():
+            with sigterm_kept():
                 start_embedded(folder, cpus=cpus, gpus=gpus, object_store_bytes=OBJECT_STORE_BYTES)
             yield
         finally:
@@ -73,7 +74,7 @@ def _standing(address: str, limits: TimeLimitsSection) -> Iterator[None]:
         import ray
 
         try:
-            with _sigterm_kept():
+            with sigterm_kept():
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UserError(
@@ -85,22 +86,6 @@ def _standing(address: str, limits: TimeLimitsSection) -> Iterator[None]:
             yield
         finally:
             ray.shutdown()
-
-
-@contextmanager
-def _sigterm_kept() -> Iterator[None]:
-    """Ray's start would replace the handler of SIGTERM by one that ends the process with code 15: it is kept from it.
-
-    Putting ours back afterwards would leave the seconds in between to Ray's.
-    """
-    from ray._private import utils
-
-    replaced = utils.set_sigterm_handler
-    utils.set_sigterm_handler = lambda handler: None
-    try:
-        yield
-    finally:
-        utils.set_sigterm_handler = replaced
 
 
 def _gloo_on_loopback() -> dict[str, str]:

@@ -6,7 +6,7 @@ import signal
 
 from ray._private import utils
 
-from orchestrator.control.ray_train.session import _sigterm_kept
+from orchestrator.control.ray_train.sigterm import sigterm_kept
 from orchestrator.control.stop_request import StopRequest
 
 
@@ -14,7 +14,7 @@ def test_a_signal_while_ray_starts_is_ours() -> None:
     """Ray installs its handler early in its start, which takes seconds more."""
     replaced = utils.set_sigterm_handler
     with StopRequest().installed() as stop:
-        with _sigterm_kept():
+        with sigterm_kept():
             utils.set_sigterm_handler(lambda number, frame: os._exit(15))
             os.kill(os.getpid(), signal.SIGTERM)
         assert stop.signal == signal.SIGTERM and signal.getsignal(signal.SIGTERM) is stop
