@@ -4,14 +4,21 @@ import inspect
 import os
 import signal
 
-from ray._private import utils
+import pytest
+from ray import _raylet
+from ray._private import utils, worker
 
 from orchestrator.control.ray_train.sigterm import sigterm_kept
 from orchestrator.control.stop_request import StopRequest
 
 
-def test_a_signal_while_ray_starts_is_ours() -> None:
-    """Ray installs its handler early in its start, which takes seconds more."""
+def install_and_stop() -> None:
+    """As Ray does, early in its start, which takes seconds more."""
+    signal.signal(signal.SIGTERM, lambda number, frame: os._exit(6))
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_signal_while_ray_starts_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     replaced = utils.set_sigterm_handler
     with StopRequest().installed() as stop:
         with sigterm_kept():
@@ -21,8 +28,25 @@ def test_a_signal_while_ray_starts_is_ours() -> None:
     assert utils.set_sigterm_handler is replaced
 
 
-def test_ray_still_installs_its_handler_by_this_function() -> None:
-    """Where Ray does it in another way, the test above says nothing."""
-    from ray._private import worker
+def test_a_signal_while_the_native_worker_comes_up_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_raylet, "CoreWorker", install_and_stop)
+    with StopRequest().installed() as stop:
+        with sigterm_kept():
+            _raylet.CoreWorker()
+            assert stop.signal == signal.SIGTERM
+            assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, set())
+        assert signal.getsignal(signal.SIGTERM) is stop
+    assert _raylet.CoreWorker is install_and_stop
 
-    assert "ray._private.utils.set_sigterm_handler(" in inspect.getsource(worker)
+
+def test_what_ray_replaces_last_is_put_back() -> None:
+    with StopRequest().installed() as stop:
+        with sigterm_kept():
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        assert signal.getsignal(signal.SIGTERM) is stop
+
+
+def test_ray_still_installs_its_handlers_by_these_functions() -> None:
+    """Where Ray does it in another way, the tests above say nothing."""
+    source = inspect.getsource(worker)
+    assert "ray._private.utils.set_sigterm_handler(" in source and "ray._raylet.CoreWorker(" in source
