@@ -44,7 +44,7 @@ def check_database(uri: str) -> bool:
     return bool(tables)
 
 
-def make_database(uri: str) -> None:
+def ensure_database(uri: str) -> None:
     """Make a sqlite database that is not there yet; of several processes one does, and the others wait for it.
 
     The tables are made under a temporary name, so a process that is killed leaves no half-made database.

@@ -9,7 +9,7 @@ from urllib.parse import urlparse
 
 from channels.errors import UserError
 from orchestrator.spec.yaml_files import flatten
-from orchestrator.tracking.database import check_database, make_database, refused
+from orchestrator.tracking.database import check_database, ensure_database, refused
 from orchestrator.tracking.experiment_view import view_tags
 
 METRICS_A_CALL = 1000
@@ -128,7 +128,7 @@ class Tracker:
         # It prints the traceback of what it raises as well; the controller says it once, in one line.
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
         try:
-            make_database(uri)
+            ensure_database(uri)
             self._client = MlflowClient(tracking_uri=uri)
             experiment_id = self._experiment(experiment, artifacts, local=not uri.startswith("http"))
             known = run_id if run_id is not None and self._exists(run_id) else self._made_before(experiment_id, key)

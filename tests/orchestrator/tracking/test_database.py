@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from channels.errors import UserError
-from orchestrator.tracking.database import check_database, make_database
+from orchestrator.tracking.database import check_database, ensure_database
 from orchestrator.tracking.mlflow_run import Tracker, default_uri
 
 SIX = """
@@ -57,14 +57,14 @@ def test_six_first_runs_at_once_make_one_database(tmp_path: Path) -> None:
 def made(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """A database as MLflow makes it."""
     folder = tmp_path_factory.mktemp("made")
-    make_database(default_uri(folder))
+    ensure_database(default_uri(folder))
     return (folder / "mlflow.db").read_bytes()
 
 
 def test_a_killed_maker_leaves_nothing_in_the_way(tmp_path: Path, made: bytes) -> None:
     (tmp_path / ".mlflow.db.77.tmp").write_bytes(made[:5000])
     (tmp_path / ".mlflow.db.77.tmp-journal").write_bytes(b"x")
-    make_database(default_uri(tmp_path))
+    ensure_database(default_uri(tmp_path))
     assert check_database(default_uri(tmp_path))
     assert sorted(path.name for path in tmp_path.iterdir()) == [".mlflow.db.lock", "mlflow.db"]
 
