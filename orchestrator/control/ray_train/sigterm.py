@@ -26,12 +26,14 @@ def sigterm_kept() -> Iterator[None]:
             signal.signal(signal.SIGTERM, handler)
 
     def make_worker(*arguments: Any, **options: Any) -> Any:
-        # Held back meanwhile, for the handler in between is the one that aborts.
+        # Held back meanwhile, for the handler in between aborts: it hands the signal on to ours, and sets an alarm that
+        # ends the process three seconds later. Another thread may still have got the signal.
         held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         try:
             return native_worker(*arguments, **options)
         finally:
             put_back()
+            signal.alarm(0)
             signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
     utils.set_sigterm_handler, raylet.CoreWorker = put_back, make_worker
