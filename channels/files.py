@@ -3,9 +3,15 @@
 import errno
 import json
 import os
+import re
 import threading
+import time
 from pathlib import Path
 from typing import Any
+
+from channels.errors import UserError
+
+_TEMPORARY = re.compile(r"\..+\.\d+(-\d+)?\.tmp", re.DOTALL)
 
 
 def write_atomically(path: Path, content: str | bytes, mode: int = 0o644) -> None:
@@ -28,6 +34,21 @@ def write_atomically(path: Path, content: str | bytes, mode: int = 0o644) -> Non
 def unfinished_writes(path: Path) -> list[Path]:
     """Temporary files that :func:`write_atomically` leaves for ``path`` where its process is killed."""
     return sorted(path.parent.glob(f".{path.name}.*.tmp"))
+
+
+def is_unfinished(path: Path) -> bool:
+    """Whether a file has a temporary name of :func:`write_atomically`."""
+    return _TEMPORARY.fullmatch(path.name) is not None
+
+
+def clear_unfinished(folder: Path, older_than_s: float = 0.0) -> None:
+    """Remove what killed writers left in a folder and below. Nobody else may be writing there now.
+
+    older_than_s: leaves younger ones alone, where others may be writing after all.
+    """
+    for path in [path for path in folder.rglob(".*.tmp") if is_unfinished(path)]:
+        if path.is_file() and time.time() - path.stat().st_mtime >= older_than_s:
+            path.unlink(missing_ok=True)
 
 
 def parse_json(content: bytes) -> Any:
@@ -55,3 +76,14 @@ def sync_folder(folder: Path) -> None:
 def is_disk_full(error: OSError) -> bool:
     """Whether a disk, or somebody's quota on it, has no room left."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def has_no_locks(error: OSError) -> bool:
+    """Whether a lock was refused because the file system has none (Lustre without ``flock``, some FUSE mounts)."""
+    return error.errno in (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
+
+
+def no_locks(path: Path) -> UserError:
+    """What to say of that. path: what was to be locked."""
+    mend = "have it mounted with locks (Lustre: -o flock, one node alone: -o localflock), or choose a folder elsewhere"
+    return UserError("its file system has no file locks", where=str(path), mend=mend)

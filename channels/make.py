@@ -3,9 +3,8 @@
 The base station is a planar array of half-wavelength spaced, vertically polarised elements with the pattern of
 TR 38.901 section 7.3, looking along x. The user has one such element, which looks where it goes, in a random direction;
 where the specification says so it is omnidirectional. The response is that of the downlink; by reciprocity the uplink
-has the same. Outdoors the geometry is that of the HeterCSI sets: station at (0, 0, 30) m, user 20 to 50 m in front of
-(200, 0, 1.5) m. Indoor is the office of TR 38.901 (InH): station under the ceiling at 3 m, user at 1 m height and 10 to
-50 m away (at the published 150 to 190 m the statistics of these sets are further from the published ones).
+has the same. The geometry is that of the HeterCSI sets, indoors too: station at (0, 0, 30) m, user 20 to 50 m in front
+of (200, 0, 1.5) m. Clusters are drawn as the published generator draws them (:mod:`channels.rays`).
 """
 
 from collections.abc import Iterator
@@ -28,8 +27,8 @@ if TYPE_CHECKING:
 CHUNK_SAMPLES = 64
 """Samples simulated together. Part of what a seed means: another size gives other channels."""
 
-TABLES = "19.2"
-"""Version of the TR 38.901 parameter tables."""
+TABLES = "16.1"
+"""Version of the TR 38.901 parameter tables: that of the published generator, whose files quote version 15."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +60,8 @@ def make_channels(spec: ChannelSpec, split: str, count: int, seed: int, device: 
 def draw_drops(spec: ChannelSpec, count: int, generator: np.random.Generator) -> Drops:
     """Positions of the geometry above, speeds uniform in the range of the spec, headings uniform in the plane."""
     angle = np.radians(generator.uniform(-60, 60, count))
-    if spec.scenario == "Indoor":
-        radius = generator.uniform(10, 50, count)
-        position = np.stack([radius * np.cos(angle), radius * np.sin(angle), np.full(count, 1.0)], 1)
-    else:
-        radius = generator.uniform(20, 50, count)
-        position = np.stack([200 - radius * np.cos(angle), radius * np.sin(angle), np.full(count, 1.5)], 1)
+    radius = generator.uniform(20, 50, count)
+    position = np.stack([200 - radius * np.cos(angle), radius * np.sin(angle), np.full(count, 1.5)], 1)
     speed = generator.uniform(*spec.speed_kmh, count)
     heading = generator.uniform(0, 2 * np.pi, count)
     velocity = speed[:, None] / 3.6 * np.stack([np.cos(heading), np.sin(heading), np.zeros(count)], 1)
@@ -82,7 +77,10 @@ def generator_origin(seed: int) -> dict[str, Any]:
     """What the manifest records of made sets."""
     from importlib.metadata import version
 
-    return {"generator": f"sionna-no-rt {version('sionna-no-rt')}, TR 38.901 v{TABLES}", "seed": seed}
+    return {
+        "generator": f"sionna-no-rt {version('sionna-no-rt')}, TR 38.901 v{TABLES}, clusters as QuaDRiGa",
+        "seed": seed,
+    }
 
 
 def check_makeable(spec: ChannelSpec, device: str) -> None:
@@ -116,7 +114,7 @@ def _simulate(spec: ChannelSpec, drops: Drops, device: str) -> NDArray[np.comple
     model = _model(spec, device)
     count = len(drops.position)
     station = torch.zeros(count, 1, 3)
-    station[:, :, 2] = 3.0 if spec.scenario == "Indoor" else 30.0
+    station[:, :, 2] = 30.0
     topology: dict[str, Any] = {
         "ut_loc": torch.from_numpy(drops.position)[:, None].to(device),
         "bs_loc": station.to(device),
@@ -150,7 +148,9 @@ def _along(velocity: NDArray[np.float32]) -> Tensor:
 
 
 def _model(spec: ChannelSpec, device: str) -> "SystemLevelChannel":
-    from sionna.phy.channel.tr38901 import InH, PanelArray, RMa, UMa, UMi
+    from sionna.phy.channel.tr38901 import PanelArray, RMaScenario, SystemLevelChannel
+
+    from channels import rays
 
     carrier = spec.fc_ghz * 1e9
 
@@ -166,10 +166,16 @@ def _model(spec: ChannelSpec, device: str) -> "SystemLevelChannel":
         "device": device,
     }
     if spec.scenario == "UMi":
-        return UMi(o2i_model="low", **common)
-    if spec.scenario == "UMa":
-        return UMa(o2i_model="low", **common)
-    return RMa(**common) if spec.scenario == "RMa" else InH(**common)
+        scenario = rays.UMiScenario(o2i_model="low", **common)
+    elif spec.scenario == "UMa":
+        scenario = rays.UMaScenario(o2i_model="low", **common)
+    elif spec.scenario == "RMa":
+        scenario = RMaScenario(**common)
+    else:
+        scenario = rays.InHScenario(indoor_scenario="open", **common)
+    model = SystemLevelChannel(scenario)
+    model._ray_sampler = rays.PublishedRays(scenario)
+    return model
 
 
 def _frequency_response(gains: Tensor, delays: Tensor, spec: ChannelSpec) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from channels.errors import UserError
-from channels.files import is_disk_full, sync_folder, unfinished_writes, write_atomically
+from channels.files import has_no_locks, is_disk_full, no_locks, sync_folder, unfinished_writes, write_atomically
 from channels.manifest import (
     MANIFEST_FILE,
     ROLES,
@@ -170,6 +170,10 @@ def _locked(store: Path) -> Iterator[None]:
             same_file = os.fstat(stream.fileno()).st_ino == lock.stat().st_ino
         except (BlockingIOError, FileNotFoundError):
             same_file = False
+        except OSError as error:
+            if has_no_locks(error):
+                raise no_locks(store) from None
+            raise
         if not same_file:
             mend = "wait until it is done, or choose another folder"
             raise UserError("another process is writing to this store", where=str(store), mend=mend)

@@ -138,11 +138,17 @@ def _ask_to_stop(directory: RunDirectory, wait_s: int) -> bool:
     return False
 
 
+def _decibels(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
 def _print(found: list[RunStatus]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("run", "launcher", "job", "state", "attempt", "step", "loss", "tokens/s", "left", "nodes", "reason")
+    is_scored = any(entry.scored_step is not None for entry in found)
+    columns = ["run", "launcher", "job", "state", "attempt", "step", "loss", "tokens/s", "left", "nodes", "reason"]
+    table = Table(*columns, *(["validation dB", "zero-shot dB"] if is_scored else []))
     for entry in found:
         steps = f"{entry.step}/{entry.total_steps}" if entry.total_steps else str(entry.step)
         speed = "-" if entry.tokens_per_s is None else f"{entry.tokens_per_s:,.0f}"
@@ -150,6 +156,7 @@ def _print(found: list[RunStatus]) -> None:
             entry.name, entry.launcher, entry.job or "-", entry.state, str(entry.attempt), steps,
             "-" if entry.loss is None else f"{entry.loss:.4f}", speed,
             "-" if entry.seconds_left is None else clock(entry.seconds_left), entry.nodes or "-", entry.reason or "-",
+            *((_decibels(entry.validation_nmse_db), _decibels(entry.zeroshot_nmse_db)) if is_scored else ()),
         )  # fmt: skip
     console = Console()
     (console if console.is_terminal else Console(width=220)).print(table)

@@ -7,10 +7,13 @@ import typer
 from channels.errors import UserError
 from jobs.cli.options import ClusterFileOption, ClusterOption, RunArgument
 from jobs.launch.run_list import find_run
+from orchestrator.run.events import read_events
 from orchestrator.run.folder import RunDirectory, run_lock
 from orchestrator.spec.cluster import run_folders
 from orchestrator.tracking.delivery import Delivery
 from orchestrator.tracking.mlflow_run import artifact_root, check_uri, default_uri
+
+ENDED = ("FINISHED", "FAILED", "KILLED")
 
 
 def sync(
@@ -42,9 +45,24 @@ def complete(directory: RunDirectory, delivery: Delivery) -> str:
     tracker = delivery.connect()
     delivery.deliver()
     status = directory.read_state().get("status")
-    # A controller that was killed left no end; the run can be resumed.
-    tracker.end(status if status in ("FINISHED", "FAILED", "KILLED") else "KILLED")
+    if status not in ENDED:
+        # The disk was full when the state was to say it, or the controller was killed and the run can be resumed.
+        status = last_end(directory)
+        if status is not None:
+            directory.update_state(status=status)
+    tracker.end(status or "KILLED")
     directory.update_state(
         mlflow_run_id=tracker.run_id, mlflow_experiment_id=tracker.experiment_id, tracking_problem=None
     )
     return tracker.run_id
+
+
+def last_end(directory: RunDirectory) -> str | None:
+    """How the newest start of a run ended, as its outbox says; None where that start wrote no end."""
+    status = None
+    for entry in read_events(directory.tracking)[0]:
+        if entry["kind"] == "parameters":
+            status = None
+        elif entry["kind"] == "end":
+            status = str(entry["status"])
+    return status

@@ -3,8 +3,8 @@
 import typer
 
 from channels.errors import UserError
-from jobs.cli.options import ClusterFileOption, ClusterOption, SetOption, SpecArgument
-from jobs.ray_cluster.inside_job import adapt, record_own_job
+from jobs.cli.options import ClusterFileOption, ClusterOption, RootOption, SetOption, SpecArgument, profile_options
+from jobs.ray_cluster.inside_job import adapt, check_store_is_here, enter, record_own_job
 from jobs.ray_cluster.jobs import check_answers
 from orchestrator.run.folder import RunDirectory
 from orchestrator.spec.cluster import load_profile
@@ -16,10 +16,14 @@ def train(
     override: SetOption = None,
     cluster: ClusterOption = None,
     cluster_file: ClusterFileOption = None,
+    root: RootOption = None,
 ) -> None:
     """Train a job to its end: plan, Ray and DeepSpeed workers, MLflow, zero-shot table. Again: resume."""
+    spec, cluster_file = enter(root, spec, cluster_file)
     job = load_job(spec, override or ())
-    profile = adapt(load_profile(cluster_file, cluster))
+    if root is None:
+        check_store_is_here(job)
+    profile = adapt(load_profile(cluster_file, cluster), rooted=root is not None)
     if profile.launcher == "slurm":
         mend = "wavetrain submit SPEC --cluster NAME"
         raise UserError("a Slurm profile cannot train in this process", where="--cluster", mend=mend)
@@ -33,4 +37,4 @@ def train(
     view = LiveView(title=job.name, every_s=job.tracking.print_every_s)
     directory = RunDirectory(profile.storage.runs / job.name)
     outcome = run_job(job, profile, view, on_start=lambda: record_own_job(directory, profile))
-    raise typer.Exit(print_outcome(outcome))
+    raise typer.Exit(print_outcome(outcome, profile_options(cluster, cluster_file)))

@@ -1,10 +1,5 @@
 """``wavetrain ui``: MLflow's web pages over the runs."""
 
-import contextlib
-import os
-import signal
-import socket
-import subprocess
 import sys
 from typing import Annotated
 
@@ -12,9 +7,14 @@ import typer
 
 from channels.errors import UserError
 from jobs.cli.options import ClusterFileOption, ClusterOption
+from jobs.cli.ui_server import ANY, address_of, allowed, check_port, own_addresses, own_names, serve
 from orchestrator.spec.cluster import load_profile
+from orchestrator.tracking.database import check_database, refused
 from orchestrator.tracking.experiment_view import VIEW_TAG, view_address
 from orchestrator.tracking.mlflow_run import default_uri
+
+OTHERS = 3
+"""Most further addresses that are shown."""
 
 
 def ui(
@@ -32,48 +32,38 @@ def ui(
         raise UserError("no tracking database yet", where=str(runs / "mlflow.db"), mend="train something first")
     host = profile.network.bind
     check_port(host, port)
-    typer.echo(f"MLflow UI: http://{host}:{port}  (Ctrl-C ends it)")
     database = uri or default_uri(runs)
-    for name, experiment in known_experiments(database).items():
-        typer.echo(f"{name}, padding, time and error: {view_address(f'http://{host}:{port}', experiment)}")
+    experiments = known_experiments(database)
+    names = own_names(host)
+    shown = names[0] if host in ANY else host
+    page = address_of(shown, port)
+    lines = [f"MLflow UI: {page}  (Ctrl-C ends it)"]
+    if host in ANY:
+        lines += [f"           {address_of(address, port)}" for address in own_addresses()[:OTHERS]]
+    lines += [
+        f"{name}, padding, time and error: {view_address(page, experiment)}" for name, experiment in experiments.items()
+    ]
+    # The address may hold a password, and everybody can read the arguments of a process.
+    environment = {"MLFLOW_BACKEND_STORE_URI": database, **allowed(names, port)}
     command = [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port), "--workers", "1"]
-    raise typer.Exit(_serve(command, database))
+    probe = address_of({"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port)
+    typer.echo("MLflow starts; its address follows when it answers")
+    raise typer.Exit(serve(command, environment, f"{probe}/health", typer.echo, lines))
 
 
 def known_experiments(uri: str) -> dict[str, str]:
-    """MLflow's ids of the experiments of a database that have our view, by name."""
-    from mlflow import MlflowClient
-
-    found = MlflowClient(tracking_uri=uri).search_experiments()
-    return {one.name: one.experiment_id for one in reversed(found) if VIEW_TAG in one.tags}
-
-
-def _serve(command: list[str], uri: str) -> int:
-    """Run a server with its helpers in a process group of its own, which ends with this process."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    # The address may hold a password, and everybody can read the arguments of a process.
-    environment = {**os.environ, "MLFLOW_BACKEND_STORE_URI": uri}
-    process = subprocess.Popen(command, env=environment, start_new_session=True)
-    try:
-        return process.wait()
-    except KeyboardInterrupt:
-        return 0
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
-        process.wait()
-
-
-def check_port(host: str, port: int) -> None:
-    """Fail where something listens already.
+    """MLflow's ids of the experiments of a database that have our view, by name.
 
     Raises:
-        UserError: the port is taken.
+        UserError: the database is none, or is of another version of MLflow.
     """
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            reason = error.strerror
-            raise UserError(f"port {port} on {host}: {reason}", where="--port", mend="choose another port") from None
+    check_database(uri)
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        found = MlflowClient(tracking_uri=uri).search_experiments()
+    except (MlflowException, SQLAlchemyError) as error:
+        raise refused(uri, error) from None
+    return {one.name: one.experiment_id for one in reversed(found) if VIEW_TAG in one.tags}

@@ -25,6 +25,10 @@ class RunStatus:
     step: int
     total_steps: int | None
     loss: float | None
+    scored_step: int | None
+    """Of the model that was scored last beside the training or after it."""
+    validation_nmse_db: float | None
+    zeroshot_nmse_db: float | None
     tokens_per_s: float | None
     seconds_left: float | None
     nodes: str | None
@@ -40,6 +44,8 @@ def run_status(directory: RunDirectory, query: Query) -> RunStatus:
     attempt, step = _newest(directory.events)
     metrics = step.get("metrics", {})
     total, done = attempt.get("total_steps"), int(step.get("step", 0))
+    _, scored = last_events(directory.scores, ("scores",)).get("scores", (0, {}))
+    scores = scored.get("metrics", {})
     milliseconds = metrics.get("perf/step_ms")
     left = (total - done) * milliseconds / 1e3 if state == "RUNNING" and total and milliseconds else None
     return RunStatus(
@@ -51,6 +57,9 @@ def run_status(directory: RunDirectory, query: Query) -> RunStatus:
         step=done,
         total_steps=total,
         loss=metrics.get("train/loss"),
+        scored_step=scored.get("step"),
+        validation_nmse_db=scores.get("val/nmse_db/avg"),
+        zeroshot_nmse_db=scores.get("eval/nmse_db/avg"),
         tokens_per_s=metrics.get("perf/tokens_per_s"),
         seconds_left=left,
         nodes=nodes or ",".join(attempt.get("machines", ())) or None,

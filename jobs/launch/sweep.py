@@ -3,16 +3,17 @@
 import itertools
 import math
 import re
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from channels.errors import UserError
+from channels.yaml_files import read_mapping
 from jobs.launch.folder import LaunchFolder
 from orchestrator.run.folder import RunDirectory
 from orchestrator.spec.cluster import Profile
 from orchestrator.spec.job import JobSpec, TrackingSection, make_job
-from orchestrator.spec.yaml_files import read_mapping
 from orchestrator.tracking.mlflow_run import Tracker, artifact_root, default_uri
 
 LIMIT = 1000
@@ -81,8 +82,10 @@ def open_parent(name: str, tracking: TrackingSection, profile: Profile) -> Track
     directory = RunDirectory(runs / f"{name}.sweep")
     directory.path.mkdir(parents=True, exist_ok=True)
     artifacts = artifact_root(runs, tracking.experiment)
-    known = directory.read_state().get("mlflow_run_id")
-    tracker = Tracker(tracking.uri or default_uri(runs), tracking.experiment, artifacts, name, known)
+    state = directory.read_state()
+    key = state.get("mlflow_key") or directory.update_state(mlflow_key=uuid.uuid4().hex)["mlflow_key"]
+    known = state.get("mlflow_run_id")
+    tracker = Tracker(tracking.uri or default_uri(runs), tracking.experiment, artifacts, name, known, key)
     directory.update_state(mlflow_run_id=tracker.run_id)
     return tracker
 

@@ -1,12 +1,15 @@
 """Following a run from another process, by what it writes in its folder: on this machine, on Ray or under Slurm."""
 
 import time
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from jobs.launch.job_state import ENDED, Query
 from jobs.launch.run_status import RunStatus, run_status
 from orchestrator.run.event_tail import read_tail
 from orchestrator.run.events import read_events
 from orchestrator.run.folder import RunDirectory
+from orchestrator.run.progress import scores_in_words
 from orchestrator.view.live import LiveView
 
 POLL_S = 0.5
@@ -28,6 +31,9 @@ def _follow(directory: RunDirectory, query: Query, view: LiveView) -> RunStatus:
     record = directory.read_state()
     events, offset = read_tail(directory.events)
     view.update(events, quiet=True)
+    scores, scores_offset = read_events(directory.scores)
+    view.update(scores[-1:], quiet=True)
+    _say_scores(scores[-1:], view)
     view.progress.attempts = max(view.progress.attempts, int(record.get("attempts", 0)))
     queried, status, own = float("-inf"), None, None
     while True:
@@ -37,9 +43,19 @@ def _follow(directory: RunDirectory, query: Query, view: LiveView) -> RunStatus:
             status = _show(run_status(directory, query), view)
         events, offset = read_events(directory.events, offset)
         view.update(events)
+        scores, scores_offset = read_events(directory.scores, scores_offset)
+        view.update(scores)
+        _say_scores(scores, view)
         if status.state in ENDED:
             return status
         time.sleep(POLL_S)
+
+
+def _say_scores(events: Sequence[Mapping[str, Any]], view: LiveView) -> None:
+    """A line for every model that was scored beside the training."""
+    for event in events:
+        if words := scores_in_words(event["metrics"]):
+            view.say(f"step {event['step']}: {words}")
 
 
 def _show(status: RunStatus, view: LiveView) -> RunStatus:

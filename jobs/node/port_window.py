@@ -114,7 +114,7 @@ def interface_address(interface: str | None) -> str:
     Raises:
         UserError: no interface given, not there, or without an IPv4 address.
     """
-    where = "cluster.yaml: network.interface"
+    where = "cluster profile: network.interface"
     found: dict[str, str] = {
         name: str(entry.address)
         for name, entries in psutil.net_if_addrs().items()

@@ -33,7 +33,7 @@ def connect(dashboard: str | None) -> Any:
     Raises:
         UserError: no address, nothing answers there, or the token is wrong.
     """
-    where = "cluster.yaml: ray_dashboard"
+    where = "cluster profile: ray_dashboard"
     if dashboard is None:
         raise UserError("the profile has no address of a job server", where=where, mend="e.g. http://10.0.0.1:8265")
     from ray.exceptions import AuthenticationError
@@ -48,7 +48,9 @@ def connect(dashboard: str | None) -> Any:
 def _refused(dashboard: str, error: Exception) -> UserError:
     reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
     mend = "check the address, RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH"
-    return UserError(f"Ray's job server {dashboard} refuses ({reason})", where="cluster.yaml: ray_dashboard", mend=mend)
+    return UserError(
+        f"Ray's job server {dashboard} refuses ({reason})", where="cluster profile: ray_dashboard", mend=mend
+    )
 
 
 def check_answers(address: str) -> None:
@@ -60,7 +62,7 @@ def check_answers(address: str) -> None:
     host, _, port = address.rpartition(":")
     if address != "auto" and not (host and port.isdigit() and answers(host, int(port))):
         mend = "give HOST:PORT of a running Ray head, e.g. 10.0.0.1:6379"
-        raise UserError(f"Ray at {address} does not answer", where="cluster.yaml: ray_address", mend=mend)
+        raise UserError(f"Ray at {address} does not answer", where="cluster profile: ray_address", mend=mend)
 
 
 def describe(profile: Profile) -> str:

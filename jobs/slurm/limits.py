@@ -70,7 +70,7 @@ def _check_nodes(wanted: NodeType, partition: str, types: Sequence[NodeType]) ->
 
 
 def _over(field: str, requested: object, given: str) -> UserError:
-    return UserError(f"{requested} asked for, {given}", where=f"cluster.yaml: slurm.{field}", mend="ask for less")
+    return UserError(f"{requested} asked for, {given}", where=f"cluster profile: slurm.{field}", mend="ask for less")
 
 
 def _partition(name: str, run: Run) -> dict[str, str]:
@@ -81,7 +81,7 @@ def _partition(name: str, run: Run) -> dict[str, str]:
             reason = (done.stderr.strip() or "no answer").splitlines()[0]
             raise UserError(f"Slurm does not answer ({reason})", where="scontrol", mend="try scontrol ping")
         raise UserError(
-            f"no partition {name!r}", where="cluster.yaml: slurm.partition", mend=f"known: {', '.join(known)}"
+            f"no partition {name!r}", where="cluster profile: slurm.partition", mend=f"known: {', '.join(known)}"
         )
     return dict(re.findall(r"(\w+)=(\S+)", done.stdout))
 
@@ -94,7 +94,7 @@ def _check_account(account: str | None, run: Run) -> None:
     known = sorted(set(done.stdout.split())) if done.returncode == 0 else []
     if known and account not in known:
         mend = f"{user} may use {', '.join(known)}"
-        raise UserError(f"no account {account!r}", where="cluster.yaml: slurm.account", mend=mend)
+        raise UserError(f"no account {account!r}", where="cluster profile: slurm.account", mend=mend)
 
 
 def _node_types(partition: str, run: Run) -> list[NodeType]:

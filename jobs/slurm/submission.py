@@ -69,16 +69,16 @@ def prepare_submission(job: JobSpec, profile: Profile) -> Submission:
     if workers % slurm.nodes:
         raise UserError(
             f"{workers} workers do not spread evenly over {slurm.nodes} nodes", where="scale.workers",
-            mend="make it a multiple of slurm.nodes in cluster.yaml",
+            mend="make it a multiple of slurm.nodes in the cluster profile",
         )  # fmt: skip
     if profile.device == "cuda" and workers > slurm.nodes * slurm.gpus_per_node:
         raise UserError(
             f"{workers} workers need a GPU each, {slurm.nodes} nodes x {slurm.gpus_per_node} are asked for",
-            where="scale.workers", mend="raise slurm.nodes or slurm.gpus_per_node in cluster.yaml",
+            where="scale.workers", mend="raise slurm.nodes or slurm.gpus_per_node in the cluster profile",
         )  # fmt: skip
     if profile.network.interface is None:
         raise UserError(
-            "a Slurm profile needs an interface", where="cluster.yaml: network.interface", mend="e.g. bond0 or eth0"
+            "a Slurm profile needs an interface", where="cluster profile: network.interface", mend="e.g. bond0 or eth0"
         )
     profile = profile.with_absolute_folders()
     return Submission(job, profile, LaunchFolder(RunDirectory(profile.storage.runs / job.name)))

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from channels.files import write_atomically
+from channels.files import clear_unfinished, write_atomically
 from jobs.launch.sweep import open_parent
 from jobs.studies import tables
 from jobs.studies.children import run_child
@@ -35,6 +35,7 @@ def run_study(study: Study, waiting: Sequence[Child], profile: Profile, options:
         UserError: the channels cannot be made, or a run's results cannot be read.
     """
     runs = profile.storage.runs
+    clear_unfinished(sweep_folder(study, runs))
     tracker = open_parent(study.name, TrackingSection(), profile)
     tracker.tags({"wavetrain.study": study.kind, "mlflow.note.content": study.description})
     try:

@@ -1,6 +1,7 @@
 """A run from spec to report: check, plan, train under Ray Train, evaluate, track, end honestly."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from orchestrator.control.announce import announce, end_tags, write_run
 from orchestrator.control.ending import cause_line, deliver_end, reraise, write_end
@@ -11,7 +12,7 @@ from orchestrator.control.stop_request import StopRequest
 from orchestrator.control.supervision import Follower, see_through
 from orchestrator.control.zero_shot import score_epochs, score_final_model
 from orchestrator.evaluation.score import Score
-from orchestrator.run.folder import check_resumable, run_lock
+from orchestrator.run.folder import check_resumable, clear_left_writes, run_lock
 from orchestrator.spec.cluster import Profile
 from orchestrator.spec.job import JobSpec
 from orchestrator.tracking.run_tracking import RunTracking, open_tracking
@@ -39,6 +40,7 @@ def run_job(
             check_resumable(directory, job, prepared.store.fingerprint)
             if on_start is not None:
                 on_start()
+            clear_left_writes(directory)
             write_run(prepared)
             tracking = open_tracking(directory, prepared.tracking_uri, job, profile.storage.runs, view.say)
             return Controller(prepared, tracking, view, stop).run()
@@ -70,8 +72,7 @@ class Controller:
             self._end(outcome)
             reraise(error, cause)
             return outcome
-        self._end(outcome)
-        return outcome
+        return self._end(outcome)
 
     def _train_and_evaluate(self) -> RunOutcome:
         of, directory = self._prepared, self._directory
@@ -80,7 +81,7 @@ class Controller:
         )
         self._view.say(f"run {of.job.name} in {directory.path}; tracking in {of.tracking_uri}")
         # A run that is under way goes on without MLflow; a new one is not started where none answers.
-        self._tracking.start(required=not of.resumes)
+        self._tracking.start(required=not of.under_way)
         announce(of, self._tracking.outbox)
         with ray_session(of.job, of.profile):
             trained = self._train()
@@ -98,6 +99,9 @@ class Controller:
 
     def _train(self) -> str:
         """Run the worker group to its end; ``finished`` or ``stopped``."""
+        if self._is_stopped():
+            # It was asked to while Ray came up: ranks would only save what they have loaded.
+            return "stopped"
         # Importing Ray Train takes seconds that a refused job shall not cost.
         from orchestrator.control.ray_train.trainer import make_worker_group
 
@@ -122,12 +126,12 @@ class Controller:
         uri, number = self._prepared.tracking_uri, self._stop.signal
         return RunOutcome(status, self._directory, uri, cause=cause, scores=list(scores), signal=number)
 
-    def _end(self, outcome: RunOutcome) -> None:
+    def _end(self, outcome: RunOutcome) -> RunOutcome:
         self._follow_to_the_end()
         write_end(outcome, self._view)
         self._view.close()
         tags = end_tags(self._prepared, outcome, self._view.progress, self._follower.failures)
-        deliver_end(outcome, tags, self._tracking, self._view)
+        return replace(outcome, is_kept=deliver_end(outcome, tags, self._tracking, self._view))
 
     def _follow_to_the_end(self) -> None:
         """Take in what is left, as far as that goes (the disk may be full): the run ends for another reason."""

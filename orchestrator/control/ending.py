@@ -19,15 +19,17 @@ def write_end(outcome: RunOutcome, view: LiveView) -> None:
     _record(outcome.directory, view, status=outcome.status, cause=outcome.cause, tracking_problem=NOT_YET)
 
 
-def deliver_end(outcome: RunOutcome, tags: Mapping[str, str], tracking: RunTracking, view: LiveView) -> None:
-    """To MLflow, as far as it takes it."""
+def deliver_end(outcome: RunOutcome, tags: Mapping[str, str], tracking: RunTracking, view: LiveView) -> bool:
+    """To MLflow, as far as it takes it; whether the run's state says how it ended."""
     directory = outcome.directory
     problem = tracking.end(tags, outcome.status)
-    _record(directory, view, tracking_problem=problem)
+    # Its end once more: the disk may have been full when it was written first.
+    is_kept = _record(directory, view, status=outcome.status, cause=outcome.cause, tracking_problem=problem)
     if problem is not None:
         name = directory.path.name
         view.say(f"MLflow lacks the end of this run ({problem}); when it answers: wavetrain sync {name}")
     directory.stop_request.unlink(missing_ok=True)
+    return is_kept
 
 
 def cause_line(error: BaseException, failure: Mapping[str, Any] | None = None) -> str:
@@ -50,8 +52,10 @@ def reraise(error: BaseException, cause: str) -> None:
         raise error
 
 
-def _record(directory: RunDirectory, view: LiveView, **fields: Any) -> None:
+def _record(directory: RunDirectory, view: LiveView, **fields: Any) -> bool:
     try:
         directory.update_state(**fields)
     except (OSError, UserError) as error:
         view.say(f"warning: the run's state cannot be written ({error})")
+        return False
+    return True

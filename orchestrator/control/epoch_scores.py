@@ -9,7 +9,9 @@ from channels.errors import UserError
 from orchestrator.control.scoring import Scoring, keep_if_best
 from orchestrator.run.events import EventWriter, repair
 from orchestrator.run.exports import step_of, waiting_exports
+from orchestrator.run.failures import in_one_line
 from orchestrator.run.folder import RunDirectory
+from orchestrator.run.progress import scores_in_words
 from orchestrator.spec.job import Select
 from orchestrator.tracking.outbox import Outbox
 
@@ -44,8 +46,7 @@ class EpochScores:
             self._take(self._under_way, timeout_s)
         # A task that failed, a full disk (as it is, or as our files say it), sets of which no task has a score.
         except (RayError, OSError, UserError, ArithmeticError, KeyError) as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            self._say(f"warning: {exports[0].name} was not scored: {reason}")
+            self._say(f"warning: {exports[0].name} was not scored: {in_one_line(error)}")
             self.cancel()
             self._leave(exports[0])
         return True
@@ -75,7 +76,7 @@ class EpochScores:
         record_scores(self._directory, step, metrics)
         # After it: a controller that ends in between scores the export again.
         self._directory.update_state(scored_step=step)
-        self._say(f"step {step}: {_in_words(metrics)}{', the best so far' if best else ''}")
+        self._say(f"step {step}: {scores_in_words(metrics)}{', the best so far' if best else ''}")
         self._leave(scoring.export)
 
     def _leave(self, export: Path) -> None:
@@ -88,12 +89,3 @@ def record_scores(directory: RunDirectory, step: int, metrics: Mapping[str, floa
     repair(directory.scores)
     with EventWriter(directory.scores) as writer:
         writer.write("scores", step=step, metrics=dict(metrics))
-
-
-def _in_words(metrics: Mapping[str, float]) -> str:
-    parts = []
-    if "val/loss" in metrics:
-        parts.append(f"validation loss {metrics['val/loss']:.4f}, NMSE {metrics['val/nmse_db/avg']:.2f} dB")
-    if "eval/nmse_db/avg" in metrics:
-        parts.append(f"zero-shot NMSE {metrics['eval/nmse_db/avg']:.2f} dB")
-    return "; ".join(parts)

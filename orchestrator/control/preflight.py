@@ -30,7 +30,7 @@ def check_resources(job: JobSpec, profile: Profile) -> None:
         raise UserError(
             f"{job.scale.least} workers x {profile.cpus_per_worker} CPUs need {needed} CPUs, here are {cpus}",
             where="scale.workers",
-            mend="ask for fewer workers, or fewer cpus_per_worker in cluster.yaml",
+            mend="ask for fewer workers, or fewer cpus_per_worker in the cluster profile",
         )
     if profile.device == "cuda":
         from orchestrator.monitoring.whole_gpus import count_devices
@@ -39,7 +39,7 @@ def check_resources(job: JobSpec, profile: Profile) -> None:
         if found.for_ranks(job.scale.least) < job.scale.least:
             raise UserError(
                 f"the profile asks for {job.scale.least} GPUs, here are {found}",
-                where="cluster.yaml: device",
+                where="cluster profile: device",
                 mend="use a profile with device: cpu (--cluster laptop)",
             )
 
@@ -121,4 +121,4 @@ def check_run_folder(runs: Path) -> None:
     if not nearest.is_dir():
         raise UserError(f"cannot be made ({nearest} is a file)", where=str(runs), mend="change storage.runs")
     if not os.access(nearest, os.W_OK):
-        raise UserError("cannot be written", where=str(nearest), mend="change storage.runs in cluster.yaml")
+        raise UserError("cannot be written", where=str(nearest), mend="change storage.runs in the cluster profile")

@@ -39,7 +39,7 @@ def prepare(job: JobSpec, profile: Profile, *, check_data: bool = True) -> Prepa
     if resumes:
         preflight.check_plan(directory.plan, schedule.plan.fingerprint)
     # A run that is under way goes on without MLflow; a new one is not started where none answers.
-    check_address(uri) if resumes else check_uri(uri)
+    check_address(uri) if resumes and directory.events.exists() else check_uri(uri)
     return Prepared(
         job=job,
         profile=profile,

@@ -34,6 +34,11 @@ class Prepared:
     tracking_uri: str
 
     @property
+    def under_way(self) -> bool:
+        """Whether it has begun to train before: then it goes on without MLflow where none answers."""
+        return self.resumes and self.directory.events.exists()
+
+    @property
     def on_published_sets(self) -> bool:
         """Whether all sets that are scored are the published HeterCSI sets with all their samples."""
         origins = [self.store.sets[name].origin for name in self.zeroshot]
@@ -50,3 +55,5 @@ class RunOutcome:
     cause: str | None = None
     scores: list[Score] = field(default_factory=list)
     signal: int | None = None
+    is_kept: bool = True
+    """Whether the run's own state says so; a full disk may have no room for it."""

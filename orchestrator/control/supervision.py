@@ -51,10 +51,12 @@ class Follower:
         self.outcome = "stopped"
         """``finished`` once the ranks have said so."""
         self._failures_before = len(self.failures)
+        self._has_begun = False
         self._machines: Sequence[str] = ()
         _, self._events_offset = read_events(directory.events)
         _, self._failures_offset = read_events(directory.failures)
-        _, self._scores_offset = read_events(directory.scores)
+        earlier, self._scores_offset = read_events(directory.scores)
+        view.update(earlier[-1:], quiet=True)
 
     def follow(self) -> None:
         """Take in what is new."""
@@ -84,6 +86,7 @@ class Follower:
 
     def _begin_attempt(self, event: Mapping[str, Any]) -> None:
         self.attempts += 1
+        self._has_begun = True
         self._machines = event["rank_machines"]
         self._directory.update_state(attempts=self.attempts)
         self._outbox.tags(attempt_tags(event, self.attempts))
@@ -95,7 +98,10 @@ class Follower:
         self.failures.append(failure)
         self._directory.update_state(failures=self.failures)
         then = f"; again in {event['wait_s']:g} s" if event["retry"] else ""
-        self._view.say(f"attempt {self.attempts} failed{then}: {describe(failure)}")
+        # Before its ranks have begun an attempt has no number.
+        what = f"attempt {self.attempts}" if self._has_begun else "the start of the ranks"
+        self._has_begun = False
+        self._view.say(f"{what} failed{then}: {describe(failure)}")
 
 
 def see_through(

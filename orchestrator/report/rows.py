@@ -42,6 +42,8 @@ def _run_row(record: RunRecord) -> dict[str, Any]:
         "evaluation_s": budget.evaluation,
         "repeated_s": budget.repeated,
         "zeroshot_nmse_db": record.zeroshot,
+        "validation_loss": float(record.validation.loss[-1]) if record.validation is not None else None,
+        "validation_nmse_db": float(record.validation.nmse_db[-1]) if record.validation is not None else None,
     }
 
 

@@ -42,7 +42,7 @@ def _looks(count: int) -> list[dict[str, str]]:
 
 
 def draw_curves(records: Sequence[RunRecord], looks: Mapping[str, Mapping[str, str]]) -> Any:
-    """Loss and learning rate against steps, samples and training time; validation loss (dots) against steps."""
+    """Loss, learning rate and validation loss (dots) against steps, samples and training time."""
     figure, axes = new_figure(2, 3, (11, 5.4), sharex="col", sharey="row")
     for record in records:
         steps, look = record.steps, looks[record.name]
@@ -51,8 +51,9 @@ def draw_curves(records: Sequence[RunRecord], looks: Mapping[str, Mapping[str, s
             axes[0, column].plot(*thinned(along, steps.loss), lw=0.6, alpha=0.3, **faint)
             axes[0, column].plot(*thinned(along, smoothed(steps.loss)), lw=1.8, label=record.name, **look)
             axes[1, column].plot(*thinned(along, steps.lr), lw=1.8, **look)
-        if record.validation is not None:
-            axes[0, 0].plot(record.validation.step, record.validation.loss, marker="o", ms=4, lw=1.0, **look)
+            if record.validation is not None:
+                there = np.interp(record.validation.step, steps.step, along)
+                axes[0, column].plot(there, record.validation.loss, marker="o", ms=4, lw=1.0, **look)
     axes[0, 0].set(ylabel="loss", title="against optimizer steps")
     axes[0, 1].set(title="against samples seen")
     axes[0, 2].set(title="against training time")

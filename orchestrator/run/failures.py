@@ -1,5 +1,6 @@
 """How a worker's attempt ends other than by dying."""
 
+import re
 from typing import Any
 
 from channels.errors import UserError
@@ -53,6 +54,9 @@ class RankError(RuntimeError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.cause, self.time, self.host)
+
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class TrainingDivergedError(RuntimeError):
@@ -123,3 +127,12 @@ def _wrapped(error: BaseException) -> BaseException | None:
         getattr(error, name, None) for name in ("_base_exc", "health_check_failure", "controller_failure", "cause")
     )
     return next((wrapped for wrapped in found if isinstance(wrapped, BaseException)), None)
+
+
+def in_one_line(error: BaseException) -> str:
+    """What went wrong, without colours. Ray hands over tracebacks that begin with the task and end with the error."""
+    cause = root_cause(error)
+    lines = [line.strip() for line in _COLOUR.sub("", str(cause)).splitlines() if line.strip()]
+    if not lines:
+        return type(cause).__name__
+    return lines[-1] if lines[0].startswith("ray::") else lines[0]

@@ -6,16 +6,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from channels.errors import UserError
-from channels.files import write_json
+from channels.files import clear_unfinished, is_unfinished, write_json
 from orchestrator.run.disk_full import disk_full_as_user_error
 from orchestrator.run.file_lock import try_lock
 from orchestrator.spec.job import JobSpec
 from orchestrator.spec.yaml_files import differences, validate
 
 LOCK_POLL_S = 0.2
+LAUNCH_WRITE_S = 600.0
+"""Nobody takes so long to write a small file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +175,9 @@ def check_resumable(directory: RunDirectory, spec: JobSpec, store_fingerprint: s
     """
     if not directory.spec.exists():
         launchers = {directory.launch, directory.lock}
-        if directory.path.exists() and set(directory.path.iterdir()) - launchers:
+        found_here = directory.path.iterdir() if directory.path.exists() else ()
+        # A start that was killed at its first write leaves a temporary file.
+        if {path for path in found_here if not is_unfinished(path)} - launchers:
             raise UserError(
                 "the folder is not empty and holds no run", where=str(directory.path), mend="choose another name"
             )
@@ -192,16 +196,39 @@ def check_resumable(directory: RunDirectory, spec: JobSpec, store_fingerprint: s
     return True
 
 
+def clear_left_writes(directory: RunDirectory) -> None:
+    """Remove the temporary files of writers that were killed; for the controller that has the run's lock."""
+    for path in directory.path.iterdir() if directory.path.exists() else ():
+        if path == directory.launch:
+            # Nodes of a Slurm job write there now.
+            clear_unfinished(path, older_than_s=LAUNCH_WRITE_S)
+        elif path.is_dir():
+            clear_unfinished(path)
+        elif is_unfinished(path):
+            path.unlink(missing_ok=True)
+
+
+def _try_lock(file: TextIO, directory: RunDirectory) -> bool:
+    """As ``try_lock``; where the file system has no locks, a folder that holds nothing else is taken away again."""
+    try:
+        return try_lock(file)
+    except UserError:
+        if [path.name for path in directory.path.iterdir()] == [directory.lock.name]:
+            directory.lock.unlink()
+            directory.path.rmdir()
+        raise
+
+
 @contextmanager
 def run_lock(directory: RunDirectory, patience_s: float = 0.0) -> Iterator[None]:
     """Keep every other controller out of the run while this one works; one that is ending is waited for.
 
     Raises:
-        UserError: another controller still works on the run after ``patience_s``.
+        UserError: another controller still works on the run after ``patience_s``, or the file system has no locks.
     """
     deadline = time.monotonic() + patience_s
     with directory.lock.open("a") as file:
-        while not try_lock(file):
+        while not _try_lock(file, directory):
             if time.monotonic() >= deadline:
                 mend = "wait for it or stop it"
                 raise UserError("another controller is working on this run", where=str(directory.path), mend=mend)

@@ -73,6 +73,8 @@ class RunProgress:
     """Metrics of the last whole epoch; empty before its end."""
     scores: Mapping[str, float] = field(default_factory=dict)
     """Of the model that was scored last beside the training; empty before."""
+    scored_step: int = 0
+    """Its step."""
     recent: deque[Mapping[str, float]] = field(default_factory=lambda: deque(maxlen=RECENT_STEPS))
     """Metrics of the last steps of this attempt."""
 
@@ -90,7 +92,7 @@ class RunProgress:
             case "epoch":
                 self.epoch = event["metrics"]
             case "scores":
-                self.scores = event["metrics"]
+                self.scores, self.scored_step = event["metrics"], event["step"]
             case "system":
                 self._add_sample(event)
 
@@ -145,6 +147,16 @@ class RunProgress:
     def seconds_left(self) -> float:
         """Until the last step, at the speed of the recent ones."""
         return (self.total_steps - self.step) * self.step_ms / 1e3
+
+
+def scores_in_words(metrics: Mapping[str, float]) -> str:
+    """What the metrics of a scored model say in short; empty where they say nothing over all sets."""
+    parts = []
+    if "val/loss" in metrics:
+        parts.append(f"validation loss {metrics['val/loss']:.4f}, NMSE {metrics['val/nmse_db/avg']:.2f} dB")
+    if "eval/nmse_db/avg" in metrics:
+        parts.append(f"zero-shot NMSE {metrics['eval/nmse_db/avg']:.2f} dB")
+    return "; ".join(parts)
 
 
 def clock(seconds: float) -> str:

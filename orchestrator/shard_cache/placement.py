@@ -89,7 +89,7 @@ def check_placement(
         return
     where = f"data.placement {kind}"
     if cache is None:
-        mend = "name a node-local folder in cluster.yaml, or use placement shared"
+        mend = "name a node-local folder in the cluster profile, or use placement shared"
         raise UserError("the profile has no storage.cache", where=where, mend=mend)
     if not capacity:
         raise UserError("data.cache_gb is missing", where=where, mend="say how much a node may hold, in GB")

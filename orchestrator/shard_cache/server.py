@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TextIO
 
 from channels.errors import UserError
+from channels.files import has_no_locks, no_locks
 from channels.manifest import Shard
 from orchestrator.shard_cache.store import COPIES_AT_ONCE, CacheCounts, ShardCache
 from orchestrator.shard_cache.window import EpochWindow
@@ -148,3 +149,8 @@ def _lock_folder(folder: Path) -> TextIO:
                 mend = "end that run, or give this one another name"
                 raise UserError("another process keeps its shards here", where=str(folder), mend=mend) from None
             time.sleep(0.1)
+        except OSError as error:
+            lock.close()
+            if has_no_locks(error):
+                raise no_locks(folder) from None
+            raise

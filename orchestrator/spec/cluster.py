@@ -7,21 +7,24 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from channels.errors import UserError
-from orchestrator.spec.job import Positive, Section
+from channels.yaml_files import read_mapping
+from orchestrator.spec.job import FolderPath, Positive, Section
 from orchestrator.spec.sbatch_options import read_option
-from orchestrator.spec.yaml_files import read_mapping, validate
+from orchestrator.spec.yaml_files import validate
 
 TIME_PATTERN = re.compile(r"^(\d+-)?\d{1,2}:\d{2}(:\d{2})?$")
 ENVIRONMENT_PATTERN = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
+LEAST_S = 60
+"""Seconds that an attempt needs to start: with fewer it would be stopped before its first step, again and again."""
 DEFAULT_FILE = Path("cluster.yaml")
 
 
 class StorageSection(Section):
     """Folders; relative ones start at the working directory."""
 
-    runs: Path = Path("runs")
+    runs: FolderPath = Path("runs")
     """Run directories, checkpoints and the default MLflow database; shared by all nodes."""
-    cache: Path | None = None
+    cache: FolderPath | None = None
     """Node-local folder for copies of shards; null: none are made."""
 
 
@@ -110,6 +113,10 @@ class SlurmSection(Section):
     def _time(cls, time: str) -> str:
         if not TIME_PATTERN.match(time):
             raise ValueError("not a Slurm time; write [days-]hours:minutes:seconds in quotes, e.g. '24:00:00'")
+        days, _, clock = time.rpartition("-")
+        parts = [int(part) for part in clock.split(":")]
+        if any(part > 59 for part in parts[1:]) or (days and parts[0] > 23):
+            raise ValueError("no such time; minutes and seconds go to 59, and hours after days to 23")
         return time
 
     @field_validator("sbatch")
@@ -126,9 +133,11 @@ class SlurmSection(Section):
 
     @model_validator(mode="after")
     def _time_to_train(self) -> "SlurmSection":
-        if seconds(self.time) <= self.signal_lead_s:
+        left = seconds(self.time) - self.signal_lead_s
+        if left < LEAST_S:
             raise ValueError(
-                f"slurm.time {self.time} is over before signal_lead_s {self.signal_lead_s}; raise the time"
+                f"slurm.time {self.time} less signal_lead_s {self.signal_lead_s} leaves {max(left, 0)} s to start and "
+                f"train, too few for a step; lower signal_lead_s or raise the time"
             )
         return self
 

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from channels.yaml_files import read_mapping
 from models.options import portable_options
-from orchestrator.spec.yaml_files import apply_override, read_mapping, validate
+from orchestrator.spec.yaml_files import apply_override, validate
 from samplers.choices import Method, Mix, Pack, Shuffle, Strategy, Tails
 
 Positive = Annotated[int, Field(gt=0)]
@@ -20,16 +21,37 @@ Precision = Literal["fp32", "bf16", "bf16_pure"]
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 
 
-class Section(BaseModel):
-    """A part of a spec: immutable, every key known."""
+def _expanded(path: Path) -> Path:
+    """The same with the home folder in place of ``~``."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ValueError(f"the home folder of {path.parts[0]} is not known; write the whole path") from None
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+
+FolderPath = Annotated[Path, AfterValidator(_expanded)]
+"""A path that a person writes; ``~`` is the home folder."""
+
+
+class Section(BaseModel):
+    """A part of a spec: immutable, every key known, numbers finite, and true and false no numbers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_switch_as_number(cls, value: Any, info: ValidationInfo) -> Any:
+        parts = value if isinstance(value, list | tuple) else [value]
+        takes_switch = "bool" in str(cls.model_fields[str(info.field_name)].annotation)
+        if not takes_switch and any(isinstance(part, bool) for part in parts):
+            raise ValueError("true and false are no value for this field")
+        return value
 
 
 class DataSection(Section):
     """Which channels are used, and their noise."""
 
-    store: Path
+    store: FolderPath
     """Folder of a channel store; relative paths start at the working directory."""
     sets: tuple[str, ...] | Positive | None = None
     """Names of the pre-training sets, the first N of them, or all."""
@@ -114,7 +136,7 @@ class BatchingSection(Section):
 class ProfileSection(Section):
     """Steps of the run of which rank 0 keeps a trace; written ``{from: 100, steps: 5}``."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(populate_by_name=True)
     first: Annotated[int, Field(ge=0, alias="from")]
     """Number of the first one, counted from 0."""
     steps: Positive = 5
@@ -361,7 +383,7 @@ def make_job(mapping: Mapping[str, Any], overrides: Sequence[str], where: str) -
     fields = copy.deepcopy(dict(mapping))
     for override in overrides:
         apply_override(fields, override)
-    job = validate(JobSpec, fields, where)
+    job = validate(JobSpec, fields, where, overrides)
     # Controller and workers may run in folders of their own, so a relative path would mean something else there.
     data = job.data.model_copy(update={"store": job.data.store.absolute()})
     tracking = job.tracking.model_copy(update={"uri": _absolute(job.tracking.uri)})
@@ -373,4 +395,4 @@ def _absolute(uri: str | None) -> str | None:
     scheme, separator, path = (uri or "").partition("sqlite:///")
     if scheme or not separator or not path or path.startswith(("/", ":")):
         return uri
-    return f"sqlite:///{Path(path).absolute()}"
+    return f"sqlite:///{_expanded(Path(path)).absolute()}"

@@ -1,99 +1,23 @@
-"""Reading specs: YAML mappings, overrides of their fields, and validation whose first error is one line."""
+"""Specs from mappings: overrides of their fields, and validation whose first error is one line."""
 
 import difflib
-import itertools
 import reprlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from channels.errors import UserError
-
-SPEC_CHARACTERS = 2**16
-SPEC_NESTING = 64
-"""Most characters and open brackets of a spec; PyYAML's time grows with the square of both."""
-NUMBER_BITS = 64
+from channels.yaml_files import MOST_NESTING, parse_yaml
 
 Model = TypeVar("Model", bound=BaseModel)
-
-
-def read_mapping(path: Path) -> dict[str, Any]:
-    """A YAML file whose top is a mapping; errors name the line."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(
-            "no such file", where=str(path), mend="give the path of a YAML spec, e.g. jobs/demo.yaml"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot be read ({error})", where=str(path), mend="give a readable text file") from None
-    mapping = parse_yaml(text, "this", str(path), "correct the syntax or the value")
-    if not isinstance(mapping, dict) or not all(isinstance(key, str) for key in mapping):
-        raise UserError("the top level is not a mapping of names", where=str(path), mend="write `name: ...` lines")
-    return mapping
-
-
-def parse_yaml(text: str, what: str, where: str, mend: str) -> Any:
-    """The value of a YAML text of the size of a spec. what, where, mend: of the error for a text that is none.
-
-    Raises:
-        UserError: it is no YAML, or larger or deeper than a spec ever is.
-    """
-    line = ""
-    try:
-        _check_size(text)
-        value = yaml.safe_load(text)
-        _check_values(value)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" at line {mark.line + 1}" if mark else ""
-        reason = getattr(error, "problem", None) or "broken"
-    except RecursionError:
-        reason = "it nests too deep"
-    # PyYAML passes on what its constructors raise, e.g. for the date 2001-99-99.
-    except (ValueError, TypeError, AttributeError, LookupError) as error:
-        reason = " ".join(str(error).split())[:200]
-    else:
-        return value
-    raise UserError(f"{what} is not YAML{line}: {reason}", where=where, mend=mend)
-
-
-def _check_size(text: str) -> None:
-    if len(text) > SPEC_CHARACTERS:
-        raise ValueError(f"it is longer than {SPEC_CHARACTERS} characters")
-    opened = itertools.accumulate((character in "[{") - (character in "]}") for character in text)
-    if max(opened, default=0) > SPEC_NESTING:
-        raise ValueError("it nests too deep")
-
-
-def _check_values(value: Any) -> None:
-    """Aliases can make a short text endless; numbers and characters must survive being written as JSON."""
-    pending, count = [(value, 0)], 0
-    while pending:
-        item, depth = pending.pop()
-        count += 1
-        if depth > SPEC_NESTING:
-            raise ValueError("it nests too deep")
-        if count > SPEC_CHARACTERS:
-            raise ValueError(f"it holds more than {SPEC_CHARACTERS} values")
-        if isinstance(item, dict):
-            pending += [(part, depth + 1) for pair in item.items() for part in pair]
-        elif isinstance(item, list | tuple | set):
-            pending += [(part, depth + 1) for part in item]
-        elif isinstance(item, int) and item.bit_length() > NUMBER_BITS:
-            raise ValueError(f"a number has more than {NUMBER_BITS} bits")
-        elif isinstance(item, str):
-            item.encode()
 
 
 def apply_override(mapping: dict[str, Any], override: str) -> None:
     """Put ``a.b=c`` into a nested mapping; c is read as YAML."""
     key, separator, text = override.partition("=")
     parts = key.split(".")
-    if not separator or not all(parts) or len(parts) > SPEC_NESTING:
+    if not separator or not all(parts) or len(parts) > MOST_NESTING:
         raise UserError(
             f"override {reprlib.repr(override)} is not of the form a.b=c", where="--set",
             mend="e.g. --set train.lr=4e-4",
@@ -108,18 +32,24 @@ def apply_override(mapping: dict[str, Any], override: str) -> None:
     node[parts[-1]] = value
 
 
-def validate(model: type[Model], mapping: Mapping[str, Any], where: str) -> Model:
-    """A pydantic model of a mapping, its first error as one line."""
+def validate(model: type[Model], mapping: Mapping[str, Any], where: str, overrides: Sequence[str] = ()) -> Model:
+    """A pydantic model of a mapping, its first error as one line.
+
+    where: the file of the mapping. overrides: ``a.b=c`` that were put into it; an error of theirs names them.
+    """
     try:
         return model.model_validate(mapping)
     except ValidationError as error:
-        raise _first_error(model, mapping, where, error) from None
+        raise _first_error(model, mapping, where, overrides, error) from None
 
 
-def _first_error(model: type[BaseModel], mapping: Mapping[str, Any], where: str, error: ValidationError) -> UserError:
+def _first_error(
+    model: type[BaseModel], mapping: Mapping[str, Any], file: str, overrides: Sequence[str], error: ValidationError
+) -> UserError:
     detail = error.errors(include_url=False)[0]
     path = [str(part) for part in detail["loc"]]
     field = ".".join(path)
+    where = _origin(field, file, overrides)
     if detail["type"] == "extra_forbidden":
         known = _known_keys(model, path[:-1])
         nearest = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
@@ -130,6 +60,16 @@ def _first_error(model: type[BaseModel], mapping: Mapping[str, Any], where: str,
     message = detail["msg"].removeprefix("Value error, ")
     value = "" if isinstance(detail["input"], dict | BaseModel) else f" = {reprlib.repr(detail['input'])}"
     return UserError(f"{field or 'spec'}{value}: {message}", where=where, mend="correct the value")
+
+
+def _origin(field: str, file: str, overrides: Sequence[str]) -> str:
+    """Where a field comes from: the file, an override, or for a section (empty: all of them) both."""
+    keys = [override.partition("=")[0] for override in overrides]
+    for key, override in zip(reversed(keys), reversed(overrides), strict=True):
+        if f"{field}.".startswith(f"{key}."):
+            return f"--set {reprlib.repr(override)[1:-1]}"
+    within = [f"--set {key}" for key in keys if not field or key.startswith(f"{field}.")]
+    return " with ".join([file, *within])
 
 
 def _known_keys(model: type[BaseModel], path: Sequence[str]) -> list[str]:

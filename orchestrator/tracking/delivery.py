@@ -5,8 +5,9 @@ The thread of a live run and ``wavetrain sync`` do the same thing.
 
 import logging
 import threading
+import uuid
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ class Delivered:
     step: int = -1
     run_id: str | None = None
     experiment_id: str | None = None
+    key: str | None = None
+    """What the run is known by in MLflow before its id is."""
 
 
 class Delivery:
@@ -48,10 +51,11 @@ class Delivery:
         with self._lock:
             if self._tracker is None:
                 experiment, artifacts, name = self._where
-                self._tracker = Tracker(self.uri, experiment, artifacts, name, self.delivered.run_id)
+                key = self._key()
+                self._tracker = Tracker(self.uri, experiment, artifacts, name, self.delivered.run_id, key)
                 if self._tracker.run_id != self.delivered.run_id:
                     # Another server, or one whose run was deleted: it gets everything.
-                    self.delivered = Delivered()
+                    self.delivered = Delivered(key=key)
                 self._tracker.last_step = self.delivered.step
                 self._keep(self._tracker, self.delivered.entries, self.delivered.events)
             return self._tracker
@@ -75,8 +79,16 @@ class Delivery:
             if entries:
                 self._keep(tracker, behind_entries, self.delivered.events)
 
+    def _key(self) -> str:
+        """On the disk before MLflow hears of it: whoever asks again after a lost answer uses the same."""
+        if self.delivered.key is None:
+            self.delivered = replace(self.delivered, key=uuid.uuid4().hex)
+            write_json(self._directory.delivered, asdict(self.delivered))
+        return str(self.delivered.key)
+
     def _keep(self, tracker: Tracker, entries: int, events: int) -> None:
-        self.delivered = Delivered(entries, events, tracker.last_step, tracker.run_id, tracker.experiment_id)
+        key = self.delivered.key
+        self.delivered = Delivered(entries, events, tracker.last_step, tracker.run_id, tracker.experiment_id, key)
         write_json(self._directory.delivered, asdict(self.delivered))
 
 

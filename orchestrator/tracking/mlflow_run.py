@@ -9,6 +9,7 @@ from urllib.parse import urlparse
 
 from channels.errors import UserError
 from orchestrator.spec.yaml_files import flatten
+from orchestrator.tracking.database import check_database, ensure_database, refused
 from orchestrator.tracking.experiment_view import view_tags
 
 METRICS_A_CALL = 1000
@@ -24,6 +25,8 @@ MEND_PASSWORD = (
     "(e.g. ~/.pgpass)"
 )
 MEND_URI = "start the server, or set tracking.uri to null for a local database"
+KEY_TAG = "wavetrain.key"
+"""Tag of a run that its maker chose before the run was created."""
 WRITE_PROBE = "wavetrain-doctor"
 """Experiment that holds nothing but a tag for each machine whose writing was tried."""
 
@@ -43,11 +46,12 @@ def check_uri(uri: str) -> None:
 
     Raises:
         UserError: unknown scheme, a password in the address (it would be kept with the run), a server that does not
-            answer within seconds or refuses the user.
+            answer within seconds or refuses the user, a file that is no database.
     """
     check_address(uri)
     if urlparse(uri).scheme in ("http", "https"):
         _ping(uri)
+    check_database(uri)
 
 
 def check_address(uri: str) -> None:
@@ -104,35 +108,41 @@ def try_writing(uri: str, host: str) -> None:
 
 
 class Tracker:
-    """One MLflow run, created or continued."""
+    """One MLflow run, created or continued.
 
-    def __init__(self, uri: str, experiment: str, artifacts: Path, name: str, run_id: str | None) -> None:
+    key: what this run is known by where the answer to its creation was lost; any text that no other run has.
+    """
+
+    def __init__(
+        self, uri: str, experiment: str, artifacts: Path, name: str, run_id: str | None, key: str | None = None
+    ) -> None:
         # A worker group inherits the environment, and MLflow's own threads must not follow it there.
         os.environ.setdefault("MLFLOW_ENABLE_ASYNC_LOGGING", "false")
-        # MLflow's own retries block for minutes; ours know what is left to send.
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+        # MLflow's own retries block for minutes and make things twice; ours know what is left to send and look first.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
 
         # It prints the traceback of what it raises as well; the controller says it once, in one line.
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
         try:
+            ensure_database(uri)
             self._client = MlflowClient(tracking_uri=uri)
             experiment_id = self._experiment(experiment, artifacts, local=not uri.startswith("http"))
-            known = run_id is not None and self._exists(run_id)
-            self.run_id: str = (
-                str(run_id) if known else self._client.create_run(experiment_id, run_name=name).info.run_id
-            )
-            if known:
-                self._client.update_run(self.run_id, status="RUNNING")
-        except MlflowException as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"MLflow at {uri!r} refuses ({reason})", where="tracking.uri", mend=MEND_URI) from None
+            known = run_id if run_id is not None and self._exists(run_id) else self._made_before(experiment_id, key)
+            self.run_id: str = known or self._create(experiment_id, name, key)
+            if known is not None:
+                self._client.update_run(known, status="RUNNING")
+        except (MlflowException, SQLAlchemyError) as error:
+            raise refused(uri, error) from None
         self.experiment_id = experiment_id
         self.last_step = -1
 
     def _experiment(self, name: str, artifacts: Path, local: bool) -> str:
+        from mlflow.exceptions import MlflowException
+
         found = self._client.get_experiment_by_name(name)
         if found is not None:
             for key, value in view_tags().items():
@@ -142,7 +152,25 @@ class Tracker:
         location = artifacts.resolve().as_uri() if local else None
         # The kind makes MLflow's pages open with training runs instead of traces.
         tags = {"mlflow.experimentKind": "custom_model_development", **view_tags()}
-        return str(self._client.create_experiment(name, artifact_location=location, tags=tags))
+        try:
+            return str(self._client.create_experiment(name, artifact_location=location, tags=tags))
+        except MlflowException as error:
+            # Another first run was faster.
+            found = self._client.get_experiment_by_name(name)
+            if found is None or error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            return str(found.experiment_id)
+
+    def _made_before(self, experiment_id: str, key: str | None) -> str | None:
+        """The run of this key whose creation was not answered."""
+        if key is None:
+            return None
+        found = self._client.search_runs([experiment_id], f"tags.`{KEY_TAG}` = '{key}'", max_results=1)
+        return str(found[0].info.run_id) if found else None
+
+    def _create(self, experiment_id: str, name: str, key: str | None) -> str:
+        tags = {} if key is None else {KEY_TAG: key}
+        return str(self._client.create_run(experiment_id, run_name=name, tags=tags).info.run_id)
 
     def _exists(self, run_id: str) -> bool:
         from mlflow.exceptions import MlflowException

@@ -56,12 +56,19 @@ def _make_name(client: Any, name: str) -> None:
 
 def _log(run_id: str, export: Path, shape: Shape) -> Any:
     import mlflow.pytorch
+    from mlflow.entities import LoggedModelStatus
     from mlflow.models import Model
 
     client = mlflow.MlflowClient()
     run = client.get_run(run_id)
+    # An earlier try may have come so far, and its answer not here.
+    made = client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run_id}'", max_results=1)
+    if made and made[0].status is LoggedModelStatus.READY:
+        return made[0]
     # Made here: Model.log would put it into the process's current experiment, whose files lie in the working directory.
-    logged = client.create_logged_model(run.info.experiment_id, NAME, source_run_id=run_id, params=run.data.params)
+    logged = made[0] if made else client.create_logged_model(
+        run.info.experiment_id, NAME, source_run_id=run_id, params=run.data.params
+    )  # fmt: skip
     module = ChannelModel(*load_model(export)).eval()
     return Model.log(
         artifact_path=None,

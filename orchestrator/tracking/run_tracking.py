@@ -13,6 +13,8 @@ from orchestrator.tracking.mlflow_run import artifact_root
 from orchestrator.tracking.model_registry import register_model, smallest_shape
 from orchestrator.tracking.outbox import Outbox
 
+REGISTER_TRIES = 2
+
 
 class RunTracking:
     """What a controller does with MLflow. say: shows a line to the user."""
@@ -53,14 +55,20 @@ class RunTracking:
 
     def register_model(self, export: Path, name: str, store: ChannelStore) -> None:
         """Put the model into the registry; a refusal is said and no more, because the run's folder has the model."""
-        try:
-            run_id = self._delivery.connect().run_id
-            version = register_model(self._delivery.uri, run_id, export, name, smallest_shape(store))
-        # MLflow, its database or its artifact store may raise anything here; the trained model is safe by now.
-        except Exception as error:
-            self._say(f"warning: the model is not registered ({_one_line(error)})")
-            return
-        self.outbox.tags({"model.version": f"{name}/{version}"})
+        problem: Exception | None = None
+        # Twice, because an answer may be lost: what the first try made is found by the second.
+        for _ in range(REGISTER_TRIES):
+            try:
+                run_id = self._delivery.connect().run_id
+                version = register_model(self._delivery.uri, run_id, export, name, smallest_shape(store))
+            # MLflow, its database or its artifact store may raise anything here; the trained model is safe by now.
+            except Exception as error:
+                problem = error
+            else:
+                self.outbox.tags({"model.version": f"{name}/{version}"})
+                return
+        if problem is not None:
+            self._say(f"warning: the model is not registered ({_one_line(problem)})")
 
     def end(self, tags: Mapping[str, str], status: str) -> str | None:
         """Deliver the end, but do not wait long for it; what is wrong, or None if MLflow has everything."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from orchestrator.run.progress import NodeHealth, RunProgress, clock, sparkline
+from orchestrator.run.progress import NodeHealth, RunProgress, clock, scores_in_words, sparkline
 
 SPARKLINE_WIDTH = 48
 COLUMNS = ("CPU", "memory", "GPU", "GPU memory", "received", "sent")
@@ -36,8 +36,8 @@ def _numbers(progress: RunProgress) -> Any:
     if progress.last:
         grid.add_row("epoch", _epoch_line(progress))
         grid.add_row("loss", _loss_line(progress))
-        if "val/loss" in progress.scores:
-            grid.add_row("validation", _validation_line(progress))
+        if words := scores_in_words(progress.scores):
+            grid.add_row("scores", f"{words}  ·  step {progress.scored_step:,}")
         grid.add_row("speed", _speed_line(progress))
         grid.add_row("data", f"padding {100 * progress.padding:.1f} %  ·  wait {_wait(progress)}")
     else:
@@ -75,11 +75,6 @@ def _loss_line(progress: RunProgress) -> Any:
 
     line = Text(f"{progress.last['train/loss']:.4f}  ", style="bold")
     return line.append(sparkline(progress.losses.points, SPARKLINE_WIDTH), style="green")
-
-
-def _validation_line(progress: RunProgress) -> str:
-    scores = progress.scores
-    return f"loss {scores['val/loss']:.4f}  ·  NMSE {scores['val/nmse_db/avg']:.2f} dB"
 
 
 def _speed_line(progress: RunProgress) -> str:

@@ -1,9 +1,12 @@
+import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 
-from channels.files import unfinished_writes, write_atomically
+from channels.files import clear_unfinished, unfinished_writes, write_atomically
 
 
 def test_threads_that_write_one_file_do_not_share_a_temporary_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -40,3 +43,29 @@ def test_what_a_killed_write_leaves_is_found(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(KeyboardInterrupt):
         write_atomically(path, "{}")
     assert unfinished_writes(path) == list(tmp_path.iterdir())
+
+
+def killed_write(path: Path) -> None:
+    """A process that is killed after it wrote its temporary file, before it renames it."""
+    code = (
+        "import os, signal, sys; from pathlib import Path; from channels.files import write_atomically\n"
+        "Path.replace = lambda self, target: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "write_atomically(Path(sys.argv[1]), '{}')"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(path)], check=False).returncode == -9
+
+
+def test_what_dead_writers_left_is_cleared_and_nothing_else(tmp_path: Path):
+    (tmp_path / "deeper").mkdir()
+    killed_write(tmp_path / "state.json")
+    killed_write(tmp_path / "deeper" / "a b.json")
+    others = [tmp_path / name for name in ("state.json", ".hidden.tmp", "x.1-2.tmp", ".model-best.tmp", ".a.1-2.tmpx")]
+    for path in others:
+        path.write_text("kept")
+    clear_unfinished(tmp_path, older_than_s=600)
+    assert unfinished_writes(tmp_path / "state.json")
+    os.utime(*unfinished_writes(tmp_path / "state.json"), (0, 0))
+    clear_unfinished(tmp_path, older_than_s=600)
+    assert not unfinished_writes(tmp_path / "state.json") and list((tmp_path / "deeper").iterdir())
+    clear_unfinished(tmp_path)
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(others)

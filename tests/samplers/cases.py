@@ -126,3 +126,10 @@ def equal_slices(one: Slice, other: Slice) -> bool:
     labels = (one.bucket, one.variant, one.epoch) == (other.bucket, other.variant, other.epoch)
     arrays = zip((one.source, one.index, one.weight), (other.source, other.index, other.weight), strict=True)
     return labels and all(np.array_equal(mine, theirs) for mine, theirs in arrays)
+
+
+def example(strategy: str, seed: int = 0, samples: int = 60) -> Schedule:
+    """Six sets of four lengths; the same on every call."""
+    catalogue = Catalogue([Source(f"S{n}", 4 * (1 + n % 4), samples + 7 * n, shard_samples=16) for n in range(6)])
+    plan = make_plan(catalogue, strategy=strategy, method="optimal", buckets=3, batch=8, partitions=4)
+    return Schedule(catalogue, plan, seed, 4, 3, slices=1)

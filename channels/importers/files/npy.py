@@ -13,7 +13,16 @@ import numpy as np
 from numpy.lib import format as npy_format
 
 from channels.errors import UserError
-from channels.importers.files.arrays import Contents, Region, Slices, StoredArray, open_region, region_slices, spooled
+from channels.importers.files.arrays import (
+    Contents,
+    Region,
+    Slices,
+    StoredArray,
+    merge_compound,
+    open_region,
+    region_slices,
+    spooled,
+)
 
 _LOCAL_HEADER_BYTES = 30
 _PIECE_BYTES = 2**20
@@ -32,7 +41,7 @@ def npy_contents(path: Path) -> Contents:
     if region is None:
         return Contents(path, "npy", (), ((path.stem, OBJECTS),))
     array = StoredArray(path, path.stem, region.shape, region.dtype, lambda: open_region(path, region))
-    return Contents(path, "npy", (array,))
+    return Contents(path, "npy", (merge_compound(array) or array,))
 
 
 def npz_contents(path: Path) -> Contents:
@@ -83,7 +92,8 @@ def _member_array(path: Path, key: str, member: zipfile.ZipInfo, region: Region)
             return open_region(path, Region(start + region.offset, region.shape, region.dtype, region.fortran))
         return _unpacked(path, member, region)
 
-    return StoredArray(path, key, region.shape, region.dtype, opened)
+    array = StoredArray(path, key, region.shape, region.dtype, opened)
+    return merge_compound(array) or array
 
 
 def _data_start(path: Path, member: zipfile.ZipInfo) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from channels.errors import UserError
-from channels.importers.files.arrays import Contents, Slices, StoredArray
+from channels.importers.files.arrays import Contents, Slices, StoredArray, as_complex
 
 _DEPTH = 4
 _UNSUPPORTED = re.compile(r"Unsupported [^\n]*?(?= was not| has| by default|\n|$)")
@@ -111,7 +111,13 @@ def _tensor_values(value: Any) -> Any:
     if value.layout is not torch.strided or value.is_quantized or value.device.type != "cpu":
         return None
     value = value.detach().resolve_conj().resolve_neg()
-    return (value.float() if value.dtype is torch.bfloat16 else value).numpy()
+    if value.dtype is torch.complex32:
+        parts = torch.view_as_real(value).float().numpy()
+        return as_complex(parts[..., 0], parts[..., 1])
+    try:
+        return (value.float() if value.dtype is torch.bfloat16 else value).numpy()
+    except TypeError:
+        return None
 
 
 def _array(path: Path, key: str, numbers: _Numbers, mapped: bool) -> StoredArray:

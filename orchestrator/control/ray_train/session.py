@@ -3,10 +3,8 @@
 import logging
 import os
 import secrets
-import signal
 import socket
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +13,7 @@ from channels.errors import UserError
 from channels.files import write_atomically
 from orchestrator.control.ray_train import reaper
 from orchestrator.control.ray_train.environment import ray_environment
+from orchestrator.control.ray_train.sigterm import sigterm_kept
 from orchestrator.spec.cluster import Profile, TimeLimitsSection
 from orchestrator.spec.job import JobSpec
 
@@ -51,7 +50,7 @@ def _embedded(cpus: int, gpus: int, limits: TimeLimitsSection) -> Iterator[None]
         from orchestrator.control.ray_train.private import start_embedded
 
         try:
-            with _sigterm_kept():
+            with sigterm_kept():
                 start_embedded(folder, cpus=cpus, gpus=gpus, object_store_bytes=OBJECT_STORE_BYTES)
             yield
         finally:
@@ -75,27 +74,18 @@ def _standing(address: str, limits: TimeLimitsSection) -> Iterator[None]:
         import ray
 
         try:
-            with _sigterm_kept():
+            with sigterm_kept():
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UserError(
                 f"Ray at {address} does not answer ({str(error).splitlines()[0]})",
-                where="cluster.yaml: ray_address",
+                where="cluster profile: ray_address",
                 mend="check the address and RAY_AUTH_TOKEN_PATH",
             ) from None
         try:
             yield
         finally:
             ray.shutdown()
-
-
-@contextmanager
-def _sigterm_kept() -> Iterator[None]:
-    """Ray's start replaces the handler of SIGTERM by one that ends the process at once; put ours back."""
-    handler = signal.getsignal(signal.SIGTERM)
-    yield
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, handler)
 
 
 def _gloo_on_loopback() -> dict[str, str]:

@@ -213,3 +213,38 @@ def test_looking_is_quick(tmp_path: Path):
     started = time.monotonic()
     assert one(tmp_path / "a.h5").shape == (10**8, 128, 8)
     assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("suffix", ["npy", "npz", "h5"])
+@pytest.mark.parametrize("part", ["<f4", ">f8"])
+def test_records_of_two_parts_are_complex_in_every_file(tmp_path: Path, suffix: str, part: str):
+    values = draw(3, 2, 4, 1)
+    records = np.empty(values.shape, [("real", part), ("imag", part)])
+    records["real"], records["imag"] = values.real, values.imag
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "npy":
+        np.save(path, records)
+    elif suffix == "npz":
+        np.savez(path, a=records)
+    else:
+        with h5py.File(path, "w") as file:
+            file["a"] = records
+    array = one(path)
+    with array.opened() as slices:
+        np.testing.assert_allclose(slices(0, 1, 3), values[1:], rtol=1e-6)
+    assert array.is_complex
+
+
+@pytest.mark.filterwarnings("ignore:ComplexHalf")
+def test_tensors_of_rare_types_are_read_or_named(tmp_path: Path):
+    import torch
+
+    values = torch.from_numpy(draw(3, 2, 4, 1))
+    tensors = {"half": values.to(torch.complex32), "tiny": values.real.to(torch.float8_e4m3fn), "sparse": torch.eye(3)}
+    tensors["sparse"] = tensors["sparse"].to_sparse()
+    torch.save(tensors, tmp_path / "a.pt")
+    found = contents(tmp_path / "a.pt")
+    (array,) = found.arrays
+    assert array.key == "half" and [name for name, _ in found.passed] == ["tiny", "sparse"]
+    with array.opened() as slices:
+        np.testing.assert_allclose(slices(0, 0, 3), values.numpy(), atol=2e-2)

@@ -7,11 +7,11 @@ import pytest
 import yaml
 
 from channels.errors import UserError
+from channels.yaml_files import read_mapping
 from jobs.launch.sweep import make_parent, mark_child, read_sweep
 from jobs.slurm.executor import submit_array
 from orchestrator.run.folder import RunDirectory
 from orchestrator.spec.cluster import Profile
-from orchestrator.spec.yaml_files import read_mapping
 from tests.jobs.launches import job_of, submission_in
 
 

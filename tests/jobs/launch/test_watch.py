@@ -18,7 +18,7 @@ from channels.files import write_json
 from jobs.launch import watch as watching
 from jobs.launch.job_state import JobState
 from jobs.launch.run_list import newest_run
-from jobs.launch.run_status import RunStatus
+from jobs.launch.run_status import RunStatus, run_status
 from jobs.launch.watch import watch
 from orchestrator.run.events import EventWriter
 from orchestrator.run.folder import RunDirectory
@@ -74,6 +74,31 @@ def test_watching_ends_with_the_run(run: RunDirectory, monkeypatch: pytest.Monke
     assert ended is not None and ended.state == "FINISHED"
     assert "run demo: RUNNING" in text and "step 1/3" in text and "step 3/3" in text
     assert "run demo: FINISHED" in text
+
+
+def add_scores(directory: RunDirectory, step: int, **metrics: float) -> None:
+    with EventWriter(directory.scores) as scores:
+        scores.write("scores", step=step, metrics={name.replace("__", "/"): value for name, value in metrics.items()})
+
+
+def test_scores_beside_the_training_are_shown(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "POLL_S", 0.02)
+    add_scores(run, 1, val__loss=0.9, val__nmse_db__avg=-1.5, eval__nmse_db__avg=-0.5)
+
+    def go_on() -> None:
+        add_scores(run, 2, val__loss=0.4, val__nmse_db__avg=-3.25, eval__nmse_db__avg=-2.0)
+        run.update_state(status="FINISHED")
+
+    ended, text = followed(run, lambda submission: JobState("RUNNING"), go_on)
+    assert "step 1: validation loss 0.9000, NMSE -1.50 dB; zero-shot NMSE -0.50 dB" in text
+    assert text.count("step 2: validation loss 0.4000, NMSE -3.25 dB; zero-shot NMSE -2.00 dB") == 1
+    assert ended is not None
+    assert (ended.scored_step, ended.validation_nmse_db, ended.zeroshot_nmse_db) == (2, -3.25, -2.0)
+
+
+def test_a_run_without_scores_has_none(run: RunDirectory) -> None:
+    status = run_status(run, lambda submission: JobState("RUNNING"))
+    assert (status.scored_step, status.validation_nmse_db, status.zeroshot_nmse_db) == (None, None, None)
 
 
 def test_watching_tells_what_slurm_says(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,10 +11,11 @@ import yaml
 from channels.files import write_json
 from channels.store import ChannelStore
 from jobs.cli.main import main
+from jobs.cli.options import profile_options
 from jobs.launch.folder import LaunchFolder
-from jobs.ray_cluster.inside_job import INSIDE, adapt, record_own_job
+from jobs.ray_cluster.inside_job import INSIDE, adapt, enter, record_own_job
 from orchestrator.run.folder import RunDirectory, run_lock
-from orchestrator.spec.cluster import Profile
+from orchestrator.spec.cluster import Profile, load_profile
 from tests.jobs_for_tests import small_job
 
 SLURM_JOB = {"launcher": "slurm", "job_id": "12", "logs": "logs"}
@@ -40,10 +41,12 @@ def run(tmp_path: Path, small_store: Path) -> RunDirectory:
     return directory
 
 
-def refused_train(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+def refused_train(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *options: str
+) -> str:
     monkeypatch.chdir(folder)
     monkeypatch.setattr("jobs.cli.train.check_answers", lambda address: None)
-    monkeypatch.setattr(sys, "argv", ["wavetrain", "train", "job.yaml"])
+    monkeypatch.setattr(sys, "argv", ["wavetrain", "train", "job.yaml", *options])
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2
@@ -81,3 +84,30 @@ def test_elsewhere_nothing_is_recorded(run: RunDirectory, monkeypatch: pytest.Mo
     assert adapt(profile) is profile
     record_own_job(run, profile)
     assert LaunchFolder(run).read_submission() == SLURM_JOB
+
+
+@pytest.mark.usefixtures("inside")
+def test_relative_paths_start_at_the_root(
+    run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The job's folder is a copy of spec and profile; the channels lie in the folder that it was submitted from."""
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    job = yaml.safe_load((tmp_path / "job.yaml").read_text())
+    job["data"]["store"] = "data/small"
+    (copy / "job.yaml").write_text(yaml.safe_dump(job))
+    profile = {"storage": {"runs": "runs"}}
+    (copy / "cluster.yaml").write_text(yaml.safe_dump({"default": "here", "profiles": {"here": profile}}))
+    line = refused_train(copy, monkeypatch, capsys)
+    assert line.startswith("wavetrain: data.store: data/small is relative") and "--root" in line
+    line = refused_train(copy, monkeypatch, capsys, "--root", str(tmp_path))
+    assert str(tmp_path / "data" / "small") in line and "copy" not in line
+    spec, cluster_file = enter(tmp_path, copy / "job.yaml", copy / "cluster.yaml")
+    assert adapt(load_profile(cluster_file, None), rooted=True).storage.runs == tmp_path / "runs"
+    assert spec == copy / "job.yaml"
+    assert "no such folder" in refused_train(copy, monkeypatch, capsys, "--root", str(tmp_path / "absent"))
+
+
+def test_what_is_shown_names_the_profile() -> None:
+    assert profile_options(None, None) == ""
+    assert profile_options("ray", Path("my clusters.yaml")) == " --cluster ray --cluster-file 'my clusters.yaml'"

@@ -13,6 +13,7 @@ from models.layers.masking import TASKS
 from models.layers.parameters import count_parameters
 from models.registry import make_spec
 from tests.models.batches import SCALES, make_batch, make_channels
+from tests.models.learning import losses_by_heart
 
 DRAW = MaskDraw(seed=3, epoch=1)
 
@@ -206,14 +207,7 @@ def test_it_learns_a_constant_channel():
     batch = make_batch(spec, [(8, 16, 4)], count=8)
     steady = torch.view_as_real(torch.from_numpy(make_channels(8, (1, 1, 1), 0)).flatten()).repeat_interleave(64, 1)
     batch = replace(batch, tokens=steady[:, None].expand(-1, 8, -1).contiguous())
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
-    losses = []
-    for epoch in range(40):
-        loss = model(batch, MaskDraw(seed=0, epoch=epoch)).sum()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
+    losses = losses_by_heart(model, batch, lr=2e-3, steps=40, fresh_masks=True)
     assert losses[-1] < 0.1 * losses[0]
 
 

@@ -12,6 +12,7 @@ from models.layers.parameters import count_parameters
 from models.registry import make_spec
 from models.snapshot.lwm import LwmSpec, UnbiasedNorm
 from models.snapshot.raw import RawSpec
+from tests.models.learning import losses_by_heart
 from tests.models.snapshots import alone, random_batch, random_channels
 
 DRAW = MaskDraw(seed=0, epoch=0)
@@ -131,17 +132,8 @@ def test_raw_sees_one_token_at_a_time() -> None:
 
 def test_lwm_learns_a_batch_by_heart() -> None:
     spec = LwmSpec(size="tiny")
-    model = spec.build(0).train()
     batch = random_batch(spec, 4, [(8, 16, 16)])
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    torch.manual_seed(0)
-    losses = []
-    for _ in range(80):
-        optimizer.zero_grad()
-        loss = model(batch, DRAW).sum()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
+    losses = losses_by_heart(spec.build(0).train(), batch, lr=1e-3, steps=80)
     assert losses[-1] < 0.5 * losses[0]
 
 

@@ -16,6 +16,7 @@ from models.scan.backends import Wanted, choose_backend
 from models.snapshot.masking import mask_tokens
 from models.snapshot.model import SnapshotModel
 from models.snapshot.wimamba import WiMambaSpec
+from tests.models.learning import losses_by_heart
 from tests.models.snapshots import alone, random_batch, random_channels
 
 DRAW = MaskDraw(seed=0, epoch=0)
@@ -280,17 +281,8 @@ def test_flops_are_those_counted(construction: str) -> None:
 
 
 def test_learns_a_batch_by_heart(spec: WiMambaSpec) -> None:
-    model = spec.build(0).train()
     batch = random_batch(spec, 4, [(8, 16, 16)])
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    torch.manual_seed(0)
-    losses = []
-    for _ in range(60):
-        optimizer.zero_grad()
-        loss = model(batch, DRAW).sum()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item() / (8 * 6))
+    losses = losses_by_heart(spec.build(0).train(), batch, lr=3e-3, steps=60)
     assert losses[-1] < 0.5 * losses[0]
 
 

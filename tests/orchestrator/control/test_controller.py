@@ -3,8 +3,9 @@
 import getpass
 import io
 import pwd
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 from ray.train.v2.api.exceptions import WorkerGroupError
 
 from channels.errors import UserError
+from jobs.cli.sync import complete
+from jobs.launch.outcome import print_outcome
 from orchestrator.control import announce, controller, provenance
 from orchestrator.control.announce import write_run
 from orchestrator.control.controller import Controller
@@ -23,6 +26,7 @@ from orchestrator.control.stop_request import StopRequest
 from orchestrator.run.folder import RunDirectory
 from orchestrator.spec.cluster import Profile
 from orchestrator.tracking.delivery import Delivery
+from orchestrator.tracking.outbox import Outbox
 from orchestrator.tracking.run_tracking import RunTracking
 from tests.jobs_for_tests import small_job
 from tests.orchestrator.control.stand_ins import (
@@ -55,6 +59,11 @@ class Run:
         self.delivery._tracker = self.tracker  # type: ignore[assignment]
         tracking = RunTracking(self.directory, self.delivery, self.view.say)
         return Controller(self.prepared, tracking, self.view, self.stop).run()
+
+    def again(self) -> RunOutcome:
+        """The same command."""
+        self.prepared = replace(self.prepared, resumes=self.directory.spec.exists())
+        return self.start()
 
     @property
     def said(self) -> str:
@@ -104,6 +113,25 @@ def test_a_run_that_finishes(run: Run, script: Callable[..., None]) -> None:
     assert run.tracker.tagged[announce.NOTE].startswith("**Result.** FINISHED")
 
 
+def test_a_run_that_mlflow_refused_at_its_start_is_refused_again(
+    run: Run, script: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder of the refused start does not make it a run that is under way."""
+
+    def refuse() -> None:
+        raise UserError("MLflow is away")
+
+    with monkeypatch.context() as away:
+        away.setattr(run.delivery, "connect", refuse)
+        for _ in range(2):
+            script(attempt, finished)
+            with pytest.raises(UserError, match="MLflow is away"):
+                run.again()
+            assert run.state["status"] == "FAILED" and not run.directory.events.exists()
+    script(attempt, finished)
+    assert run.again().status == "FINISHED"
+
+
 def test_a_run_that_is_stopped(run: Run, script: Callable[..., None]) -> None:
     def stop(directory: RunDirectory) -> Callable[[], object]:
         return lambda: run.stop(15, None)
@@ -113,6 +141,24 @@ def test_a_run_that_is_stopped(run: Run, script: Callable[..., None]) -> None:
     assert (outcome.status, outcome.signal) == ("KILLED", 15)
     assert (run.state["status"], run.tracker.status) == ("KILLED", "KILLED")
     assert not run.directory.stop_request.exists()
+
+
+def test_a_run_that_is_stopped_while_ray_comes_up_starts_no_ranks(
+    run: Run, script: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def slow_session(job: object, profile: object, *more: object) -> Iterator[None]:
+        run.stop(15, None)
+        yield
+
+    monkeypatch.setattr(controller, "ray_session", slow_session)
+    script(attempt, finished)
+    outcome = run.start()
+    assert (outcome.status, print_outcome(outcome)) == ("KILLED", 143)
+    assert (run.state["status"], run.tracker.status) == ("KILLED", "KILLED") and not run.directory.events.exists()
+    monkeypatch.setattr(controller, "ray_session", lambda job, profile, *more: nullcontext())
+    run.stop.signal = None
+    assert run.again().status == "FINISHED", "the same command resumes it"
 
 
 def test_a_run_whose_ranks_fail_for_good(run: Run, script: Callable[..., None]) -> None:
@@ -214,3 +260,38 @@ def test_the_end_waits_for_sync_where_mlflow_does_not_take_it(run: Run, script: 
     assert run.start().status == "FINISHED"
     assert run.state["status"] == "FINISHED" and "MLflow is away" in run.state["tracking_problem"]
     assert "when it answers: wavetrain sync small" in run.said
+
+
+@pytest.mark.parametrize("writes_left", [0, 1], ids=["no-room", "room-again"])
+def test_a_state_that_cannot_be_written_is_no_success(
+    run: Run, script: Callable[..., None], monkeypatch: pytest.MonkeyPatch, writes_left: int
+) -> None:
+    """The disk is full at the end; where there is room again when MLflow has answered, nothing is lost."""
+    update = RunDirectory.update_state
+    refused: list[object] = []
+
+    def full(directory: RunDirectory, **fields: Any) -> dict[str, Any]:
+        if fields.get("status") == "FINISHED" and len(refused) < 2 - writes_left:
+            refused.append(fields)
+            raise UserError("the disk is full")
+        return update(directory, **fields)
+
+    monkeypatch.setattr(RunDirectory, "update_state", full)
+    script(attempt, finished)
+    outcome = run.start()
+    assert print_outcome(outcome) == (0 if writes_left else 1)
+    assert run.state["status"] == ("FINISHED" if writes_left else "RUNNING") and "cannot be written" in run.said
+    assert run.tracker.status == "FINISHED"
+    complete(run.directory, run.delivery)
+    assert run.state["status"] == run.tracker.status == "FINISHED", "sync believes the end that was kept"
+
+
+def test_sync_does_not_believe_the_end_of_an_earlier_start(run: Run, script: Callable[..., None]) -> None:
+    script(attempt, finished)
+    run.start()
+    outbox = Outbox(run.directory)
+    outbox.parameters({"seed": 1})
+    outbox.close()
+    run.directory.update_state(status="RUNNING")
+    complete(run.directory, run.delivery)
+    assert (run.state["status"], run.tracker.status) == ("RUNNING", "KILLED")

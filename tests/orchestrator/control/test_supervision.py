@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from channels.files import parse_json
+from orchestrator.control.epoch_scores import record_scores
 from orchestrator.control.supervision import Follower, see_through
 from orchestrator.run.events import read_events
 from orchestrator.run.folder import RunDirectory
@@ -63,11 +64,21 @@ def test_failures_are_followed_with_the_machine_of_their_rank(directory: RunDire
         train(directory, ScriptedGroup(script, RuntimeError("for good")), follower, view)
     assert [failure["node"] for failure in directory.read_state()["failures"]] == ["n2", None, None]
     assert "attempt 1 failed; again in 1 s: worker of rank 1 on n2: gone" in stream.getvalue()
-    assert "attempt 2 failed; again in 1 s: worker: no group" in stream.getvalue()
+    assert "attempt 2 failed; again in 1 s: worker of rank 1: gone again" in stream.getvalue()
+    assert "the start of the ranks failed; again in 1 s: worker: no group" in stream.getvalue()
     assert follower.outcome == "stopped"
     assert follower.all_causes("for good").startswith("for good; all of them: (1) worker of rank 1 on n2: gone; (2)")
     again = a_follower(directory, view)
     assert len(again.failures) == 3 and again.all_causes("x") == "x", "those of an earlier start are no cause"
+
+
+def test_ranks_that_never_begin_are_no_attempt(directory: RunDirectory) -> None:
+    view, stream = a_view()
+    follower = a_follower(directory, view)
+    script = [fail_attempt(directory, None, "no room"), fail_attempt(directory, None, "no room")]
+    with pytest.raises(RuntimeError):
+        train(directory, ScriptedGroup(script, RuntimeError("for good")), follower, view)
+    assert stream.getvalue().count("the start of the ranks failed") == 2 and "attempt 0" not in stream.getvalue()
 
 
 def test_events_of_an_earlier_start_are_not_taken_again(directory: RunDirectory) -> None:
@@ -125,3 +136,11 @@ def test_epochs_are_scored_to_the_end_where_nobody_asks_to_stop(directory: RunDi
         stop_request=directory.stop_request, view=view,
     )  # fmt: skip
     assert scores.left == 0
+
+
+def test_a_resumed_run_shows_the_scores_it_has(directory: RunDirectory) -> None:
+    record_scores(directory, 7, {"eval/nmse_db/avg": -1.0})
+    record_scores(directory, 9, {"eval/nmse_db/avg": -2.0})
+    view, _ = a_view()
+    a_follower(directory, view)
+    assert (view.progress.scored_step, view.progress.scores) == (9, {"eval/nmse_db/avg": -2.0})

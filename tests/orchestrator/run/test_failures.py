@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from orchestrator.run.failures import MicroBatchTooLargeError, is_out_of_memory
+from orchestrator.run.failures import MicroBatchTooLargeError, in_one_line, is_out_of_memory
 
 
 class OutOfMemoryError(Exception):
@@ -49,3 +49,12 @@ def test_a_real_allocation_that_fails_is_recognised() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**50)
     assert is_out_of_memory(caught.value)
+
+
+def test_what_ray_hands_over_is_one_plain_line() -> None:
+    text = "\x1b[36mray::_score()\x1b[39m (pid=7, ip=10.0.0.1)\n  File x, line 3\nValueError: no such set\n"
+    error = RuntimeError(text)
+    assert in_one_line(error) == "ValueError: no such set"
+    error.cause = OSError("System error: gone\ntraceback: ...")
+    assert in_one_line(error) == "System error: gone"
+    assert in_one_line(TimeoutError()) == "TimeoutError"

@@ -1,5 +1,7 @@
 """Events, run folders, small files, the live line and the learning rate."""
 
+import errno
+import fcntl
 import json
 import math
 import os
@@ -11,8 +13,10 @@ import pytest
 
 from channels.errors import UserError
 from channels.files import write_atomically
+from channels.writer import open_writer
 from orchestrator.run.events import EventWriter, read_events, repair
-from orchestrator.run.folder import RunDirectory, check_resumable, run_lock
+from orchestrator.run.file_lock import is_locked
+from orchestrator.run.folder import RunDirectory, check_resumable, clear_left_writes, run_lock
 from orchestrator.training.learning_rate import learning_rate
 from tests.jobs_for_tests import small_job
 
@@ -64,6 +68,31 @@ def test_one_controller_at_a_time_has_the_lock_of_a_run(tmp_path: Path) -> None:
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path)]).returncode == 0
 
 
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
+def test_a_file_system_without_locks_is_one_line_and_leaves_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "fcntl", refuse)
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    directory = RunDirectory(tmp_path / "runs" / "new")
+    directory.path.mkdir(parents=True)
+    with pytest.raises(UserError, match=r"no file locks.*flock"), run_lock(directory):
+        pass
+    assert not directory.path.exists()
+    directory.path.mkdir()
+    directory.spec.write_text("{}")
+    with pytest.raises(UserError, match="no file locks"), run_lock(directory):
+        pass
+    assert directory.spec.exists()
+    with pytest.raises(UserError, match="no file locks"):
+        is_locked(directory.lock)
+    with pytest.raises(UserError, match="no file locks"), open_writer(tmp_path / "store"):
+        pass
+
+
 def test_resume_needs_the_same_job_and_the_same_channels(tmp_path: Path) -> None:
     directory, job = RunDirectory(tmp_path), small_job(Path("store"))
     assert not check_resumable(directory, job, "f")
@@ -78,6 +107,21 @@ def test_resume_needs_the_same_job_and_the_same_channels(tmp_path: Path) -> None
     directory.update_state(status="FINISHED")
     with pytest.raises(UserError, match="finished"):
         check_resumable(directory, job, "f")
+
+
+def test_what_a_killed_controller_left_does_not_bar_the_run_and_is_cleared(tmp_path: Path) -> None:
+    directory, job = RunDirectory(tmp_path), small_job(Path("store"))
+    (tmp_path / ".spec.json.77-78.tmp").write_text("{")
+    assert not check_resumable(directory, job, "f")
+    for folder in ("results", "checkpoints/step-1", "launch/attempts/1-0"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / ".a.json.7-8.tmp").write_text("")
+    os.utime(tmp_path / "launch/attempts/1-0/.a.json.7-8.tmp", (0, 0))
+    (tmp_path / "launch" / ".head.json.9-9.tmp").write_text("a node writes this")
+    (tmp_path / "events.jsonl").write_text("")
+    clear_left_writes(directory)
+    files = [path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()]
+    assert sorted(files) == [Path("events.jsonl"), Path("launch/.head.json.9-9.tmp")]
 
 
 def test_learning_rate_warms_up_and_falls_along_half_a_cosine() -> None:

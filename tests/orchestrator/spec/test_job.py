@@ -172,3 +172,53 @@ def test_fields_that_came_later_leave_the_identity_of_a_run_alone() -> None:
     for section, change in (("batching", {"shuffle": "sample"}), ("train", {"loss_weighting": "sample"})):
         other = JobSpec.model_validate({"name": "x", "data": {"store": "/s"}, section: change})
         assert other.fingerprint != job.fingerprint
+
+
+@pytest.mark.parametrize("value", ["true", "010", "1:30", ".inf", ".nan"])
+@pytest.mark.parametrize("field", ["train.epochs", "train.lr", "batching.micro_batch", "seed"])
+def test_what_is_no_number_is_refused(tmp_path: Path, field: str, value: str) -> None:
+    spec = write(tmp_path, MINIMAL)
+    text = refusal(lambda: load_job(spec, [f"{field}={value}"]))
+    assert "--set" in text and str(spec) not in text and value in text.replace("True", "true")
+
+
+def test_a_list_with_a_switch_is_refused_and_switches_stay(tmp_path: Path) -> None:
+    spec = write(tmp_path, MINIMAL)
+    assert "micro_batch" in refusal(lambda: load_job(spec, ["batching.micro_batch=[true, 2]"]))
+    assert load_job(spec, ["train.compile=true", "evaluation.references=false"]).train.compile
+
+
+def test_an_error_names_where_its_value_comes_from(tmp_path: Path) -> None:
+    spec = write(tmp_path, MINIMAL + "train: {epochs: 0}\n")
+    assert refusal(lambda: load_job(spec, ["train.lr=1"])).startswith(f"{spec}: ")
+    assert refusal(lambda: load_job(spec, ["train.lrr=1", "train.epochs=2"])).startswith("--set train.lrr=1: ")
+    assert refusal(lambda: load_job(spec, ["train={lrr: 1}"])).startswith("--set train=")
+    spec = write(tmp_path, MINIMAL)
+    together = refusal(lambda: load_job(spec, ["batching.global_batch=3", "batching.partitions=2"]))
+    assert together.startswith(f"{spec} with --set batching.global_batch with --set batching.partitions: ")
+
+
+def test_the_home_folder_in_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    job = load_job(write(tmp_path, "name: a\ndata: {store: ~/stores/a}\n"), ["tracking.uri=sqlite:///~/m.db"])
+    assert job.data.store == tmp_path / "stores" / "a" and job.tracking.uri == f"sqlite:///{tmp_path}/m.db"
+    profile = Profile.model_validate({"storage": {"runs": "~/runs", "cache": "~/cache"}})
+    assert (profile.storage.runs, profile.storage.cache) == (tmp_path / "runs", tmp_path / "cache")
+    text = refusal(lambda: load_job(write(tmp_path, "name: a\ndata: {store: ~nobody-here/a}\n")))
+    assert "data.store" in text and "~nobody-here" in text
+
+
+@pytest.mark.parametrize(
+    ("time", "lead", "fits"),
+    [
+        ("99:99:99", 120, False), ("1:60", 30, False), ("1-24:00:00", 120, False), ("0:02:59", 120, False),
+        ("0:03:00", 120, True), ("90:00", 120, True), ("99:59:59", 120, True), ("1-23:59", 120, True),
+    ],
+)  # fmt: skip
+def test_times_of_slurm(tmp_path: Path, time: str, lead: int, fits: bool) -> None:
+    section = f"{{launcher: slurm, slurm: {{partition: p, time: {time}, signal_lead_s: {lead}}}}}"
+    path = write(tmp_path, f"default: a\nprofiles: {{a: {section}}}\n", "cluster.yaml")
+    if fits:
+        assert load_profile(path, "a").slurm.time == time
+    else:
+        assert "profiles.a.slurm" in refusal(lambda: load_profile(path, "a"))

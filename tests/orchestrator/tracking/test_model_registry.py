@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -84,3 +85,29 @@ def test_the_address_of_others_is_left_as_it_was(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     register_model(uri, run_id, export, "study-hetercsi", SHAPE)
     assert os.environ["MLFLOW_TRACKING_URI"] == "http://127.0.0.1:9"
+
+
+@pytest.mark.parametrize("lost", ["create_logged_model", "create_model_version", "create_registered_model"])
+def test_an_answer_that_is_lost_makes_nothing_twice(
+    registered: tuple[str, str, Path], monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    uri, _, export = registered
+    run_id = Tracker(uri, "study", export.parent / "mlartifacts", lost, None).run_id
+    answered = getattr(MlflowClient, lost)
+
+    def unanswered(*arguments: Any, **options: Any) -> Any:
+        monkeypatch.setattr(MlflowClient, lost, answered)
+        answered(*arguments, **options)
+        raise MlflowException("API request failed: read timed out")
+
+    monkeypatch.setattr(MlflowClient, lost, unanswered)
+    with pytest.raises(MlflowException, match="timed out"):
+        register_model(uri, run_id, export, f"study-{lost}", SHAPE)
+    assert register_model(uri, run_id, export, f"study-{lost}", SHAPE) == "1"
+    client = MlflowClient(uri)
+    assert len(client.search_model_versions(f"run_id='{run_id}'")) == 1
+    experiment = client.get_run(run_id).info.experiment_id
+    assert len(client.search_logged_models([experiment], f"source_run_id = '{run_id}'")) == 1

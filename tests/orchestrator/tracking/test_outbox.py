@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from channels.errors import UserError
+from channels.files import parse_json
 from jobs.cli.sync import complete
 from orchestrator.run.events import EventWriter
 from orchestrator.run.folder import RunDirectory
@@ -67,7 +68,7 @@ def test_an_absent_server_is_reported_and_sync_completes_the_run_once(directory:
     thread.start()
     problem = thread.finish()
     assert problem is not None
-    assert not directory.delivered.exists()
+    assert parse_json(directory.delivered.read_bytes())["run_id"] is None
 
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     run_id = complete(directory, delivery(directory, uri))

@@ -74,6 +74,12 @@ def test_the_panel_shows_progress_speed_health_and_warnings() -> None:
     for part in ("demo", "step 30 of 100", "epoch 2 of 4", "0.0333", "12,346 valid tokens/s", "12.5 %", "left 0:07"):
         assert part in text, text
     assert "MFU" not in text and "node" not in text
+    assert "zero-shot" not in text
+    progress.add({"kind": "scores", "step": 25, "time": 0.0, "metrics": {"eval/nmse_db/avg": -2.5}})
+    assert "zero-shot NMSE -2.50 dB  ·  step 25" in shown(progress)
+    values = {"val/loss": 0.25, "val/nmse_db/avg": -6.0, "eval/nmse_db/avg": -3.0}
+    progress.add({"kind": "scores", "step": 30, "time": 0.0, "metrics": values})
+    assert "validation loss 0.2500, NMSE -6.00 dB; zero-shot NMSE -3.00 dB  ·  step 30" in shown(progress)
     progress.add(system_event("n1", 0.0, cpu_utilization_percentage=5.0))
     assert "CPU" in shown(progress) and "GPU" not in shown(progress)
     progress.add(step_event(31, **{"perf/mfu": 0.371}))

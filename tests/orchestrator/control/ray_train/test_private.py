@@ -91,4 +91,4 @@ def test_private_parts_are_used_in_one_place_only() -> None:
     users = {module for module, path in FILES.items() if "ray.train.v2._internal import" in path.read_text()}
     users |= {module for module, path in FILES.items() if "from ray.train.v2._internal" in path.read_text()}
     users |= {module for module, path in FILES.items() if "ray._private" in path.read_text()}
-    assert users == {"orchestrator.control.ray_train.private"}
+    assert users == {"orchestrator.control.ray_train.private", "orchestrator.control.ray_train.sigterm"}

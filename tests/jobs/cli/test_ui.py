@@ -1,0 +1,105 @@
+"""``wavetrain ui``: by which names a browser may call it, and what is said when."""
+
+import signal
+import socket
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from mlflow.server.security_utils import is_allowed_host_header, should_block_cors_request
+
+from channels.errors import UserError
+from jobs.cli import ui_server
+from jobs.cli.ui_server import HOSTS, ORIGINS, address_of, allowed, check_port, own_addresses, own_names, serve
+
+SERVER = """
+import http.server, sys, time
+time.sleep(float(sys.argv[2]))
+class Page(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.end_headers()
+    def log_message(self, *a): pass
+server = http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Page)
+for _ in range(int(sys.argv[3])): server.handle_request()
+"""
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def answers(bind: str, host: str, port: int = 5000) -> bool:
+    """Whether MLflow answers a browser that calls a server of this bind by this name, also when it posts."""
+    settings = allowed(own_names(bind), port)
+    origins = settings[ORIGINS].split(",")
+    return is_allowed_host_header(settings[HOSTS].split(","), host) and not should_block_cors_request(
+        f"http://{host}", "POST", origins
+    )
+
+
+def test_every_name_of_this_machine_is_answered_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "login1")
+    monkeypatch.setattr(socket, "getfqdn", lambda: "login1.cluster")
+    monkeypatch.setattr(ui_server, "own_addresses", lambda: ["10.0.0.7", "2001:db8::7"])
+    for host in ("login1", "login1.cluster", "10.0.0.7", "[2001:db8::7]", "localhost", "127.0.0.1", "[::1]"):
+        assert answers("0.0.0.0", f"{host}:5000"), host
+    assert not answers("0.0.0.0", "evil.example:5000") and not answers("0.0.0.0", "login1:81")
+    assert answers("10.0.0.7", "10.0.0.7:5000") and not answers("10.0.0.7", "10.0.0.8:5000")
+    assert answers("127.0.0.1", "localhost:8080"), "through a tunnel"
+    assert not answers("127.0.0.1", "login1:5000")
+    assert own_names("::")[0] == "login1"
+
+
+def test_what_the_user_allows_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(HOSTS, "proxy.example")
+    assert answers("127.0.0.1", "127.0.0.1:5000") and is_allowed_host_header(
+        allowed(["a"], 1)[HOSTS].split(","), "proxy.example"
+    )
+
+
+def test_addresses_that_nobody_else_reaches_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    import psutil
+
+    entries = [SimpleNamespace(family=family, address=address) for family, address in (
+        (socket.AF_INET6, "fe80::1%eth0"), (socket.AF_INET6, "2001:db8::7"), (socket.AF_INET, "127.0.0.1"),
+        (socket.AF_INET, "10.0.0.7"), (17, "aa:bb:cc:dd:ee:ff"))]  # fmt: skip
+    monkeypatch.setattr(psutil, "net_if_addrs", lambda: {"eth0": entries})
+    assert own_addresses() == ["10.0.0.7", "2001:db8::7"]
+
+
+def test_ports_of_both_families(port: int) -> None:
+    check_port("127.0.0.1", port)
+    check_port("0.0.0.0", port)
+    if socket.has_ipv6:
+        check_port("::1", port)
+    assert address_of("::1", 5000) == "http://[::1]:5000"
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", port))
+        taken.listen()
+        with pytest.raises(UserError, match="choose another port"):
+            check_port("127.0.0.1", port)
+
+
+@pytest.fixture
+def _sigterm_restored() -> Any:
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures("_sigterm_restored")
+def test_the_address_is_said_when_the_server_answers(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ui_server, "SAY_EVERY_S", 0.5)
+    said: list[str] = []
+    command = [sys.executable, "-c", SERVER, str(port)]
+    assert serve([*command, "1.5", "1"], {}, f"http://127.0.0.1:{port}/health", said.append, ["here it is"]) == 0
+    assert said[-1] == "here it is" and said[0].startswith("MLflow starts, ")
+    said.clear()
+    assert (
+        serve([sys.executable, "-c", "raise SystemExit(3)"], {}, f"http://127.0.0.1:{port}/", said.append, ["x"]) == 3
+    )
+    assert "x" not in said, "a server that ends before it answers has no address"
