@@ -35,6 +35,7 @@ from models.layers.masking import TASKS
 from models.layers.packing import pack
 from models.layers.parameters import optimizer_groups
 from orchestrator.data.flops import PASSES_OF_TRAINING
+from orchestrator.spec.job import TrainSection
 from orchestrator.training.mfu import device_peak
 from samplers.plan import Bucket, make_plan
 from samplers.spec_catalogue import catalogue_of_specs
@@ -101,7 +102,7 @@ def main() -> None:
                 seconds = timed(load.call, arguments.device)
                 if repeat or arguments.repeats == 1:
                     times.append(seconds)
-    peak = device_peak(arguments.device, "bf16", None)
+    peak = device_peak(arguments.device, TrainSection(precision="bf16"), None)
     rows = [contestant.row(peak) for contestant in contestants]
     device = device_name(arguments.device)
     print_table(rows, f"HeterCSI {arguments.size}, {len(sets)} sets, {device}")

@@ -109,7 +109,7 @@ def build(config: WorkerConfig, node: str | None = None) -> Parts:
         tasks=len(parts.spec.tasks),
         packed=parts.data.packed,
     )
-    peak = device_peak(engine.device.type, job.train.precision, config.peak_flops)
+    peak = device_peak(engine.device.type, job.train, config.peak_flops)
     return Parts(
         directory=directory,
         job=job,

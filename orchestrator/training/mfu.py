@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from orchestrator.spec.job import Precision
+from orchestrator.spec.job import Precision, TrainSection
 
 DENSE_PEAKS: tuple[tuple[frozenset[str], float, float], ...] = (
     (frozenset({"H800", "PCIE"}), 756e12, 51e12),
@@ -54,11 +54,25 @@ class StepWork:
         }
 
 
-def device_peak(device_type: str, precision: Precision, stated: float | None) -> float | None:
-    """Operations/s of one device: as stated in the cluster's profile, else by its name, None for unknown devices."""
+def device_peak(device_type: str, train: TrainSection, stated: float | None) -> float | None:
+    """Operations/s of one device: as stated in the cluster's profile, else by its name.
+
+    None for unknown devices, and for float32 in TF32, which is neither of the rates that are known.
+    """
     if stated is not None or device_type != "cuda":
         return stated
-    return known_peak(torch.cuda.get_device_name(), precision)
+    if train.precision == "fp32" and train.tf32:
+        return None
+    return known_peak(torch.cuda.get_device_name(), train.precision)
+
+
+def products_of_float32(device_type: str, train: TrainSection) -> str | None:
+    """One line for the log on how a GPU multiplies float32; None where nothing is to be said."""
+    if device_type != "cuda" or train.precision != "fp32":
+        return None
+    if train.tf32:
+        return "float32 products in TF32: 10 bits of mantissa (train.tf32)"
+    return "float32 products in full; train.tf32: true makes them several times faster, at 10 bits of mantissa"
 
 
 def known_peak(name: str, precision: Precision) -> float | None:

@@ -16,6 +16,7 @@ from orchestrator.training.build import Parts
 from orchestrator.training.collectives import gather
 from orchestrator.training.exporting import Exporter
 from orchestrator.training.loop import Outcome, TrainingLoop
+from orchestrator.training.mfu import products_of_float32
 from orchestrator.training.sample_log import SampleLog, sample_log
 from orchestrator.training.state import RunState
 from orchestrator.training.totals import EpochTotals, Progress
@@ -66,7 +67,8 @@ def _announce(parts: Parts, progress: Progress, machines: list[str], events: Ran
         epochs=parts.job.train.epochs, device=str(device), machines=list(dict.fromkeys(machines)),
         rank_machines=machines,
     )  # fmt: skip
-    for note in parts.spec.notes(device.type, parts.data.packed):
+    products = products_of_float32(device.type, parts.job.train)
+    for note in (*parts.spec.notes(device.type, parts.data.packed), *([products] if products else [])):
         events.emit("note", text=note)
 
 

@@ -6,7 +6,8 @@ import pytest
 
 from channels.errors import UserError
 from orchestrator.spec.cluster import load_profile
-from orchestrator.training.mfu import StepWork, device_peak, known_peak
+from orchestrator.spec.job import TrainSection
+from orchestrator.training.mfu import StepWork, device_peak, known_peak, products_of_float32
 
 
 def test_speeds_of_a_step() -> None:
@@ -47,9 +48,19 @@ def test_known_devices(name: str, bf16: float | None, fp32: float | None) -> Non
 
 
 def test_a_stated_peak_counts_and_a_cpu_has_none() -> None:
-    assert device_peak("cpu", "fp32", stated=None) is None
-    assert device_peak("cpu", "fp32", stated=5e10) == 5e10
-    assert device_peak("cuda", "bf16", stated=5e14) == 5e14
+    assert device_peak("cpu", TrainSection(), stated=None) is None
+    assert device_peak("cpu", TrainSection(), stated=5e10) == 5e10
+    assert device_peak("cuda", TrainSection(precision="bf16"), stated=5e14) == 5e14
+
+
+def test_how_float32_is_multiplied_is_said_and_has_no_known_peak_in_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "NVIDIA H100 80GB HBM3")
+    plain, rounded, mixed = TrainSection(), TrainSection(tf32=True), TrainSection(precision="bf16", tf32=True)
+    assert device_peak("cuda", plain, None) == 67e12 and device_peak("cuda", rounded, None) is None
+    assert device_peak("cuda", mixed, None) == 989e12
+    assert "in full" in (products_of_float32("cuda", plain) or "")
+    assert "TF32" in (products_of_float32("cuda", rounded) or "")
+    assert products_of_float32("cuda", mixed) is None and products_of_float32("cpu", rounded) is None
 
 
 def test_the_profile_states_the_peak(tmp_path: Path) -> None:
