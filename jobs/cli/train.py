@@ -6,6 +6,7 @@ from channels.errors import UserError
 from jobs.cli.options import ClusterFileOption, ClusterOption, RootOption, SetOption, SpecArgument, profile_options
 from jobs.ray_cluster.inside_job import adapt, check_store_is_here, enter, record_own_job
 from jobs.ray_cluster.jobs import check_answers
+from orchestrator.control.ray_train.session import session_ahead
 from orchestrator.run.folder import RunDirectory
 from orchestrator.spec.cluster import load_profile
 from orchestrator.spec.job import load_job
@@ -29,12 +30,13 @@ def train(
         raise UserError("a Slurm profile cannot train in this process", where="--cluster", mend=mend)
     if profile.ray_address is not None:
         check_answers(profile.ray_address)
-    # The controller needs torch.
-    from jobs.launch.outcome import print_outcome
-    from orchestrator.control.controller import run_job
-    from orchestrator.view.live import LiveView
+    with session_ahead(profile) as session:
+        # The controller needs torch; meanwhile the session's own process imports what the workers need.
+        from jobs.launch.outcome import print_outcome
+        from orchestrator.control.controller import run_job
+        from orchestrator.view.live import LiveView
 
-    view = LiveView(title=job.name, every_s=job.tracking.print_every_s)
-    directory = RunDirectory(profile.storage.runs / job.name)
-    outcome = run_job(job, profile, view, on_start=lambda: record_own_job(directory, profile))
+        view = LiveView(title=job.name, every_s=job.tracking.print_every_s)
+        directory = RunDirectory(profile.storage.runs / job.name)
+        outcome = run_job(job, profile, view, on_start=lambda: record_own_job(directory, profile), session=session)
     raise typer.Exit(print_outcome(outcome, profile_options(cluster, cluster_file)))

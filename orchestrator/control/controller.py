@@ -7,7 +7,7 @@ from orchestrator.control.announce import announce, end_tags, write_run
 from orchestrator.control.ending import cause_line, deliver_end, reraise, write_end
 from orchestrator.control.prepare import prepare
 from orchestrator.control.prepared import Prepared, RunOutcome, Status
-from orchestrator.control.ray_train.session import ray_session
+from orchestrator.control.ray_train.session import Session, ray_session
 from orchestrator.control.stop_request import StopRequest
 from orchestrator.control.supervision import Follower, see_through
 from orchestrator.control.zero_shot import score_epochs, score_final_model
@@ -20,12 +20,17 @@ from orchestrator.view.live import LiveView
 
 
 def run_job(
-    job: JobSpec, profile: Profile, view: LiveView, patience_s: float = 0.0, on_start: Callable[[], None] | None = None
+    job: JobSpec,
+    profile: Profile,
+    view: LiveView,
+    patience_s: float = 0.0,
+    on_start: Callable[[], None] | None = None,
+    session: Session | None = None,
 ) -> RunOutcome:
     """Start or resume a run and see it to its end.
 
     patience_s: how long an earlier controller may take to end. on_start: called when every check has passed and the run
-    is locked, before anything is written.
+    is locked, before anything is written. session: of an embedded Ray, begun ahead.
 
     Raises:
         UserError: bad input; nothing was started.
@@ -43,14 +48,22 @@ def run_job(
             clear_left_writes(directory)
             write_run(prepared)
             tracking = open_tracking(directory, prepared.tracking_uri, job, profile.storage.runs, view.say)
-            return Controller(prepared, tracking, view, stop).run()
+            return Controller(prepared, tracking, view, stop, session).run()
 
 
 class Controller:
     """A run whose folder is there, to its end."""
 
-    def __init__(self, prepared: Prepared, tracking: RunTracking, view: LiveView, stop: StopRequest) -> None:
+    def __init__(
+        self,
+        prepared: Prepared,
+        tracking: RunTracking,
+        view: LiveView,
+        stop: StopRequest,
+        session: Session | None = None,
+    ) -> None:
         self._prepared, self._tracking, self._view, self._stop = prepared, tracking, view, stop
+        self._session = session
         self._directory = prepared.directory
         self._follower = Follower(self._directory, tracking.outbox, view)
 
@@ -83,7 +96,7 @@ class Controller:
         # A run that is under way goes on without MLflow; a new one is not started where none answers.
         self._tracking.start(required=not of.under_way)
         announce(of, self._tracking.outbox)
-        with ray_session(of.job, of.profile):
+        with ray_session(of.job, of.profile, self._session):
             trained = self._train()
             for path in directory.profile.glob("[!.]*"):
                 self._tracking.outbox.artifact(path, "profile")

@@ -1,15 +1,13 @@
-"""The private parts of Ray that Wavetrain uses, all of them: what an upgrade of Ray may change without notice.
+"""The private parts of Ray Train that Wavetrain uses: what an upgrade of Ray may change without notice.
 
-Nothing else imports from ``ray.train.v2._internal`` or passes private arguments; a test compares each part with this
-list and names the one that changed.
+Those of Ray itself are in ``lean_node.py`` and ``fork_server.py``, which must not import Ray Train. Nothing else
+imports from ``ray.train.v2._internal`` or passes private arguments; a test compares each part with these lists and
+names the one that changed.
 """
 
-import logging
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import ray
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.execution.failure_handling import FailureDecision, FailurePolicy
@@ -31,7 +29,6 @@ __all__ = [
     "PlacementGroupCleanerCallback",
     "ResizeDecision",
     "ScalingPolicy",
-    "start_embedded",
 ]
 
 
@@ -60,18 +57,3 @@ METHODS = (
     Method(TorchTrainer, "_create_default_callbacks", ("self",)),
     Method(TorchTrainer, "_initialize_and_run_controller", ("self", "controller_init_kwargs")),
 )
-
-
-def start_embedded(folder: Path, *, cpus: int, gpus: int, object_store_bytes: int) -> None:
-    """Start a Ray on loopback, whose files lie in ``folder``, and connect to it."""
-    ray.init(
-        address="local",
-        num_cpus=cpus,
-        num_gpus=gpus,
-        include_dashboard=False,
-        object_store_memory=object_store_bytes,
-        _temp_dir=str(folder),
-        _node_ip_address="127.0.0.1",
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )

@@ -5,13 +5,14 @@ import os
 import secrets
 import socket
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 from channels.errors import UserError
 from channels.files import write_atomically
-from orchestrator.control.ray_train import reaper
+from orchestrator.control.ray_train import fork_server, reaper
 from orchestrator.control.ray_train.environment import ray_environment
 from orchestrator.control.ray_train.sigterm import sigterm_kept
 from orchestrator.spec.cluster import Profile, TimeLimitsSection
@@ -20,9 +21,44 @@ from orchestrator.spec.job import JobSpec
 OBJECT_STORE_BYTES = 128 * 2**20
 
 
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What an embedded Ray finds when it starts: a folder of its own, and processes that serve it and clean up."""
+
+    folder: Path
+    environment: Mapping[str, str]
+    """Of Ray and all its processes."""
+
+
 @contextmanager
-def ray_session(job: JobSpec, profile: Profile) -> Iterator[None]:
+def session_ahead(profile: Profile) -> Iterator[Session | None]:
+    """Begin an embedded Ray's session before Ray is needed: workers' imports go on beside the caller's work.
+
+    None where the profile's Ray is not embedded. At the end nothing is left of it.
+    """
+    if profile.launcher != "local" or profile.ray_address is not None:
+        yield None
+        return
+    # Socket names inside must stay under 108 bytes, so the folder is as short as it can be.
+    folder = Path(tempfile.mkdtemp(prefix="wt-", dir="/tmp" if Path("/tmp").is_dir() else None))
+    write_atomically(folder / "token", secrets.token_hex(32), mode=0o600)
+    reaper_process = reaper.start(folder)
+    environment = ray_environment(profile.time_limits) | _gloo_on_loopback() | fork_server.environment(folder)
+    environment |= {"RAY_AUTH_MODE": "token", reaper.MARK: str(folder / "token")}
+    server = fork_server.start(folder, profile.device, environment)
+    try:
+        yield Session(folder, environment)
+    finally:
+        server.kill()
+        server.communicate()
+        reaper_process.communicate()
+
+
+@contextmanager
+def ray_session(job: JobSpec, profile: Profile, session: Session | None = None) -> Iterator[None]:
     """Ray for the time of a ``with``: started here for the job's workers, or what answers at the profile's address.
+
+    session: of :func:`session_ahead`; by default it is begun now.
 
     Raises:
         UserError: the profile's cluster does not answer.
@@ -32,30 +68,25 @@ def ray_session(job: JobSpec, profile: Profile) -> Iterator[None]:
             yield
         return
     workers = _local_workers(job, profile)
-    gpus = workers if profile.device == "cuda" else 0
-    with _embedded(cpus=workers * profile.cpus_per_worker, gpus=gpus, limits=profile.time_limits):
-        yield
+    with nullcontext(session) if session else session_ahead(profile) as begun:
+        assert begun is not None
+        with _embedded(begun, workers * profile.cpus_per_worker, workers if profile.device == "cuda" else 0):
+            yield
 
 
 @contextmanager
-def _embedded(cpus: int, gpus: int, limits: TimeLimitsSection) -> Iterator[None]:
-    # Socket names inside must stay under 108 bytes, so the folder is as short as it can be.
-    folder = Path(tempfile.mkdtemp(prefix="wt-", dir="/tmp" if Path("/tmp").is_dir() else None))
-    write_atomically(folder / "token", secrets.token_hex(32), mode=0o600)
-    reaper_process = reaper.start(folder)
-    ours = {"RAY_AUTH_MODE": "token", reaper.MARK: str(folder / "token")}
-    with _environment(ray_environment(limits) | _gloo_on_loopback() | ours):
+def _embedded(session: Session, cpus: int, gpus: int) -> Iterator[None]:
+    with _environment(session.environment):
         import ray
 
-        from orchestrator.control.ray_train.private import start_embedded
+        from orchestrator.control.ray_train.lean_node import start_embedded
 
         try:
             with sigterm_kept():
-                start_embedded(folder, cpus=cpus, gpus=gpus, object_store_bytes=OBJECT_STORE_BYTES)
+                start_embedded(session.folder, cpus=cpus, gpus=gpus, object_store_bytes=OBJECT_STORE_BYTES)
             yield
         finally:
             ray.shutdown()
-            reaper_process.communicate()
 
 
 def _local_workers(job: JobSpec, profile: Profile) -> int:
@@ -97,7 +128,7 @@ def _gloo_on_loopback() -> dict[str, str]:
 
 
 @contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
     """Environment variables for the time of a ``with``."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)

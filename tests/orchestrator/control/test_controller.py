@@ -77,7 +77,7 @@ class Run:
 
 @pytest.fixture
 def run(small_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.setattr(controller, "ray_session", lambda job, profile: nullcontext())
+    monkeypatch.setattr(controller, "ray_session", lambda job, profile, session: nullcontext())
     # Takes seconds to draw, and the figure is none of these tests' business.
     monkeypatch.setattr(provenance, "write_artifacts", lambda plan, catalogue, directory: [])
     return Run(small_store, tmp_path)

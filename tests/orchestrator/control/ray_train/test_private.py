@@ -5,6 +5,9 @@ from typing import Any
 
 import pytest
 import ray
+from ray import actor
+from ray._private.node import Node
+from ray._private.parameter import RayParams
 from ray.exceptions import RayTaskError
 from ray.train import RunConfig, ScalingConfig
 from ray.train.constants import TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S
@@ -16,6 +19,7 @@ from ray.train.v2._internal.execution.worker_group import WorkerGroupState
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
 from orchestrator.control.ray_train.environment import ray_environment
+from orchestrator.control.ray_train.lean_node import LEFT_OUT, SETUP_WORKER
 from orchestrator.control.ray_train.private import METHODS, FailureDecision, Method, ResizeDecision
 from orchestrator.run.failures import root_cause
 from orchestrator.spec.cluster import TimeLimitsSection
@@ -45,6 +49,19 @@ def test_decisions_have_the_names_that_we_return_and_read() -> None:
 @pytest.mark.parametrize("name", ["_temp_dir", "_node_ip_address"])
 def test_ray_starts_with_our_private_settings(name: str) -> None:
     assert f'kwargs.pop("{name}"' in inspect.getsource(ray.init)
+
+
+@pytest.mark.parametrize("method", LEFT_OUT)
+def test_a_node_has_the_methods_that_we_leave_out(method: str) -> None:
+    assert callable(getattr(Node, method))
+
+
+def test_a_node_takes_our_script_for_its_workers() -> None:
+    assert SETUP_WORKER in inspect.signature(RayParams).parameters
+
+
+def test_actor_classes_are_numbered_by_the_class_that_we_replace_for_a_time() -> None:
+    assert "ActorClassID.from_random()" in inspect.getsource(actor)
 
 
 @pytest.mark.parametrize(
@@ -91,4 +108,5 @@ def test_private_parts_are_used_in_one_place_only() -> None:
     users = {module for module, path in FILES.items() if "ray.train.v2._internal import" in path.read_text()}
     users |= {module for module, path in FILES.items() if "from ray.train.v2._internal" in path.read_text()}
     users |= {module for module, path in FILES.items() if "ray._private" in path.read_text()}
-    assert users == {"orchestrator.control.ray_train.private", "orchestrator.control.ray_train.sigterm"}
+    ours = ("private", "sigterm", "lean_node", "fork_server")
+    assert users == {f"orchestrator.control.ray_train.{name}" for name in ours}

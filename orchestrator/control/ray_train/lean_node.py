@@ -1,0 +1,60 @@
+"""A head of Ray with what a run on one machine needs: no autoscaler, no web pages, and workers that are forked."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray._private import node
+
+from orchestrator.control.ray_train import forked_worker
+
+LEFT_OUT = ("start_monitor", "start_log_monitor", "start_api_server")
+"""Methods that start a process nobody here asks for anything."""
+SETUP_WORKER = "setup_worker_path"
+"""Setting of a node: the script that Ray starts for a worker."""
+
+
+class LeanNode(node.Node):  # type: ignore[misc]
+    """Ray's own node without the autoscaler's monitor, the monitor of logs and the server of web pages."""
+
+    def __init__(self, ray_params: Any, **arguments: Any) -> None:
+        ray_params.update(**{SETUP_WORKER: str(Path(forked_worker.__file__).resolve())})
+        super().__init__(ray_params, **arguments)
+
+    def start_monitor(self) -> None:
+        """Nothing to scale."""
+
+    def start_log_monitor(self) -> None:
+        """Nobody reads the workers' output in the controller."""
+
+    def start_api_server(self, **_: Any) -> None:
+        """No dashboard."""
+
+
+@contextmanager
+def _as_rays_node() -> Iterator[None]:
+    own = node.Node
+    node.Node = LeanNode
+    try:
+        yield
+    finally:
+        node.Node = own
+
+
+def start_embedded(folder: Path, *, cpus: int, gpus: int, object_store_bytes: int) -> None:
+    """Start a Ray on loopback, whose files lie in ``folder``, and connect to it."""
+    with _as_rays_node():
+        ray.init(
+            address="local",
+            num_cpus=cpus,
+            num_gpus=gpus,
+            include_dashboard=False,
+            object_store_memory=object_store_bytes,
+            _temp_dir=str(folder),
+            _node_ip_address="127.0.0.1",
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
