@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+MUON = "deepspeed.runtime.zero.muon.original_muon"
+
 
 @dataclass(frozen=True, slots=True)
 class MasterRange:
@@ -33,13 +35,16 @@ class MasterRange:
 def set_up_deepspeed(device: str) -> None:
     """Import DeepSpeed for this device, without what a worker has no use for.
 
-    Its autotuner imports MLflow where there is one, which takes as long as DeepSpeed itself; on a CPU it compiles a
-    shared-memory operation for two minutes. On CUDA its stages 1 and 2 stop the host for each gradient's norm.
+    Its autotuner imports MLflow where there is one, which takes as long as DeepSpeed itself; its optimizer Muon, which
+    every engine looks at and none of ours uses, imports torch's compiler. On a CPU DeepSpeed compiles a shared-memory
+    operation for two minutes. On CUDA its stages 1 and 2 stop the host for each gradient's norm.
     """
     if device == "cpu":
         os.environ["DS_ACCELERATOR"] = "cpu"
     with _hidden("mlflow"):
         torch_backend = importlib.import_module("deepspeed.comm.torch")
+    with _uncompiled():
+        importlib.import_module(MUON)
     if device == "cpu":
         setattr(torch_backend, "build_shm_op", lambda: None)  # noqa: B010
     else:
@@ -56,6 +61,17 @@ def _mark_bad_norm(norm: Tensor, device: object = None, val: float = -1.0) -> No
 def _believe_norm(norm: Tensor) -> bool:
     """Whether a norm is bad: never, as the step's report finds it when the host reads it, and ends the run."""
     return False
+
+
+@contextmanager
+def _uncompiled() -> Iterator[None]:
+    """Let functions that are decorated with ``torch.compile`` stay as they are for the time of a ``with``."""
+    own = torch.compile
+    torch.compile = lambda function: function  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        torch.compile = own
 
 
 @contextmanager

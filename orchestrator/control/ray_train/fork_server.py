@@ -22,7 +22,8 @@ from typing import Any, NoReturn
 
 from orchestrator.control.ray_train.forked_worker import SERVER, SOCKET, receive
 
-BEFORE_RAY = ("orchestrator.control.scoring", "orchestrator.training.worker", "deepspeed")
+BEFORE_RAY = ("deepspeed", "torch._dynamo", "orchestrator.training.worker", "orchestrator.control.scoring")
+"""DeepSpeed and torch's compiler, which torch imports when the first optimizer is made, come late into a rank else."""
 WITH_RAY = ("ray._private.workers.default_worker", "ray.train.torch", "orchestrator.control.ray_train.policies")
 RAYLET = "RAY_RAYLET_PID"
 ANY_JOB = {"RAY_JOB_ID": "ffffffff"}

@@ -1,6 +1,8 @@
 """The private parts of DeepSpeed that we use are there; where one is not, its name stands in the failure."""
 
 import importlib
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -77,3 +79,13 @@ def has(thing: Any, name: str) -> bool:
 def test_private_parts_are_there(ranks: Any, small_store: Path, stage: int, precision: str) -> None:
     job = small_job(small_store, train={"zero_stage": stage, "precision": precision})
     assert ranks(1, missing, job) == [[]]
+
+
+def test_deepspeed_comes_without_mlflow_and_torchs_code_generator() -> None:
+    code = (
+        "import sys; from orchestrator.checkpoint.deepspeed_private import set_up_deepspeed; set_up_deepspeed('cpu')\n"
+        "import deepspeed; from deepspeed.runtime.zero.muon import muon_optimizer\n"
+        "print({'mlflow', 'torch._inductor'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.splitlines()[-1:] == ["set()"], done.stdout + done.stderr
