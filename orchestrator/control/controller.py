@@ -1,6 +1,7 @@
 """A run from spec to report: check, plan, train under Ray Train, evaluate, track, end honestly."""
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from orchestrator.control.announce import announce, end_tags, write_run
@@ -93,22 +94,28 @@ class Controller:
             status="RUNNING", cause=None, store_fingerprint=of.store.fingerprint, published_sets=of.on_published_sets
         )
         self._view.say(f"run {of.job.name} in {directory.path}; tracking in {of.tracking_uri}")
-        # A run that is under way goes on without MLflow; a new one is not started where none answers.
-        self._tracking.start(required=not of.under_way)
-        announce(of, self._tracking.outbox)
-        with ray_session(of.job, of.profile, self._session):
-            trained = self._train()
-            for path in directory.profile.glob("[!.]*"):
-                self._tracking.outbox.artifact(path, "profile")
-            if trained != "finished":
-                return self._outcome("KILLED", cause="stopped by signal; the same command resumes it")
-            scores = score_final_model(of, self._tracking.outbox, self._view.say, self._is_stopped)
+        with ThreadPoolExecutor(1) as beside:
+            announced = beside.submit(self._announce)
+            with ray_session(of.job, of.profile, self._session):
+                announced.result()
+                trained = self._train()
+                for path in directory.profile.glob("[!.]*"):
+                    self._tracking.outbox.artifact(path, "profile")
+                if trained != "finished":
+                    return self._outcome("KILLED", cause="stopped by signal; the same command resumes it")
+                scores = score_final_model(of, self._tracking.outbox, self._view.say, self._is_stopped)
         if scores is None:
             return self._outcome("KILLED", cause="stopped during evaluation; the same command goes on")
         if of.job.tracking.register_model:
             name = f"{of.job.tracking.experiment}-{of.job.model.name}"
             self._tracking.register_model(directory.export, name, of.store)
         return self._outcome("FINISHED", scores=scores)
+
+    def _announce(self) -> None:
+        """To MLflow, which takes as long to connect as Ray to start: both go on at a time."""
+        # A run that is under way goes on without MLflow; a new one is not started where none answers.
+        self._tracking.start(required=not self._prepared.under_way)
+        announce(self._prepared, self._tracking.outbox)
 
     def _train(self) -> str:
         """Run the worker group to its end; ``finished`` or ``stopped``."""

@@ -11,6 +11,7 @@ from channels.errors import UserError
 from orchestrator.spec.yaml_files import flatten
 from orchestrator.tracking.database import check_database, ensure_database, refused
 from orchestrator.tracking.experiment_view import view_tags
+from orchestrator.tracking.fresh_database import make_database
 
 METRICS_A_CALL = 1000
 PARAMETERS_A_CALL = 100
@@ -127,6 +128,7 @@ class Tracker:
 
         # It prints the traceback of what it raises as well; the controller says it once, in one line.
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+        make_database(uri)
         try:
             ensure_database(uri)
             self._client = MlflowClient(tracking_uri=uri)
