@@ -11,9 +11,13 @@ from jobs.node import own_processes
 from jobs.node.port_window import PortWindow, answers, claim, interface_address
 from jobs.node.rendezvous import BadNodeError, BootstrapError, Rendezvous
 from jobs.node.session_folder import SessionFolder, remove_abandoned
+from orchestrator.control.ray_train import fork_server
 from orchestrator.control.ray_train.environment import HOST, NODE, rank_environment, ray_environment
 from orchestrator.control.ray_train.session import OBJECT_STORE_BYTES
 from orchestrator.spec.cluster import Profile
+
+LEAN_NODE = "orchestrator.control.ray_train.lean_node"
+"""Ray's command line, whose nodes have no more than a run needs; it imports Ray."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,7 @@ class RayNode:
             | rank_environment(self.profile.network, None, shell)
             | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.rendezvous.token)}
             | {HOST: node.host, NODE: str(node.rank)}
+            | fork_server.environment(self.session.path)
         )
 
     def start(self) -> str:
@@ -87,12 +92,15 @@ class RayNode:
 
     def _start(self, *options: str) -> None:
         command = [
-            sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *options,
+            sys.executable, "-m", LEAN_NODE, "start", "--block", *options,
             "--log-color=false", "--disable-usage-stats",
             *self.window.options, f"--node-ip-address={self.address}", f"--temp-dir={self.session.path}",
             f"--num-cpus={self.share.cpus}", f"--num-gpus={self.share.gpus}",
             f"--object-store-memory={OBJECT_STORE_BYTES}", "--include-log-monitor=false",
         ]  # fmt: skip
+        if fork_server.serves(self.profile.device):
+            server = fork_server.command(self.session.path, self.profile.device)
+            own_processes.start(server, self.environment | fork_server.SETTINGS, self.rendezvous.log("fork_server"))
         self.child = own_processes.start(command, self.environment, self.rendezvous.log("ray"))
 
     def _wait_for(self, port: int) -> None:

@@ -11,8 +11,10 @@ import importlib
 import json
 import os
 import runpy
+import select
 import signal
 import socket
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -28,8 +30,8 @@ WITH_RAY = ("ray._private.workers.default_worker", "ray.train.torch", "orchestra
 RAYLET = "RAY_RAYLET_PID"
 ANY_JOB = {"RAY_JOB_ID": "ffffffff"}
 """What Ray starts workers with that may serve any job. Ray's library reads both variables when it is imported."""
-SETTINGS = {"OMP_NUM_THREADS": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
-"""One thread for numpy's own linear algebra, as Ray sets it for a worker; GPUs are counted without opening one."""
+SETTINGS = {"OMP_NUM_THREADS": "1"}
+"""One thread for numpy's own linear algebra, as Ray sets it for a worker."""
 LOG = "fork_server.log"
 START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from {module} import main; main(*sys.argv[2:])"
 
@@ -39,16 +41,25 @@ def environment(folder: Path) -> dict[str, str]:
     return {SERVER: str(folder / SOCKET)}
 
 
-def start(folder: Path, device: str, settings: Mapping[str, str]) -> "subprocess.Popen[bytes]":
-    """Start it; it ends when the returned process's ``stdin`` is closed. settings: environment of the workers' Ray.
+def serves(device: str) -> bool:
+    """Whether workers that compute there can be forked: libraries of a GPU may be opened by what is imported."""
+    return device == "cpu"
+
+
+def command(folder: Path, device: str) -> list[str]:
+    """What starts it, with :data:`SETTINGS` and the environment of the workers' Ray; SIGTERM ends it.
 
     folder: where its socket lies. device: what the workers compute on.
     """
-    log = (folder / LOG).open("wb")
-    path = json.dumps(sys.path)
-    with log:
+    code = START.format(module=__name__)
+    return [sys.executable, "-P", "-c", code, json.dumps(sys.path), str(folder / SOCKET), device]
+
+
+def start(folder: Path, device: str, settings: Mapping[str, str]) -> "subprocess.Popen[bytes]":
+    """Start it; it ends when the returned process's ``stdin`` is closed. settings: environment of the workers' Ray."""
+    with (folder / LOG).open("wb") as log:
         return subprocess.Popen(
-            [sys.executable, "-P", "-c", START.format(module=__name__), path, str(folder / SOCKET), device],
+            command(folder, device),
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
@@ -58,7 +69,7 @@ def start(folder: Path, device: str, settings: Mapping[str, str]) -> "subprocess
 
 
 def main(path: str, device: str) -> None:
-    """Import, then fork for whoever asks at a socket, until standard input ends."""
+    """Import, then fork for whoever asks at a socket, until standard input ends if that is a pipe."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
         server.bind(path)
         server.listen(128)
@@ -111,10 +122,9 @@ def _no_ids_drawn() -> Iterator[None]:
 
 
 def _serve(server: socket.socket) -> None:
-    import select
-
+    starter = [sys.stdin] if stat.S_ISFIFO(os.fstat(0).st_mode) else []
     while True:
-        ready, _, _ = select.select([server, sys.stdin], [], [])
+        ready, _, _ = select.select([server, *starter], [], [])
         if server not in ready:
             return
         connection, _ = server.accept()

@@ -1,4 +1,7 @@
-"""A head of Ray with what a run on one machine needs: no autoscaler, no web pages, and workers that are forked."""
+"""A node of Ray with what a run needs: no autoscaler, no web pages, no clients, and workers that are forked.
+
+As a program it is Ray's own command line with such nodes: ``python -m orchestrator.control.ray_train.lean_node start``.
+"""
 
 import logging
 from collections.abc import Iterator
@@ -11,14 +14,14 @@ from ray._private import node
 
 from orchestrator.control.ray_train import forked_worker
 
-LEFT_OUT = ("start_monitor", "start_log_monitor", "start_api_server")
+LEFT_OUT = ("start_monitor", "start_log_monitor", "start_api_server", "start_ray_client_server")
 """Methods that start a process nobody here asks for anything."""
 SETUP_WORKER = "setup_worker_path"
 """Setting of a node: the script that Ray starts for a worker."""
 
 
 class LeanNode(node.Node):  # type: ignore[misc]
-    """Ray's own node without the autoscaler's monitor, the monitor of logs and the server of web pages."""
+    """Ray's own node without the autoscaler's monitor, the monitor of logs and the servers of web pages and clients."""
 
     def __init__(self, ray_params: Any, **arguments: Any) -> None:
         ray_params.update(**{SETUP_WORKER: str(Path(forked_worker.__file__).resolve())})
@@ -32,6 +35,9 @@ class LeanNode(node.Node):  # type: ignore[misc]
 
     def start_api_server(self, **_: Any) -> None:
         """No dashboard."""
+
+    def start_ray_client_server(self) -> None:
+        """Drivers run on the nodes themselves."""
 
 
 @contextmanager
@@ -58,3 +64,15 @@ def start_embedded(folder: Path, *, cpus: int, gpus: int, object_store_bytes: in
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
+
+
+def main() -> None:
+    """Ray's command line."""
+    from ray.scripts import scripts
+
+    with _as_rays_node():
+        scripts.main()
+
+
+if __name__ == "__main__":
+    main()

@@ -45,12 +45,13 @@ def session_ahead(profile: Profile) -> Iterator[Session | None]:
     reaper_process = reaper.start(folder)
     environment = ray_environment(profile.time_limits) | _gloo_on_loopback() | fork_server.environment(folder)
     environment |= {"RAY_AUTH_MODE": "token", reaper.MARK: str(folder / "token")}
-    server = fork_server.start(folder, profile.device, environment)
+    server = fork_server.start(folder, profile.device, environment) if fork_server.serves(profile.device) else None
     try:
         yield Session(folder, environment)
     finally:
-        server.kill()
-        server.communicate()
+        if server is not None:
+            server.kill()
+            server.communicate()
         reaper_process.communicate()
 
 
