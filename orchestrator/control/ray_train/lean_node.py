@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray._private import node
+from ray._private import node, services
 
-from orchestrator.control.ray_train import forked_worker
+from orchestrator.control.ray_train import forked_worker, idle_agent
 
 LEFT_OUT = ("start_monitor", "start_log_monitor", "start_api_server", "start_ray_client_server")
 """Methods that start a process nobody here asks for anything."""
+AGENT = str(Path(ray.__file__).parent / "dashboard" / "agent.py")
+"""What a raylet starts as the dashboard's agent."""
 SETUP_WORKER = "setup_worker_path"
 """Setting of a node: the script that Ray starts for a worker."""
 
@@ -26,6 +28,20 @@ class LeanNode(node.Node):  # type: ignore[misc]
     def __init__(self, ray_params: Any, **arguments: Any) -> None:
         ray_params.update(**{SETUP_WORKER: str(Path(forked_worker.__file__).resolve())})
         super().__init__(ray_params, **arguments)
+
+    def start_raylet(self, *arguments: Any, **settings: Any) -> None:
+        """With an agent that serves nothing."""
+        own = services.start_ray_process
+
+        def start(command: list[str], *others: Any, **more: Any) -> Any:
+            ours = str(Path(idle_agent.__file__).resolve())
+            return own([text.replace(AGENT, ours) for text in command], *others, **more)
+
+        services.start_ray_process = start
+        try:
+            super().start_raylet(*arguments, **settings)
+        finally:
+            services.start_ray_process = own
 
     def start_monitor(self) -> None:
         """Nothing to scale."""

@@ -1,13 +1,24 @@
 """Each private part of Ray that is used is as it was; where one has changed, the test's name says which."""
 
 import inspect
+import subprocess
+import sys
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
 from ray import actor
+from ray._private import services
 from ray._private.node import Node
 from ray._private.parameter import RayParams
+from ray._raylet import (
+    DASHBOARD_AGENT_LISTEN_PORT_NAME,
+    METRICS_AGENT_PORT_NAME,
+    METRICS_EXPORT_PORT_NAME,
+    persist_port,
+)
 from ray.exceptions import RayTaskError
 from ray.train import RunConfig, ScalingConfig
 from ray.train.constants import TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S
@@ -18,13 +29,15 @@ from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.worker_group import WorkerGroupState
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
+from orchestrator.control.ray_train import idle_agent
 from orchestrator.control.ray_train.environment import ray_environment
-from orchestrator.control.ray_train.lean_node import LEFT_OUT, SETUP_WORKER
+from orchestrator.control.ray_train.lean_node import AGENT, LEFT_OUT, SETUP_WORKER
 from orchestrator.control.ray_train.private import METHODS, FailureDecision, Method, ResizeDecision
 from orchestrator.run.failures import root_cause
 from orchestrator.spec.cluster import TimeLimitsSection
 from tests.test_imports import FILES
 
+NODE = 28 * "ab"
 CAUSE = ValueError("the worker's own")
 
 
@@ -58,6 +71,24 @@ def test_a_node_has_the_methods_that_we_leave_out(method: str) -> None:
 
 def test_a_node_takes_our_script_for_its_workers() -> None:
     assert SETUP_WORKER in inspect.signature(RayParams).parameters
+
+
+def test_the_agent_that_we_replace_is_there_and_ours_writes_its_ports_as_ray_does(tmp_path: Path) -> None:
+    assert Path(AGENT).is_file() and "start_ray_process(" in inspect.getsource(services.start_raylet)
+    agent = subprocess.Popen([sys.executable, idle_agent.__file__, f"--session-dir={tmp_path}", f"--node-id={NODE}"])
+    names = (METRICS_AGENT_PORT_NAME, METRICS_EXPORT_PORT_NAME, DASHBOARD_AGENT_LISTEN_PORT_NAME)
+    deadline = time.monotonic() + 30
+    while len(list(tmp_path.glob(f"*_{NODE}"))) < len(names) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    agent.kill()
+    agent.wait()
+    expected = tmp_path / "expected"
+    expected.mkdir()
+    for name in names:
+        persist_port(str(expected), NODE, name, -1)
+    assert {path.name: path.read_text() for path in tmp_path.glob(f"*_{NODE}")} == {
+        path.name: path.read_text() for path in expected.iterdir()
+    }
 
 
 def test_actor_classes_are_numbered_by_the_class_that_we_replace_for_a_time() -> None:
