@@ -1,6 +1,5 @@
 """The command ``wavetrain``: a command's module is imported when the command is used, so ``--help`` answers at once."""
 
-import gc
 import sys
 from collections.abc import Mapping
 from importlib import import_module
@@ -11,6 +10,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from channels.errors import UserError
+from jobs.launch.collector import rare_collection
 
 HELP = "Pre-train wireless-channel foundation models: plan, train, evaluate, compare."
 COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
@@ -68,13 +68,12 @@ class CommandLine(TyperGroup):
 
 def main() -> None:
     """Run the command line; bad input is one line on stderr and exit code 2."""
-    # What is imported stays: looking for garbage in it again and again takes a third of the time of an import.
-    gc.set_threshold(100_000, 50, 100)
-    try:
-        CommandLine()()
-    except UserError as error:
-        sys.stderr.write(f"wavetrain: {error}\n")
-        sys.exit(2)
+    with rare_collection():
+        try:
+            CommandLine()()
+        except UserError as error:
+            sys.stderr.write(f"wavetrain: {error}\n")
+            sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from channels.errors import UserError
+from jobs.launch.collector import rare_collection
 from jobs.launch.folder import LaunchFolder
 from jobs.launch.outcome import print_outcome
 from orchestrator.control.controller import run_job
@@ -32,4 +33,5 @@ def main(run: str, address: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    with rare_collection():
+        sys.exit(main(*sys.argv[1:]))

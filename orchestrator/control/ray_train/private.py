@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.execution.failure_handling import FailureDecision, FailurePolicy
 from ray.train.v2._internal.execution.scaling_policy import (
@@ -21,6 +22,7 @@ from ray.train.v2._internal.execution.scaling_policy import (
 
 __all__ = [
     "METHODS",
+    "DatasetsCallback",
     "ElasticScalingPolicy",
     "FailureDecision",
     "FailurePolicy",

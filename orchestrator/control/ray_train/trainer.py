@@ -11,7 +11,7 @@ from orchestrator.control.ray_train.device_check import DeviceCheck
 from orchestrator.control.ray_train.environment import rank_environment
 from orchestrator.control.ray_train.failure_book import FailureBook
 from orchestrator.control.ray_train.policies import BudgetedFailurePolicy, FixedPolicy, PartitionScalingPolicy
-from orchestrator.control.ray_train.private import PlacementGroupCleanerCallback
+from orchestrator.control.ray_train.private import DatasetsCallback, PlacementGroupCleanerCallback
 from orchestrator.run.folder import RunDirectory
 from orchestrator.run.worker_config import WorkerConfig
 from orchestrator.spec.cluster import Profile
@@ -39,9 +39,9 @@ class WavetrainTrainer(TorchTrainer):  # type: ignore[misc]
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks: list[Any] = super()._create_default_callbacks()
-        if self._dashboard:
-            return callbacks
-        return [callback for callback in callbacks if not isinstance(callback, PlacementGroupCleanerCallback)]
+        # No data of Ray's: its callback would start an actor for it with every group.
+        unused = (DatasetsCallback,) if self._dashboard else (DatasetsCallback, PlacementGroupCleanerCallback)
+        return [callback for callback in callbacks if not isinstance(callback, unused)]
 
     def _initialize_and_run_controller(self, **arguments: Any) -> Any:
         return super()._initialize_and_run_controller(**(arguments | self._policies))
