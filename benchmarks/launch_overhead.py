@@ -5,8 +5,9 @@
 torchrun starts the same ranks on this machine without Ray, MLflow, checks or snapshot; `train` is the local launcher;
 --mini-slurm brings up a real Slurm of several nodes here for `wavetrain submit` (two nodes); every --cluster is a
 profile to which `wavetrain submit` hands the job. first step: the first optimizer step is done. end: evaluation and
-tracking are done too (torchrun: the last step). Every start trains one epoch under a new name; without SPEC that is
-the small job of the tests, two workers.
+tracking are done too (torchrun: the last step). CPU: seconds of all processes that the command started, which other
+work on the machine changes less than the seconds on the clock; unknown where a batch system starts them. Every start
+trains one epoch under a new name; without SPEC that is the small job of the tests, two workers.
 """
 
 import argparse
@@ -18,11 +19,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from record import record
 from rich.console import Console
 from rich.table import Table
@@ -38,6 +40,15 @@ from tests.stores import make_random_store
 
 LIMIT_S = 900
 POLL_S = 0.05
+MARKS = {
+    "fork_server": "fork server",
+    "gcs_server": "GCS",
+    "raylet/raylet": "raylet",
+    "ray::TrainController": "controller actor",
+    "ray::RayTrainWorker": "ranks placed",
+}
+"""What a process's title holds, and what is begun by it."""
+EVENTS = {"attempt": "engine ready", "step": "first step", "end": "trained"}
 
 
 def main() -> None:
@@ -59,11 +70,14 @@ def main() -> None:
         places += [("slurm, 2 nodes", mini, "mini")] if mini else []
         parameters = {"spec": spec.name, "workers": load_job(spec).scale.most}
         rows = [row for _ in range(chosen.repeat) for row in measure(spec, places)]
-    table = Table("launcher", "first step (s)", "beside torchrun", "end (s)")
+    table = Table("launcher", "first step (s)", "beside torchrun", "end (s)", "CPU (s)")
     for row in rows:
         ratio = f"{row['first_step_s'] / rows[0]['first_step_s']:.1f}x"
-        table.add_row(row["launcher"], f"{row['first_step_s']:.1f}", ratio, f"{row['end_s']:.1f}")
+        cpu = "" if row["cpu_s"] is None else f"{row['cpu_s']:.1f}"
+        table.add_row(row["launcher"], f"{row['first_step_s']:.1f}", ratio, f"{row['end_s']:.1f}", cpu)
     Console().print(table)
+    for row in rows:
+        print(f"{row['launcher']}:", ", ".join(f"{name} {seconds:.1f} s" for name, seconds in row["marks"].items()))
     record("launch_overhead", parameters, rows)
 
 
@@ -103,7 +117,7 @@ def mini_slurm(wanted: bool, folder: Path) -> Iterator[Path | None]:
         yield path
 
 
-def torchrun(spec: Path, job: JobSpec) -> dict[str, float]:
+def torchrun(spec: Path, job: JobSpec) -> dict[str, Any]:
     """The bare ranks."""
     with tempfile.TemporaryDirectory() as folder:
         directory = RunDirectory(Path(folder))
@@ -127,7 +141,7 @@ def run_rank(folder: Path) -> None:
     dist.destroy_process_group()
 
 
-def train(spec: Path, folder: Path) -> dict[str, float]:
+def train(spec: Path, folder: Path) -> dict[str, Any]:
     """The local launcher."""
     cluster = {"default": "here", "profiles": {"here": {"storage": {"runs": str(folder / "runs")}}}}
     (folder / "cluster.yaml").write_text(json.dumps(cluster))
@@ -136,7 +150,7 @@ def train(spec: Path, folder: Path) -> dict[str, float]:
     return follow(process, RunDirectory(folder / "runs" / "launch"), "state")
 
 
-def submitted(spec: Path, file: Path | None, cluster: str, name: str) -> dict[str, float]:
+def submitted(spec: Path, file: Path | None, cluster: str, name: str) -> dict[str, Any]:
     """A profile's launcher."""
     runs = load_profile(file, cluster).storage.runs
     command = ["-m", "jobs.cli.main", "submit", str(spec), "--set", "train.epochs=1", "--set", f"name={name}"]
@@ -144,14 +158,40 @@ def submitted(spec: Path, file: Path | None, cluster: str, name: str) -> dict[st
     return follow(subprocess.Popen([sys.executable, *command]), RunDirectory(runs / name), "state")
 
 
-def follow(process: "subprocess.Popen[bytes]", directory: RunDirectory, end: str) -> dict[str, float]:
-    """Seconds to the first ``step`` event and to the end, from now."""
-    started, found = time.time(), dict[str, Any]()
+class Watch:
+    """Processes that a command has started: when each kind appeared, and the processor time of all of them."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
+        self.marks: dict[str, float] = {}
+        self._process = psutil.Process(process.pid)
+        self._cpu: dict[int, float] = {}
+
+    def look(self) -> None:
+        """Take in what runs now."""
+        with suppress(psutil.Error):
+            for process in [self._process, *self._process.children(recursive=True)]:
+                with suppress(psutil.Error):
+                    times, title = process.cpu_times(), " ".join(process.cmdline())
+                    self._cpu[process.pid] = times.user + times.system
+                    for part, mark in MARKS.items():
+                        if part in title:
+                            self.marks.setdefault(mark, time.time())
+
+    @property
+    def cpu_s(self) -> float | None:
+        """Seconds so far; None where the command left the work to others."""
+        return round(sum(self._cpu.values()), 1) if len(self._cpu) > 1 else None
+
+
+def follow(process: "subprocess.Popen[bytes]", directory: RunDirectory, end: str) -> dict[str, Any]:
+    """Seconds to the first ``step`` event and to the end, from now, and what happened until then."""
+    started, found, watch = time.time(), dict[str, Any](), Watch(process)
     while "end" not in found:
+        watch.look()
         status = directory.read_state().get("status")
         for event in events(directory):
-            if event["kind"] == "step":
-                found.setdefault("step", event["time"])
+            if event["kind"] in EVENTS:
+                watch.marks.setdefault(EVENTS[event["kind"]], event["time"])
             if event["kind"] == "end" and end == "end":
                 found["end"] = event["time"]
         assert status not in ("FAILED", "KILLED") and not process.poll(), f"{directory.path}: {status}"
@@ -159,8 +199,12 @@ def follow(process: "subprocess.Popen[bytes]", directory: RunDirectory, end: str
         if status == "FINISHED":
             found["end"] = time.time()
         time.sleep(POLL_S)
-    process.wait(60)
-    return {"first_step_s": round(found["step"] - started, 2), "end_s": round(found["end"] - started, 2)}
+    while process.poll() is None:
+        watch.look()
+        time.sleep(POLL_S)
+    marks = {name: round(at - started, 2) for name, at in sorted(watch.marks.items(), key=lambda item: item[1])}
+    first = marks[EVENTS["step"]]
+    return {"first_step_s": first, "end_s": round(found["end"] - started, 2), "cpu_s": watch.cpu_s, "marks": marks}
 
 
 def events(directory: RunDirectory) -> list[dict[str, Any]]:
