@@ -33,13 +33,16 @@ class Raylets:
         from ray._common.utils import get_default_ray_temp_dir
         from ray.cluster_utils import Cluster
 
+        from orchestrator.control.ray_train.lean_node import lean_nodes
+
         # Where Cluster writes its address, whatever folder it works in.
         Path(get_default_ray_temp_dir()).mkdir(exist_ok=True)
         size = {"num_cpus": 1, "object_store_memory": OBJECT_STORE_BYTES}
         head = {**size, "include_dashboard": False, "temp_dir": str(folder)}
         self.ray, self._size = ray, size
-        self.cluster = Cluster(initialize_head=True, head_node_args=head)
-        more = [self.cluster.add_node(wait=False, **size) for _ in range(count - 1)]
+        with lean_nodes():
+            self.cluster = Cluster(initialize_head=True, head_node_args=head)
+            more = [self.cluster.add_node(wait=False, **size) for _ in range(count - 1)]
         self.nodes = [self.cluster.head_node, *more]
         self.cluster.wait_for_nodes()
         ray.init(address=self.cluster.address, log_to_driver=False, logging_level="ERROR")
@@ -50,7 +53,10 @@ class Raylets:
 
     def add_node(self) -> None:
         """One more raylet."""
-        self.nodes.append(self.cluster.add_node(**self._size))
+        from orchestrator.control.ray_train.lean_node import lean_nodes
+
+        with lean_nodes():
+            self.nodes.append(self.cluster.add_node(**self._size))
 
     def kill_node(self, number: int) -> None:
         """SIGKILL for a raylet and all its workers."""

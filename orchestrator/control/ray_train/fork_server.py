@@ -18,7 +18,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -32,6 +32,7 @@ ANY_JOB = {"RAY_JOB_ID": "ffffffff"}
 """What Ray starts workers with that may serve any job. Ray's library reads both variables when it is imported."""
 SETTINGS = {"OMP_NUM_THREADS": "1"}
 """One thread for numpy's own linear algebra, as Ray sets it for a worker."""
+STDIN = 0
 LOG = "fork_server.log"
 START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from {module} import main; main(*sys.argv[2:])"
 
@@ -122,22 +123,28 @@ def _no_ids_drawn() -> Iterator[None]:
 
 
 def _serve(server: socket.socket) -> None:
-    starter = [sys.stdin] if stat.S_ISFIFO(os.fstat(0).st_mode) else []
+    starter = [STDIN] if stat.S_ISFIFO(os.fstat(STDIN).st_mode) else []
     while True:
-        ready, _, _ = select.select([server, *starter], [], [])
-        if server not in ready:
+        ready, _, _ = select.select([server.fileno(), *starter], [], [])
+        if server.fileno() not in ready:
             return
         connection, _ = server.accept()
-        with connection:
-            request, descriptors = receive(connection)
-            fits = _import_ray(request["environment"].get(RAYLET, ""))
-            if fits and os.fork() == 0:
-                server.close()
-                connection.close()
-                _become(request, descriptors)
-            for descriptor in descriptors:
-                os.close(descriptor)
-            connection.sendall(b"1" if fits else b"0")
+        # Who asked may have been ended meanwhile; others will ask.
+        with connection, suppress(ConnectionError):
+            _answer(server, connection)
+
+
+def _answer(server: socket.socket, connection: socket.socket) -> None:
+    """Fork for one worker, if it is of the raylet that this process serves."""
+    request, descriptors = receive(connection)
+    fits = _import_ray(request["environment"].get(RAYLET, ""))
+    if fits and os.fork() == 0:
+        server.close()
+        connection.close()
+        _become(request, descriptors)
+    for descriptor in descriptors:
+        os.close(descriptor)
+    connection.sendall(b"1" if fits else b"0")
 
 
 def _become(request: Mapping[str, Any], descriptors: list[int]) -> NoReturn:

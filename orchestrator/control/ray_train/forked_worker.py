@@ -55,15 +55,24 @@ def _ask(request: dict[str, Any]) -> bool:
 
 
 def receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
-    """What :func:`_ask` has sent: the worker, and its standard files."""
+    """What :func:`_ask` has sent: the worker, and its standard files.
+
+    Raises:
+        ConnectionError: the asking process ended before it had sent all.
+    """
     head, descriptors, _, _ = socket.recv_fds(connection, BYTES, 3)
-    size, text = int.from_bytes(head, "big"), b""
+    head += _read(connection, BYTES - len(head))
+    return json.loads(_read(connection, int.from_bytes(head, "big"))), descriptors
+
+
+def _read(connection: socket.socket, size: int) -> bytes:
+    text = b""
     while len(text) < size:
         part = connection.recv(size - len(text))
         if not part:
             raise ConnectionError("the asking process ended")
         text += part
-    return json.loads(text), descriptors
+    return text
 
 
 if __name__ == "__main__":

@@ -57,7 +57,8 @@ class LeanNode(node.Node):  # type: ignore[misc]
 
 
 @contextmanager
-def _as_rays_node() -> Iterator[None]:
+def lean_nodes() -> Iterator[None]:
+    """Let Ray start such nodes for the time of a ``with``."""
     own = node.Node
     node.Node = LeanNode
     try:
@@ -68,7 +69,7 @@ def _as_rays_node() -> Iterator[None]:
 
 def start_embedded(folder: Path, *, cpus: int, gpus: int, object_store_bytes: int) -> None:
     """Start a Ray on loopback, whose files lie in ``folder``, and connect to it."""
-    with _as_rays_node():
+    with lean_nodes():
         ray.init(
             address="local",
             num_cpus=cpus,
@@ -86,7 +87,7 @@ def main() -> None:
     """Ray's command line."""
     from ray.scripts import scripts
 
-    with _as_rays_node():
+    with lean_nodes():
         scripts.main()
 
 

@@ -2,8 +2,10 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -46,6 +48,27 @@ def test_a_worker_is_asked_for_with_its_variables(monkeypatch: pytest.MonkeyPatc
 )
 def test_what_a_fork_cannot_give_is_left_to_ray(context: dict[str, object]) -> None:
     assert forked_worker.worker([f"{forked_worker.CONTEXT}{json.dumps(context)}", *WORKER]) is None
+
+
+def test_who_asks_and_ends_at_once_does_not_end_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fork_server, "_import_ray", lambda raylet: False)
+    reads, writes = os.pipe()
+    monkeypatch.setattr(fork_server, "STDIN", reads)
+    (address,) = fork_server.environment(tmp_path).values()
+    monkeypatch.setenv(forked_worker.SERVER, address)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
+        server.bind(address)
+        server.listen()
+        serving = threading.Thread(target=fork_server._serve, args=(server,))
+        serving.start()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as ended:
+            ended.connect(address)
+        assert not forked_worker._ask({"environment": {}}), "no raylet's"
+        assert serving.is_alive()
+        os.close(writes)
+        serving.join(10)
+    os.close(reads)
+    assert not serving.is_alive(), "it ends with who started it"
 
 
 def test_without_a_server_ray_starts_the_worker_itself(tmp_path: Path) -> None:
