@@ -6,15 +6,17 @@ import typer
 
 from channels.errors import UserError
 from jobs.cli.train import train
+from jobs.launch.collector import rare_collection
 
 
 def main() -> None:
     """The same as ``wavetrain train``."""
-    try:
-        typer.run(train)
-    except UserError as error:
-        sys.stderr.write(f"wavetrain: {error}\n")
-        sys.exit(2)
+    with rare_collection():
+        try:
+            typer.run(train)
+        except UserError as error:
+            sys.stderr.write(f"wavetrain: {error}\n")
+            sys.exit(2)
 
 
 if __name__ == "__main__":

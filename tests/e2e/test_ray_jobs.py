@@ -49,12 +49,15 @@ def shown(place: Place, name: str) -> dict[str, Any]:
 
 
 def wait_for_end(place: Place, name: str) -> dict[str, Any]:
-    """The run's status once its controller has written how it ended."""
+    """The run's status once its controller has written how it ended, and Ray knows that its job has."""
     deadline = time.monotonic() + 400
     while not ((path := place.directory(name) / "state.json").exists() and place.state(name)["status"] in ENDED):
         assert time.monotonic() < deadline, (path.exists(), place.run("logs", name).stdout)
         time.sleep(0.5)
-    return shown(place, name)
+    while (found := shown(place, name))["state"] not in ENDED:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.5)
+    return found
 
 
 def test_submit_status_logs_to_the_end(place: Place, small_store: Path) -> None:
