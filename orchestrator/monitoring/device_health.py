@@ -5,34 +5,46 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from orchestrator.monitoring.gpu_state import GpuState, NvmlError, read_gpus
 
 NO_DEVICE = -1
 
 
-def find_problem(gpu: GpuState, before: Mapping[str, int]) -> str | None:
+def find_problem(gpu: GpuState, before: Mapping[str, int], known: Collection[str] = ()) -> str | None:
     """Why nothing should be computed on a GPU after a failure, in a few words; None where NVML knows no reason.
 
-    before: ``uncorrected`` at the start of the attempt, by uuid. Older errors say nothing about this failure.
+    before: ``uncorrected`` at the start of the attempt, by uuid. known: of :func:`known_problems` at that time. What is
+    older says nothing about this failure.
     """
-    if gpu.lost is not None:
-        return f"NVML does not reach it ({gpu.lost})"
-    if gpu.remap_failed:
-        return "remapping a row of its memory has failed: the GPU must be replaced"
-    if gpu.remap_pending:
-        return "a row of its memory waits to be remapped: the GPU must be reset"
     new = 0 if gpu.uncorrected is None else gpu.uncorrected - before.get(gpu.uuid, gpu.uncorrected)
-    return f"{new} new memory errors that ECC could not correct" if new > 0 else None
+    problems: list[str] = []
+    if gpu.lost is not None:
+        problems.append(f"NVML does not reach it ({gpu.lost})")
+    if new > 0:
+        problems.append(f"{new} new memory errors that ECC could not correct")
+    if gpu.remap_failed:
+        problems.append("remapping a row of its memory has failed: the GPU must be replaced")
+    elif gpu.remap_pending:
+        problems.append("a row of its memory waits to be remapped: the GPU must be reset")
+    return "; ".join(problem for problem in problems if f"GPU {gpu.index}: {problem}" not in known) or None
 
 
-def examine_node(before: Mapping[str, int], limit_s: float, *, answered: bool = True) -> str | None:
+def known_problems(gpus: Sequence[GpuState]) -> tuple[str, ...]:
+    """What NVML has against the GPUs of a machine before it trains: the trial of the devices finds the others."""
+    found = ((gpu.index, find_problem(gpu, {})) for gpu in gpus)
+    return tuple(f"GPU {index}: {problem}" for index, problem in found if problem is not None)
+
+
+def examine_node(
+    before: Mapping[str, int], limit_s: float, *, answered: bool = True, known: Collection[str] = ()
+) -> str | None:
     """What is wrong with the GPUs of this machine that this process may use, in a line, or None.
 
-    before: as of :func:`find_problem`. limit_s: for the trial; a device that keeps it waiting is not blamed for that,
-    as the ranks of a group that hangs may hold it. answered: whether NVML answered here when the attempt began; where
-    it never does, as in a container without it, that it does not now is nothing new.
+    before, known: as of :func:`find_problem`. limit_s: for the trial; a device that keeps it waiting is not blamed for
+    that, as the ranks of a group that hangs may hold it. answered: whether NVML answered here when the attempt began;
+    where it never does, as in a container without it, that it does not now is nothing new.
     """
     gpus: list[GpuState] = []
     try:
@@ -40,7 +52,7 @@ def examine_node(before: Mapping[str, int], limit_s: float, *, answered: bool = 
     except NvmlError as error:
         if answered:
             return str(error)
-    found = {gpu.index: problem for gpu in gpus if (problem := find_problem(gpu, before)) is not None}
+    found = {gpu.index: problem for gpu in gpus if (problem := find_problem(gpu, before, known)) is not None}
     # A task without a claim on a GPU may see none, which says nothing about the machine.
     if not found and os.environ.get("CUDA_VISIBLE_DEVICES") != "":
         found = _try(limit_s)

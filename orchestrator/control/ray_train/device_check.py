@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -59,10 +59,14 @@ def bad_nodes(answers: list[tuple[str, str | None] | None]) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Before:
-    """What was known at the start of an attempt. uncorrected: memory errors, by uuid. hosts: where NVML answered."""
+    """What was known at the start of an attempt. uncorrected: memory errors, by uuid. hosts: where NVML answered.
+
+    problems: what NVML had against the GPUs of a node already, by its name.
+    """
 
     uncorrected: Mapping[str, int]
     hosts: frozenset[str]
+    problems: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
 
 def read_before(attempts: Path) -> Before:
@@ -74,12 +78,14 @@ def read_before(attempts: Path) -> Before:
     return Before(
         {record["uuid"]: record["uncorrected"] for record in records if record["uncorrected"] is not None},
         frozenset(record["host"] for record in records if record["uuid"] is not None),
+        {record["host"]: frozenset(record["problems"]) for record in records if record["problems"]},
     )
 
 
 def _examine(before: Before, limit_s: float) -> tuple[str, str | None]:
     host = host_name()
-    return host, examine_node(before.uncorrected, limit_s, answered=host in before.hosts)
+    known = before.problems.get(host, frozenset())
+    return host, examine_node(before.uncorrected, limit_s, answered=host in before.hosts, known=known)
 
 
 def _answer(reference: Any) -> tuple[str, str | None] | None:

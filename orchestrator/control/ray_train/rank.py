@@ -3,7 +3,7 @@
 import os
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from channels.files import write_json
 from orchestrator.control.ray_train.environment import NODE, host_name
+from orchestrator.monitoring.device_health import known_problems
 from orchestrator.monitoring.gpu_state import GpuState, NvmlError, read_gpus
 from orchestrator.monitoring.topology import as_ranges, bind_process, cpus_for_rank, place_of
 from orchestrator.run.failures import RankError
@@ -73,7 +74,10 @@ def agree_on_attempt(attempts: Path) -> int:
 
 @dataclass(frozen=True, slots=True)
 class RankRecord:
-    """Where a rank runs. uncorrected: memory errors of its GPU at the start of the attempt."""
+    """Where a rank runs. uncorrected: memory errors of its GPU at the start of the attempt.
+
+    problems: what NVML had against the GPUs of its node then.
+    """
 
     host: str
     process: int
@@ -84,6 +88,7 @@ class RankRecord:
     numa: int | None = None
     nics: tuple[str, ...] = ()
     uncorrected: int | None = None
+    problems: tuple[str, ...] = ()
 
 
 def describe_rank(config: WorkerConfig) -> RankRecord:
@@ -92,24 +97,29 @@ def describe_rank(config: WorkerConfig) -> RankRecord:
     if config.device == "cpu":
         return RankRecord(host_name(), os.getpid(), "cpu", as_ranges(allowed))
     device = torch.device("cuda", torch.cuda.current_device())
-    gpu = own_gpu(str(torch.cuda.get_device_properties(device).uuid))
+    gpus = readable_gpus()
+    gpu = own_gpu(gpus, str(torch.cuda.get_device_properties(device).uuid))
     if gpu is None:
-        return RankRecord(host_name(), os.getpid(), str(device), as_ranges(allowed))
+        return RankRecord(host_name(), os.getpid(), str(device), as_ranges(allowed), problems=known_problems(gpus))
     place = place_of(gpu.pci)
     if config.binding == "numa":
         allowed = cpus_for_rank(place.cpus, allowed, on_first_node=os.environ.get(NODE, "0") == "0")
         bind_process(allowed)
     return RankRecord(
         host_name(), os.getpid(), str(device), as_ranges(allowed), gpu.uuid, gpu.pci, place.numa, place.nics,
-        gpu.uncorrected,
+        gpu.uncorrected, known_problems(gpus),
     )  # fmt: skip
 
 
-def own_gpu(uuid: str) -> GpuState | None:
-    """By torch's uuid, which lacks NVML's prefix; None where NVML does not know it or does not answer."""
+def readable_gpus() -> list[GpuState]:
+    """The GPUs of this machine; none where NVML does not answer, which is said."""
     try:
-        gpus = read_gpus()
+        return read_gpus()
     except NvmlError as error:
         print(f"this rank is bound to no CPUs, and its GPU is not watched: {error}", flush=True)  # noqa: T201 - its log
-        return None
+        return []
+
+
+def own_gpu(gpus: Sequence[GpuState], uuid: str) -> GpuState | None:
+    """By torch's uuid, which lacks NVML's prefix; None where NVML does not know it."""
     return next((gpu for gpu in gpus if gpu.uuid.removeprefix("GPU-") == uuid.removeprefix("GPU-")), None)

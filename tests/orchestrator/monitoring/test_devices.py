@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,7 +10,7 @@ import pynvml
 import pytest
 
 from orchestrator.monitoring import device_health, device_trial
-from orchestrator.monitoring.device_health import examine_node, find_problem
+from orchestrator.monitoring.device_health import examine_node, find_problem, known_problems
 from orchestrator.monitoring.gpu_state import GpuState, NvmlError, driver, read_gpus, sysfs_address
 from tests.orchestrator.monitoring.nvml import Device, Nvml
 
@@ -83,6 +84,22 @@ def test_a_gpu_is_broken_by_what_is_new_or_left_to_be_done(
 ) -> None:
     found = find_problem(GpuState(0, "NVIDIA H800", "GPU-a", "0000:1b:00.0", **fields), before)
     assert found == says if says is None else says in str(found)
+
+
+@pytest.mark.parametrize("fields", [{"remap_pending": True}, {"remap_failed": True}, {"lost": "GPU is lost"}])
+def test_what_was_so_before_the_attempt_explains_no_failure_and_hides_none(fields: dict[str, Any]) -> None:
+    gpu = GpuState(3, "NVIDIA H800", "GPU-a", "0000:1b:00.0", uncorrected=5, **fields)
+    known = known_problems([gpu])
+    assert len(known) == 1 and find_problem(gpu, {"GPU-a": 5}, known) is None
+    assert find_problem(gpu, {"GPU-a": 4}, known) == "1 new memory errors that ECC could not correct"
+    assert find_problem(replace(gpu, index=4), {"GPU-a": 5}, known) is not None, "another GPU"
+
+
+def test_a_user_s_error_on_a_gpu_that_waits_for_its_reset_is_no_broken_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    answering(monkeypatch, Device(remapped=(0, 1, 1, 0)))
+    monkeypatch.setattr(device_health, "_try", lambda limit_s: {})
+    assert "must be reset" in str(examine_node({}, 1.0))
+    assert examine_node({}, 1.0, known=known_problems(read_gpus())) is None
 
 
 def test_a_node_names_its_broken_devices_by_number_and_address(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """What every rank does around its training, and what the controller reads of it after a failure."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from channels.files import write_json
 from orchestrator.control.ray_train import rank as rank_module
 from orchestrator.control.ray_train.device_check import Before, bad_nodes, read_before
-from orchestrator.control.ray_train.rank import describe_rank, kept_errors, own_gpu
+from orchestrator.control.ray_train.rank import describe_rank, kept_errors, readable_gpus
 from orchestrator.monitoring.gpu_state import GpuState, NvmlError
 from orchestrator.monitoring.topology import Place
 from orchestrator.run.failures import RankError
@@ -55,7 +56,9 @@ def test_a_rank_is_bound_beside_its_gpu_where_the_profile_says_so(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="b"))
-    monkeypatch.setattr(rank_module, "read_gpus", lambda: [GpuState(0, "H800", "GPU-a", "0000:1b:00.0"), H800])
+    monkeypatch.setattr(
+        rank_module, "read_gpus", lambda: [replace(H800, index=0, uuid="GPU-a", remap_pending=True), H800]
+    )
     monkeypatch.setattr(rank_module, "place_of", lambda pci: Place(1, frozenset({4, 5, 6}), ("mlx5_1",)))
     monkeypatch.setattr(rank_module.os, "sched_getaffinity", lambda _: {4, 5, 6, 7})
     monkeypatch.setenv("WAVETRAIN_NODE", node)
@@ -66,6 +69,7 @@ def test_a_rank_is_bound_beside_its_gpu_where_the_profile_says_so(
     assert (record.uuid, record.pci, record.numa, record.nics, record.uncorrected) == (
         "GPU-b", "0000:9b:00.0", 1, ("mlx5_1",), 4,
     )  # fmt: skip
+    assert record.problems == ("GPU 0: a row of its memory waits to be remapped: the GPU must be reset",)
     assert record.cpus == {None: "4-7", 2: "5-6", 3: "4-6"}[bound]
 
 
@@ -76,7 +80,7 @@ def test_without_nvml_a_rank_trains_all_the_same_and_says_so(
         raise NvmlError("NVML does not answer")
 
     monkeypatch.setattr(rank_module, "read_gpus", silent)
-    assert own_gpu("b") is None and "its GPU is not watched" in capsys.readouterr().out
+    assert readable_gpus() == [] and "its GPU is not watched" in capsys.readouterr().out
 
 
 def test_the_counts_at_the_start_are_those_of_the_newest_attempt(tmp_path: Path) -> None:
@@ -89,8 +93,10 @@ def test_the_counts_at_the_start_are_those_of_the_newest_attempt(tmp_path: Path)
     ):
         folder = tmp_path / str(attempt)
         folder.mkdir(exist_ok=True)
-        write_json(folder / f"rank-{rank}.json", {"host": f"n{rank}", "uuid": uuid, "uncorrected": count})
-    assert read_before(tmp_path) == Before({"GPU-a": 5}, frozenset({"n0", "n1"}))
+        record = {"host": f"n{rank}", "uuid": uuid, "uncorrected": count, "problems": ["GPU 3: old"] if rank else []}
+        write_json(folder / f"rank-{rank}.json", record)
+    old = frozenset({"GPU 3: old"})
+    assert read_before(tmp_path) == Before({"GPU-a": 5}, frozenset({"n0", "n1"}), {"n1": old, "n2": old})
 
 
 def test_a_node_that_could_not_answer_is_not_blamed() -> None:
