@@ -6,6 +6,7 @@ import os
 import re
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,10 @@ def clear_unfinished(folder: Path, older_than_s: float = 0.0) -> None:
     older_than_s: leaves younger ones alone, where others may be writing after all.
     """
     for path in [path for path in folder.rglob(".*.tmp") if is_unfinished(path)]:
-        if path.is_file() and time.time() - path.stat().st_mtime >= older_than_s:
-            path.unlink(missing_ok=True)
+        # Another writer may rename its file now.
+        with suppress(FileNotFoundError):
+            if path.is_file() and time.time() - path.stat().st_mtime >= older_than_s:
+                path.unlink()
 
 
 def parse_json(content: bytes) -> Any:

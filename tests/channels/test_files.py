@@ -69,3 +69,21 @@ def test_what_dead_writers_left_is_cleared_and_nothing_else(tmp_path: Path):
     assert not unfinished_writes(tmp_path / "state.json") and list((tmp_path / "deeper").iterdir())
     clear_unfinished(tmp_path)
     assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(others)
+
+
+def test_a_file_that_its_writer_renames_meanwhile_ends_no_clearing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = ".node.json.12.tmp"
+    (tmp_path / name).touch()
+    is_file = Path.is_file
+
+    def renamed_after(self: Path) -> bool:
+        found = is_file(self)
+        if self.name == name:
+            self.rename(tmp_path / "node.json")
+        return found
+
+    monkeypatch.setattr(Path, "is_file", renamed_after)
+    clear_unfinished(tmp_path, older_than_s=600)
+    assert [path.name for path in tmp_path.iterdir()] == ["node.json"]
