@@ -52,7 +52,7 @@ class Submission:
             "signal_delay_s": slurm.signal_lead_s,
             "wckey": None,
             # srun does not take over the batch job's CPUs a task since Slurm 22.05.
-            "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={cpus}"],
+            "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={options.get('cpus_per_task', cpus)}"],
             "additional_parameters": {"requeue": True, "signal": f"{SIGNAL}@{slurm.signal_lead_s}", **options},
         }
         return {name: value for name, value in parameters.items() if value is not None or name == "wckey"}

@@ -5,8 +5,9 @@ import re
 PATTERN = re.compile(r"^--([a-z][a-z0-9-]*)(?:=(\S.*))?$")
 OURS = frozenset(
     {
-        "array", "begin", "dependency", "error", "input", "job-name", "nodes", "ntasks", "ntasks-per-node", "open-mode",
-        "output", "requeue", "no-requeue", "signal", "time", "wait", "wrap",
+        "array", "begin", "dependency", "error", "exclude", "input", "job-name", "nodes", "ntasks", "ntasks-per-node",
+        "open-mode", "output", "parsable", "quiet", "requeue", "no-requeue", "signal", "test-only", "time", "wait",
+        "wrap",
     }
 )  # fmt: skip
 """What the launch itself rests on; each has a field of its own in the profile, or none for a reason."""

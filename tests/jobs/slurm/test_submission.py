@@ -46,13 +46,16 @@ def test_further_options_of_sbatch_replace_ours(tmp_path: Path) -> None:
     for option in sbatch:
         assert f"#SBATCH {option}" in lines
     assert not [line for line in lines if "gpus-per-node" in line or "900GB" in line or "cpus-per-task=96" in line]
+    assert "--cpus-per-task=100" in next(line for line in script.splitlines() if line.startswith("srun "))
     assert "#SBATCH --signal=USR1@120" in lines and "#SBATCH --requeue" in lines
 
 
 @pytest.mark.parametrize(
     ("option", "says"),
     [("--signal=TERM", "--signal is set by Wavetrain"), ("exclusive", "not of the form"), ("--mem=", "not of the form"),
-     ("--time=1", "--time is set by Wavetrain"), ("-N 4", "not of the form")],
+     ("--time=1", "--time is set by Wavetrain"), ("-N 4", "not of the form"),
+     # The next attempt excludes more nodes, and a reply of another form holds no number of the job.
+     ("--exclude=n7", "--exclude is set by Wavetrain"), ("--parsable", "--parsable is set by Wavetrain")],
 )  # fmt: skip
 def test_options_that_the_launch_rests_on_are_refused(tmp_path: Path, option: str, says: str) -> None:
     with pytest.raises(ValidationError, match=says):
