@@ -164,7 +164,12 @@ class RunDirectory:
 
     def read_spec(self) -> JobSpec:
         """The spec the run was started with."""
-        return validate(JobSpec, json.loads(self.spec.read_text()), str(self.spec))
+        content = json.loads(self.spec.read_text())
+        train = content.get("train", {})
+        if train.get("precision") == "bf16" and "tf32" not in train:
+            # Written when bf16 was the name of bf16_pure, before there was tf32.
+            train["precision"] = "bf16_pure"
+        return validate(JobSpec, content, str(self.spec))
 
 
 def check_resumable(directory: RunDirectory, spec: JobSpec, store_fingerprint: str) -> bool:

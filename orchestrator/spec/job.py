@@ -347,9 +347,6 @@ class JobSpec(Section):
         identity["model"] = portable_options(self.model.name, identity["model"])
         for harmless in ("store", "zeroshot_sets", "placement", "cache_gb"):
             identity["data"].pop(harmless)
-        # What is called bf16_pure now was called bf16 before.
-        precision = identity["train"]["precision"]
-        identity["train"]["precision"] = {"bf16": "bf16_mixed", "bf16_pure": "bf16"}.get(precision, precision)
         # A run that was started before a field was there resumes as long as the field keeps its default.
         kept_defaults = (
             ("batching", "shuffle", "shard"), ("train", "loss_weighting", "token"), ("train", "tf32", False),
@@ -362,7 +359,11 @@ class JobSpec(Section):
     @property
     def fingerprint(self) -> str:
         """sha256 of the training identity."""
-        return hashlib.sha256(json.dumps(self.training_identity, sort_keys=True).encode()).hexdigest()
+        identity = self.training_identity
+        # Checkpoints of runs that were started when bf16 was the name of bf16_pure have its hash.
+        precision = identity["train"]["precision"]
+        identity["train"]["precision"] = {"bf16": "bf16_mixed", "bf16_pure": "bf16"}.get(precision, precision)
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
 def load_job(path: Path, overrides: Sequence[str] = ()) -> JobSpec:

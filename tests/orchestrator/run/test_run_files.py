@@ -132,3 +132,20 @@ def test_learning_rate_warms_up_and_falls_along_half_a_cosine() -> None:
     assert rate[80] == pytest.approx(0.5 + 1.5 * 0.5 * (1 + math.cos(math.pi / 2)))
     assert rate[150] == pytest.approx(0.5)
     assert learning_rate(0, peak=1.0, floor=0, warmup=0, total=1) == 1.0
+
+
+def test_a_run_of_when_bf16_was_pure_goes_on_with_bf16_pure_and_with_nothing_else(tmp_path: Path) -> None:
+    job = small_job(tmp_path / "data")
+    mixed, pure = (
+        job.model_copy(update={"train": job.train.model_copy(update={"precision": name})})
+        for name in ("bf16", "bf16_pure")
+    )
+    directory = RunDirectory(tmp_path)
+    written = mixed.model_dump(mode="json")
+    del written["train"]["tf32"]
+    directory.spec.write_text(json.dumps(written))
+    assert check_resumable(directory, pure, "store")
+    with pytest.raises(UserError, match=r"train\.precision: 'bf16_pure' -> 'bf16'"):
+        check_resumable(directory, mixed, "store")
+    directory.spec.write_text(json.dumps(mixed.model_dump(mode="json")))
+    assert check_resumable(directory, mixed, "store")
