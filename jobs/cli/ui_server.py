@@ -8,8 +8,8 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from urllib.error import URLError
-from urllib.request import urlopen
+from urllib.error import HTTPError, URLError
+from urllib.request import ProxyHandler, build_opener
 
 from channels.errors import UserError
 
@@ -40,9 +40,10 @@ def own_names(bind: str) -> list[str]:
     """Names and addresses by which a browser may call a server that is bound to an address, those for others first."""
     if bind in LOOPBACK:
         return list(dict.fromkeys((bind, *LOOPBACK)))
-    name = socket.gethostname()
     addresses = own_addresses() if bind in ANY else [bind]
-    return list(dict.fromkeys((name, socket.getfqdn(), *addresses, *LOOPBACK)))
+    # A browser asks in small letters, and MLflow compares letter by letter.
+    names = (socket.gethostname().lower(), socket.getfqdn().lower(), *addresses, *LOOPBACK)
+    return list(dict.fromkeys(names))
 
 
 def own_addresses() -> list[str]:
@@ -106,11 +107,15 @@ def serve(
 
 def _wait_for(probe: str, process: subprocess.Popen[bytes], say: Callable[[str], None]) -> bool:
     """Whether the server answers before it ends."""
+    # The server is on this machine, which a site's proxy (http_proxy) does not reach.
+    direct = build_opener(ProxyHandler({}))
     began = said = time.monotonic()
     while process.poll() is None:
         try:
-            with urlopen(probe, timeout=5):
+            with direct.open(probe, timeout=5):
                 return True
+        except HTTPError:
+            return True
         except (URLError, OSError):
             time.sleep(POLL_S)
         if time.monotonic() - said > SAY_EVERY_S:

@@ -42,8 +42,8 @@ def answers(bind: str, host: str, port: int = 5000) -> bool:
 
 
 def test_every_name_of_this_machine_is_answered_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(socket, "gethostname", lambda: "login1")
-    monkeypatch.setattr(socket, "getfqdn", lambda: "login1.cluster")
+    monkeypatch.setattr(socket, "gethostname", lambda: "Login1")
+    monkeypatch.setattr(socket, "getfqdn", lambda: "Login1.Cluster")
     monkeypatch.setattr(ui_server, "own_addresses", lambda: ["10.0.0.7", "2001:db8::7"])
     for host in ("login1", "login1.cluster", "10.0.0.7", "[2001:db8::7]", "localhost", "127.0.0.1", "[::1]"):
         assert answers("0.0.0.0", f"{host}:5000"), host
@@ -94,6 +94,8 @@ def _sigterm_restored() -> Any:
 @pytest.mark.usefixtures("_sigterm_restored")
 def test_the_address_is_said_when_the_server_answers(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ui_server, "SAY_EVERY_S", 0.5)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
     said: list[str] = []
     command = [sys.executable, "-c", SERVER, str(port)]
     assert serve([*command, "1.5", "1"], {}, f"http://127.0.0.1:{port}/health", said.append, ["here it is"]) == 0
