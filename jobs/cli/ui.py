@@ -64,6 +64,6 @@ def known_experiments(uri: str) -> dict[str, str]:
 
     try:
         found = MlflowClient(tracking_uri=uri).search_experiments()
-    except (MlflowException, SQLAlchemyError) as error:
+    except (MlflowException, SQLAlchemyError, ImportError) as error:
         raise refused(uri, error) from None
     return {one.name: one.experiment_id for one in reversed(found) if VIEW_TAG in one.tags}

@@ -5,11 +5,12 @@ import os
 import sqlite3
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from channels.errors import UserError
 from orchestrator.run.file_lock import try_lock
+from orchestrator.tracking.fresh_database import SQLITE, copy_fresh
 
-SQLITE = "sqlite:///"
 LOCK_POLL_S = 0.1
 MAKE_S = 180.0
 """Most seconds that another process may take to make the database; two do on a quiet machine."""
@@ -77,21 +78,31 @@ def _make(path: Path) -> None:
         left.unlink(missing_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        MlflowClient(tracking_uri=f"{SQLITE}{unfinished.absolute()}").search_experiments(max_results=1)
+        if not copy_fresh(unfinished):
+            MlflowClient(tracking_uri=f"{SQLITE}{unfinished.absolute()}").search_experiments(max_results=1)
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
 
 
+def without_password(text: str, uri: str) -> str:
+    """A text that may quote an address, without the address's password."""
+    password = urlsplit(uri).password
+    return text if password is None else text.replace(f":{password}@", ":***@")
+
+
 def refused(uri: str, error: Exception) -> UserError:
-    """What MLflow or a database says, as one line with its remedy."""
-    lines = str(error).splitlines() or [type(error).__name__]
-    reason, whole = lines[0][:300], str(error).lower()
+    """What MLflow or a database says, as one line with its remedy; a password in the address is not repeated."""
+    lines = without_password(str(error), uri).splitlines() or [type(error).__name__]
+    reason, whole, uri = lines[0][:300], str(error).lower(), without_password(uri, uri)
     where = str(database_file(uri) or "tracking.uri")
     if "out-of-date database schema" in whole:
         what = f"the tracking database is of another version of MLflow ({reason.split('. ')[0]})"
         mend = f"if an older one made it: copy it, then: mlflow db upgrade {uri}; else install the newer one"
         return UserError(what, where=where, mend=mend)
+    if isinstance(error, ImportError):
+        mend = "install the package that MLflow reads this kind of database with"
+        return UserError(f"MLflow cannot open {uri!r} ({reason})", where="tracking.uri", mend=mend)
     if database_file(uri) is None:
         mend = "start the server, or set tracking.uri to null for a local database"
         return UserError(f"MLflow at {uri!r} refuses ({reason})", where="tracking.uri", mend=mend)

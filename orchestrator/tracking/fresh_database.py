@@ -1,7 +1,6 @@
 """A fresh sqlite database of MLflow, copied from one that is made once for a version.
 
-MLflow builds one by all its migrations since the first version: seconds, most of them waits for the disk. It also takes
-no lock, so that two that open a new file at the same time spoil it; a whole copy appears at once.
+MLflow builds one by all its migrations since the first version: seconds, most of them waits for the disk.
 """
 
 import os
@@ -12,19 +11,18 @@ from tempfile import TemporaryDirectory
 SQLITE = "sqlite:///"
 
 
-def make_database(uri: str) -> None:
-    """Put an empty database where an address names a sqlite file that is not there; otherwise nothing.
+def copy_fresh(path: Path) -> bool:
+    """Write an empty database to a path; False, and nothing written, where the copies' original cannot be kept.
 
-    Where the copies' original cannot be kept, MLflow builds the database itself.
+    Raises:
+        OSError: the path cannot be written.
     """
-    path = Path(uri.removeprefix(SQLITE))
-    if not uri.startswith(SQLITE) or path.exists() or not path.parent.is_dir():
-        return
     try:
         original = _original()
     except (OSError, RuntimeError):
-        return
-    _publish(original, path)
+        return False
+    _copy(original, path)
+    return True
 
 
 def _original() -> Path:
@@ -52,20 +50,17 @@ def _build(path: Path) -> None:
 
 
 def _publish(source: Path, path: Path) -> None:
-    """Copy a file so that it appears whole, unless another one was quicker."""
+    """Copy a file so that it appears whole, whoever else does the same now."""
     new = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with source.open("rb") as read, new.open("wb") as write:
-            shutil.copyfileobj(read, write)
-            write.flush()
-            os.fsync(write.fileno())
-        try:
-            path.hardlink_to(new)
-        except FileExistsError:
-            pass
-        except OSError:
-            # A file system without links.
-            if not path.exists():
-                new.replace(path)
+        _copy(source, new)
+        new.replace(path)
     finally:
         new.unlink(missing_ok=True)
+
+
+def _copy(source: Path, path: Path) -> None:
+    with source.open("rb") as read, path.open("wb") as write:
+        shutil.copyfileobj(read, write)
+        write.flush()
+        os.fsync(write.fileno())

@@ -11,7 +11,6 @@ from channels.errors import UserError
 from orchestrator.spec.yaml_files import flatten
 from orchestrator.tracking.database import check_database, ensure_database, refused
 from orchestrator.tracking.experiment_view import view_tags
-from orchestrator.tracking.fresh_database import make_database
 
 METRICS_A_CALL = 1000
 PARAMETERS_A_CALL = 100
@@ -128,7 +127,6 @@ class Tracker:
 
         # It prints the traceback of what it raises as well; the controller says it once, in one line.
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
-        make_database(uri)
         try:
             ensure_database(uri)
             self._client = MlflowClient(tracking_uri=uri)
@@ -137,7 +135,7 @@ class Tracker:
             self.run_id: str = known or self._create(experiment_id, name, key)
             if known is not None:
                 self._client.update_run(known, status="RUNNING")
-        except (MlflowException, SQLAlchemyError) as error:
+        except (MlflowException, SQLAlchemyError, ImportError) as error:
             raise refused(uri, error) from None
         self.experiment_id = experiment_id
         self.last_step = -1

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from channels.errors import UserError
-from orchestrator.tracking.database import check_database, ensure_database
+from orchestrator.tracking.database import check_database, ensure_database, refused
 from orchestrator.tracking.mlflow_run import Tracker, default_uri
 
 SIX = """
@@ -98,6 +98,25 @@ def test_a_database_of_another_mlflow_is_one_line_with_its_remedy(tmp_path: Path
     with pytest.raises(UserError, match=words) as caught:
         Tracker(default_uri(tmp_path), "study", tmp_path, "run", None)
     assert "\n" not in str(caught.value)
+
+
+def test_a_password_in_an_address_is_not_repeated() -> None:
+    uri = "postgresql://bob:hunter2@db:5432/runs"
+    for text in (f"cannot reach {uri}", "out-of-date database schema (found 1)", ""):
+        said = str(refused(uri, RuntimeError(text)))
+        assert "hunter2" not in said and "bob:***@db" in said
+
+
+def test_a_database_whose_driver_is_missing_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg2", None)
+    with pytest.raises(UserError, match="install the package") as caught:
+        Tracker("postgresql+psycopg2://host/runs", "study", tmp_path, "run", None)
+    assert "\n" not in str(caught.value)
+
+
+def test_options_of_an_address_are_no_part_of_the_file(tmp_path: Path) -> None:
+    Tracker(f"{default_uri(tmp_path)}?timeout=60", "study", tmp_path, "run", None)
+    assert {path.name for path in tmp_path.iterdir()} <= {".mlflow.db.lock", "mlflow.db", "mlartifacts"}
 
 
 def test_addresses_that_are_no_file_are_nobodys_business() -> None:

@@ -8,7 +8,7 @@ import pytest
 from mlflow import MlflowClient
 
 from orchestrator.tracking import fresh_database
-from orchestrator.tracking.fresh_database import make_database
+from orchestrator.tracking.fresh_database import copy_fresh
 
 
 def tables(path: Path) -> list[list[str]]:
@@ -20,9 +20,9 @@ def tables(path: Path) -> list[list[str]]:
 
 def test_a_copy_is_what_mlflow_makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    make_database(f"sqlite:///{tmp_path}/first.db")
+    assert copy_fresh(tmp_path / "first.db")
     monkeypatch.setattr(fresh_database, "_build", lambda path: pytest.fail("built twice"))
-    make_database(f"sqlite:///{tmp_path}/copy.db")
+    assert copy_fresh(tmp_path / "copy.db")
     client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/copy.db")
     client.create_run(client.create_experiment("one"))
     MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/own.db").search_experiments()
@@ -30,18 +30,10 @@ def test_a_copy_is_what_mlflow_makes(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert [experiment.name for experiment in client.search_experiments()] == ["one", "Default"]
 
 
-def test_a_database_that_is_there_and_a_server_are_left_alone(tmp_path: Path) -> None:
-    there = tmp_path / "there.db"
-    there.write_text("mine")
-    make_database(f"sqlite:///{there}")
-    make_database("http://127.0.0.1:5000")
-    assert there.read_text() == "mine" and list(tmp_path.iterdir()) == [there]
-
-
 def test_without_a_place_for_the_original_mlflow_builds_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "cache").write_text("no folder")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    make_database(f"sqlite:///{tmp_path}/new.db")
+    assert not copy_fresh(tmp_path / "new.db")
     assert not (tmp_path / "new.db").exists()
