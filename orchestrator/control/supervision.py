@@ -50,6 +50,8 @@ class Follower:
         self.failures: list[dict[str, Any]] = state.get("failures", [])
         self.outcome = "stopped"
         """``finished`` once the ranks have said so."""
+        self.last_failure: Mapping[str, Any] | None = None
+        """How the attempt failed that no other one follows; None where there is none such since this start."""
         self._failures_before = len(self.failures)
         self._has_begun = False
         self._machines: Sequence[str] = ()
@@ -73,12 +75,6 @@ class Follower:
         for event in failures:
             self._take_failure(event)
 
-    @property
-    def last_failure(self) -> Mapping[str, Any] | None:
-        """How the last attempt since this start failed; None where none did."""
-        failures = self.failures[self._failures_before :]
-        return failures[-1] if failures else None
-
     def all_causes(self, cause: str) -> str:
         """The last cause, and where it was not the first one since this start, all of them."""
         failures = self.failures[self._failures_before :]
@@ -96,6 +92,7 @@ class Follower:
         if failure["node"] is None and failure["rank"] is not None and failure["rank"] < len(self._machines):
             failure["node"] = self._machines[failure["rank"]]
         self.failures.append(failure)
+        self.last_failure = None if event["retry"] else failure
         self._directory.update_state(failures=self.failures)
         then = f"; again in {event['wait_s']:g} s" if event["retry"] else ""
         # Before its ranks have begun an attempt has no number.

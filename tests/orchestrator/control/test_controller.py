@@ -185,6 +185,14 @@ def test_what_ray_lists_of_all_ranks_is_not_the_cause_but_the_failure_that_expla
     assert run.state["cause"] == outcome.cause
 
 
+def test_a_failure_that_another_attempt_made_good_is_not_the_cause_of_what_fails_later(
+    run: Run, script: Callable[..., None]
+) -> None:
+    script(attempt, lambda directory: fail_attempt(directory, 1, "gone"), attempt,
+           error=WorkerGroupError("the scoring was killed", {}))  # fmt: skip
+    assert "the scoring was killed" in str(run.start().cause)
+
+
 def test_a_second_signal_ends_the_run_at_once(run: Run, script: Callable[..., None]) -> None:
     script(attempt, error=KeyboardInterrupt())
     assert (run.start().cause, run.state["status"]) == ("interrupted", "KILLED")
