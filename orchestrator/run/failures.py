@@ -23,9 +23,11 @@ BROKEN_DEVICE = (
     "gpu is lost",
     "fallen off the bus",
     "no cuda-capable device is detected",
-    "cuda-capable device(s) is/are busy or unavailable",
 )
-"""What CUDA says of hardware that fails (texts of cudaGetErrorString, CUDA runtime API, and of the driver's log)."""
+"""What CUDA says of hardware that fails (texts of cudaGetErrorString, CUDA runtime API, and of the driver's log).
+
+A device that is busy is none of them: another process, perhaps a rank of the last attempt, still holds it.
+"""
 BROKEN_COLLECTIVE = (
     "nccl error",
     "nccl communicator",

@@ -57,7 +57,19 @@ def kept_errors() -> Iterator[None]:
     except Exception as error:
         moment = time.time()
         traceback.print_exception(error)
-        raise RankError(error, moment, host_name()) from error
+        raise RankError(as_sent(error), moment, host_name()) from error
+
+
+def as_sent(error: Exception) -> Exception:
+    """An error that can go to the controller: its text alone where Ray cannot carry the exception itself."""
+    from ray import cloudpickle
+
+    try:
+        cloudpickle.loads(cloudpickle.dumps(error))
+    # Whatever a class of the user's raises when it is taken apart or put together.
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
 
 
 def agree_on_attempt(attempts: Path) -> int:

@@ -68,6 +68,7 @@ def at(time: float, error: BaseException, host: str = "n1") -> WrappedError:
         ({rank: at(9.0 - rank, TrainingDivergedError("NaN", 3)) for rank in range(4)}, Kind.DIVERGED, 0),
         ({0: at(9.0, RuntimeError("NCCL error: unhandled cuda error, Cuda failure 214 'uncorrectable ECC error'")),
           1: at(8.0, NCCL)}, Kind.DEVICE, 0),
+        ({0: at(9.0, RuntimeError("CUDA error: CUDA-capable device(s) is/are busy or unavailable"))}, Kind.WORKER, 0),
     ],
 )  # fmt: skip
 def test_the_first_error_in_time_is_the_cause_and_broken_collectives_are_none(failures, kind, rank) -> None:

@@ -1,6 +1,7 @@
 """What every rank does around its training, and what the controller reads of it after a failure."""
 
 import os
+import pickle
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ import torch
 from channels.files import write_json
 from orchestrator.control.ray_train import rank as rank_module
 from orchestrator.control.ray_train.device_check import Before, bad_nodes, read_before
-from orchestrator.control.ray_train.rank import describe_rank, kept_errors, readable_gpus
+from orchestrator.control.ray_train.rank import as_sent, describe_rank, kept_errors, readable_gpus
 from orchestrator.monitoring.gpu_state import GpuState, NvmlError
 from orchestrator.monitoring.topology import Place
 from orchestrator.run.failures import RankError
@@ -42,6 +43,22 @@ def test_an_error_keeps_its_time_and_place_and_its_traceback_is_printed(
         raise cause
     assert raised.value.cause is cause and raised.value.host == "n5" and raised.value.time > 1.7e9
     assert "test_rank.py" in capsys.readouterr().err
+
+
+class TwoPartsError(Exception):
+    """As many users write them: what is pickled has one argument, and its class wants two."""
+
+    def __init__(self, layer: str, size: int) -> None:
+        super().__init__(f"{layer} has {size}")
+
+
+def test_an_error_that_cannot_be_carried_arrives_as_its_text() -> None:
+    with pytest.raises(RankError) as raised, kept_errors():
+        raise TwoPartsError("head", 3)
+    again = pickle.loads(pickle.dumps(raised.value))
+    assert isinstance(again, RankError) and str(again.cause) == "TwoPartsError: head has 3"
+    plain = ValueError("as it is")
+    assert as_sent(plain) is plain
 
 
 def test_on_a_cpu_nothing_is_bound() -> None:
