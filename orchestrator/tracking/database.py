@@ -2,10 +2,10 @@
 
 import contextlib
 import os
+import re
 import sqlite3
 import time
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from channels.errors import UserError
 from orchestrator.run.file_lock import try_lock
@@ -14,6 +14,7 @@ from orchestrator.tracking.fresh_database import SQLITE, copy_fresh
 LOCK_POLL_S = 0.1
 MAKE_S = 180.0
 """Most seconds that another process may take to make the database; two do on a quiet machine."""
+_PASSWORD = re.compile(r"(://[^/@:\s]*):[^/\s]+@")
 _NEW_ONE = "move the file away, then a new database is made; the runs' folders keep everything (wavetrain sync RUN)"
 
 
@@ -85,16 +86,15 @@ def _make(path: Path) -> None:
         unfinished.unlink(missing_ok=True)
 
 
-def without_password(text: str, uri: str) -> str:
-    """A text that may quote an address, without the address's password."""
-    password = urlsplit(uri).password
-    return text if password is None else text.replace(f":{password}@", ":***@")
+def without_password(text: str) -> str:
+    """A text that may quote addresses, without their passwords."""
+    return _PASSWORD.sub(r"\1:***@", text)
 
 
 def refused(uri: str, error: Exception) -> UserError:
     """What MLflow or a database says, as one line with its remedy; a password in the address is not repeated."""
-    lines = without_password(str(error), uri).splitlines() or [type(error).__name__]
-    reason, whole, uri = lines[0][:300], str(error).lower(), without_password(uri, uri)
+    lines = without_password(str(error)).splitlines() or [type(error).__name__]
+    reason, whole, uri = lines[0][:300], str(error).lower(), without_password(uri)
     where = str(database_file(uri) or "tracking.uri")
     if "out-of-date database schema" in whole:
         what = f"the tracking database is of another version of MLflow ({reason.split('. ')[0]})"

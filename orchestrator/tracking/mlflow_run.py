@@ -9,7 +9,7 @@ from urllib.parse import urlparse
 
 from channels.errors import UserError
 from orchestrator.spec.yaml_files import flatten
-from orchestrator.tracking.database import check_database, ensure_database, refused
+from orchestrator.tracking.database import check_database, ensure_database, refused, without_password
 from orchestrator.tracking.experiment_view import view_tags
 
 METRICS_A_CALL = 1000
@@ -24,6 +24,7 @@ MEND_PASSWORD = (
     "give MLflow's user in MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, a database's in its own way "
     "(e.g. ~/.pgpass)"
 )
+MEND_ADDRESS = "e.g. http://127.0.0.1:5000 or sqlite:///mlflow.db"
 MEND_URI = "start the server, or set tracking.uri to null for a local database"
 KEY_TAG = "wavetrain.key"
 """Tag of a run that its maker chose before the run was created."""
@@ -56,15 +57,18 @@ def check_uri(uri: str) -> None:
 
 def check_address(uri: str) -> None:
     """The part of it that asks nobody."""
-    parsed = urlparse(uri)
-    if parsed.scheme not in ("http", "https", "sqlite", "postgresql", "mysql", "mssql"):
-        raise UserError(
-            f"tracking URI {uri!r} is neither http(s) nor a database", where="tracking.uri",
-            mend="e.g. http://127.0.0.1:5000 or sqlite:///mlflow.db",
-        )  # fmt: skip
+    try:
+        parsed = urlparse(uri)
+    except ValueError as error:
+        what = f"{without_password(uri)!r} is no address ({error})"
+        raise UserError(what, where="tracking.uri", mend=MEND_ADDRESS) from None
     if parsed.password is not None:
         where = f"tracking.uri of {parsed.hostname}"
         raise UserError("the address holds a password, which the run would keep", where=where, mend=MEND_PASSWORD)
+    # A database's scheme may name the driver too, e.g. mssql+pyodbc.
+    if parsed.scheme.partition("+")[0] not in ("http", "https", "sqlite", "postgresql", "mysql", "mssql"):
+        what = f"tracking URI {uri!r} is neither http(s) nor a database"
+        raise UserError(what, where="tracking.uri", mend=MEND_ADDRESS)
 
 
 def _ping(uri: str) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from channels.errors import UserError
-from orchestrator.tracking.database import check_database, ensure_database, refused
-from orchestrator.tracking.mlflow_run import Tracker, default_uri
+from orchestrator.tracking.database import check_database, ensure_database, refused, without_password
+from orchestrator.tracking.mlflow_run import Tracker, check_address, default_uri
 
 SIX = """
 import os, sys, traceback
@@ -105,6 +105,25 @@ def test_a_password_in_an_address_is_not_repeated() -> None:
     for text in (f"cannot reach {uri}", "out-of-date database schema (found 1)", ""):
         said = str(refused(uri, RuntimeError(text)))
         assert "hunter2" not in said and "bob:***@db" in said
+    assert (
+        without_password("at mysql://bob:p@ss@db/x or http://h:80/a@b") == "at mysql://bob:***@db/x or http://h:80/a@b"
+    )
+
+
+@pytest.mark.parametrize(
+    ("uri", "says"),
+    [
+        ("mssql+pyodbc://bob:hunter2@db/x", "holds a password"),
+        ("nonsense://bob:hunter2@db/x", "holds a password"),
+        ("nonsense://db/x", "neither http"),
+        ("http://bob:hunter2@[::1", "is no address"),
+    ],
+)
+def test_an_address_is_refused_in_one_line_without_its_password(uri: str, says: str) -> None:
+    with pytest.raises(UserError, match=says) as caught:
+        check_address(uri)
+    assert "hunter2" not in str(caught.value) and "\n" not in str(caught.value)
+    check_address("mssql+pyodbc://bob@db/x")
 
 
 def test_a_database_whose_driver_is_missing_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
