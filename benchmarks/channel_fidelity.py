@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from record import record
+from parts.record import record
 from rich.console import Console
 from rich.table import Table
 

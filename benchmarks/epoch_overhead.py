@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from record import record
+from parts.record import record
 from rich.console import Console
 from rich.table import Table
 

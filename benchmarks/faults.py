@@ -12,11 +12,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from record import record
+from parts.record import record
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from tests.e2e.fault_cases import CASES, NEED_ROOT
-from tests.e2e.faults import Bench, Failed, Finding, start_bench, table
+from tests.e2e.matrix.fault_cases import CASES, NEED_ROOT
+from tests.e2e.matrix.faults import Bench, Failed, Finding, start_bench, table
 
 
 def main() -> int:

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import psutil
-from record import record
+from parts.record import record
 from rich.console import Console
 from rich.table import Table
 

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from record import record
+from parts.record import record
+from parts.timing import device_name, timed, use_one_thread
 from rich.console import Console
 from rich.table import Table
-from timing import device_name, timed, use_one_thread
 
 from channels.presets import load_preset
 from channels.shards import Samples

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from record import record
+from parts.record import record
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor

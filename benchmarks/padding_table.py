@@ -8,7 +8,7 @@ Prints padding % for the first N = 8 .. 40 sets and B = 1 .. 16 buckets, 9,000 s
 import argparse
 from pathlib import Path
 
-from record import record
+from parts.record import record
 from rich.console import Console
 from rich.table import Table
 

@@ -10,7 +10,7 @@ With a seed of its own a rank's order differs, so that slices overlap. 9,000 sam
 import argparse
 
 import numpy as np
-from record import record
+from parts.record import record
 
 from channels.presets import load_preset
 from samplers.plan import make_plan

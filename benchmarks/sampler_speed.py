@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from record import record
+from parts.record import record
 from rich.console import Console
 from rich.table import Table
 
@@ -81,7 +81,7 @@ def run_lhotse(python: Path) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         lengths, out = Path(folder) / "lengths.npy", Path(folder) / "batches.npz"
         np.save(lengths, all_lengths(published()))
-        script = Path(__file__).with_name("lhotse_epoch.py")
+        script = Path(__file__).parent / "parts" / "lhotse_epoch.py"
         command = [python, script, lengths, out, WORLD, BATCH, BUCKETS]
         return row_of("Lhotse DynamicBucketingSampler", [str(part) for part in command], out)
 

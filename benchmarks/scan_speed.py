@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from record import record
+from parts.record import record
+from parts.timing import device_name
 from rich.console import Console
 from rich.table import Table
-from timing import device_name
 from torch import Tensor
 
 from channels.errors import UserError

@@ -18,7 +18,7 @@ import sys
 import time
 
 import numpy as np
-from record import record
+from parts.record import record
 from rich.console import Console
 from rich.table import Table
 

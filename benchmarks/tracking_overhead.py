@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.record import record
+from parts.record import record
+
 from orchestrator.monitoring.system_metrics import SystemSampler
 from orchestrator.run.events import EventWriter, read_events
 from orchestrator.spec.job import TrackingSection

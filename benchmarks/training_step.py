@@ -2,7 +2,7 @@
 
     python benchmarks/training_step.py [--device cuda] [--size published] [--samples 128] [--repeats 3]
 
-Contestants: the published code's step (benchmarks/published_step.py) with its strategies, global and equal buckets;
+Contestants: the published step (benchmarks/parts/published_step.py) with its strategies, global and equal buckets;
 ours padded in optimal buckets; ours packed, inside four optimal buckets and from all sets.
 Batches are of ``--samples`` samples, evenly spaced through the bucket in order of length and padded to its longest,
 which the published batch of 128 seldom lacks: a small machine sees the padding of the whole batch. Contestants take
@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from published_step import PublishedStep
-from record import record
+from parts.published_step import PublishedStep
+from parts.record import record
+from parts.timing import device_name, timed, use_one_thread
 from rich.console import Console
 from rich.table import Table
-from timing import device_name, timed, use_one_thread
 
 from channels.presets import load_preset
 from channels.spec import ChannelSpec

@@ -21,10 +21,10 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
-from record import record
+from parts.record import record
+from parts.timing import timed, use_one_thread
 from rich.console import Console
 from rich.table import Table
-from timing import timed, use_one_thread
 from training_step import FusedStep, make_batch, random_tokens
 
 from channels.presets import load_preset

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from record import record
+from parts.record import record
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from record import record
+from parts.record import record
+from parts.timing import device_name
 from rich.console import Console
 from rich.table import Table
-from timing import device_name
 
 from channels.files import write_json
 from channels.presets import load_preset

@@ -112,6 +112,12 @@ def test_a_circle_is_found() -> None:
     assert find_circle({"a": "bc", "b": "c", "c": ""}) == []
 
 
+def test_no_folder_of_tests_or_benchmarks_has_more_files_either() -> None:
+    folders = {path.parent for room in ("tests", "benchmarks") for path in (ROOT / room).rglob("*.py")}
+    counts = {str(folder.relative_to(ROOT)): len(list(folder.glob("*.py"))) for folder in folders}
+    assert {folder: count for folder, count in counts.items() if count > MOST_FILES} == {}
+
+
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: str(folder.relative_to(ROOT)))
 def test_a_folder_is_a_package_that_can_be_overlooked(folder: Path) -> None:
     files = [path.name for path in folder.glob("*.py")]

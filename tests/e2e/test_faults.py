@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from tests.e2e.fault_cases import CASES, NEED_ROOT
-from tests.e2e.faults import Bench, Finding, start_bench
+from tests.e2e.matrix.fault_cases import CASES, NEED_ROOT
+from tests.e2e.matrix.faults import Bench, Finding, start_bench
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 

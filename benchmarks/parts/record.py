@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).with_name("results.jsonl")
+RESULTS = Path(__file__).parents[1] / "results.jsonl"
 
 
 def record(benchmark: str, parameters: dict[str, Any], rows: list[dict[str, Any]]) -> None:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from tests.e2e.faults import MOST_REPEATED, Bench, Finding
+from tests.e2e.matrix.faults import MOST_REPEATED, Bench, Finding
 
 SHARD = "shards/R2/train-00001.safetensors"
 NAN = b"\x00\x00\xc0\x7f"

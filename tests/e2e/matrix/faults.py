@@ -17,7 +17,7 @@ import psutil
 
 from orchestrator.spec.job import JobSpec
 from orchestrator.training.sample_log import samples_of_epochs
-from tests.e2e.leftovers import Machine, left_over, look, processes
+from tests.e2e.matrix.leftovers import Machine, left_over, look, processes
 from tests.e2e.runs import Place, family
 from tests.jobs_for_tests import small_job
 from tests.stores import SHAPES, make_random_store

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from tests.e2e import clock
-from tests.e2e.fault_files import (
+from tests.e2e.matrix.fault_files import (
     Case,
     damage_checkpoint,
     damage_store,
@@ -20,7 +20,7 @@ from tests.e2e.fault_files import (
     nan_in_a_sample,
     truncate,
 )
-from tests.e2e.faults import EVERY_STEPS, Bench, Disturb, Finding, Mend
+from tests.e2e.matrix.faults import EVERY_STEPS, Bench, Disturb, Finding, Mend
 from tests.e2e.mlflow_server import MlflowServer
 from tests.e2e.raylets import RayletsProcess, add_node, connection, lose_node
 from tests.e2e.runs import Place, family, training_ranks

@@ -1,0 +1,1 @@
+"""What several benchmarks share: the record, the clock, and code of others that is compared with."""
