@@ -94,8 +94,8 @@ class Sharing:
 
     @property
     def block(self) -> int:
-        """Steps of a block: equally many for every rank."""
-        return 1 if self.world == 1 else self.world * -(-BLOCK_STEPS // self.world)
+        """Steps of a block: equally many for every rank; a rank alone has no exchange to make rare."""
+        return 2 * LEAD_STEPS if self.world == 1 else self.world * -(-BLOCK_STEPS // self.world)
 
 
 ALONE = Sharing(0, 1, lambda rows: lambda: rows[None])

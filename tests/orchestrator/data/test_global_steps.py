@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -76,18 +76,35 @@ def test_all_ranks_know_of_every_step_what_one_alone_finds(
     assert max(looked_at) - min(looked_at) <= ranks.exchanges < len(expected)
 
 
-def test_a_rank_alone_exchanges_nothing_and_looks_one_step_ahead(small_store: Path) -> None:
+def test_a_rank_alone_looks_ahead_while_steps_train(small_store: Path) -> None:
+    """The looks of a block are asked for two steps before they are waited for, so that training does not wait."""
     data, schedule = opened(small_store, "bucket")
-    looked_at: list[Cursor] = []
+    asked, waited_for = 0, 0
+
+    class Look(Future[GlobalStep]):
+        def result(self, timeout: float | None = None) -> GlobalStep:
+            nonlocal waited_for
+            waited_for += 1
+            return super().result(timeout)
+
+    class Pool(Executor):
+        def submit(self, fn, /, *args, **kwargs):
+            nonlocal asked
+            asked += 1
+            look = Look()
+            look.set_result(fn(*args, **kwargs))
+            return look
 
     def look(cursor: Cursor) -> GlobalStep:
-        looked_at.append(cursor)
         return GlobalStep.of(data, schedule, cursor, 1)
 
-    with ThreadPoolExecutor(1) as pool:
-        found = global_steps(cursors(schedule, 0, 0), look, pool, 3, ALONE)
-        assert equal(next(found), GlobalStep.of(data, schedule, (0, 0), 1))
-    assert looked_at == [(0, 0), (0, 1)]
+    seen = []
+    for step, cursor in zip(
+        global_steps(cursors(schedule, 0, 0), look, Pool(), 3, ALONE), cursors(schedule, 0, 0), strict=True
+    ):
+        assert equal(step, look(cursor))
+        seen.append((asked, waited_for))
+    assert seen == [(5, 5), (9, 5), (9, 5), (9, 9), (9, 9), (12, 9), (12, 9), (12, 12), (12, 12), *[(12, 12)] * 3]
 
 
 def test_an_exchange_begins_before_its_block_does(small_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
