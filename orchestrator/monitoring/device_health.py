@@ -55,7 +55,9 @@ def examine_node(
     found = {gpu.index: problem for gpu in gpus if (problem := find_problem(gpu, before, known)) is not None}
     # A task without a claim on a GPU may see none, which says nothing about the machine.
     if not found and os.environ.get("CUDA_VISIBLE_DEVICES") != "":
-        found = _try(limit_s)
+        # A trial counts as CUDA does, which begins at 0 with the first that this process may use.
+        tried = _try(limit_s).items()
+        found = {gpus[number].index if 0 <= number < len(gpus) else number: problem for number, problem in tried}
     names = {gpu.index: gpu.pci for gpu in gpus}
     return "; ".join(f"{_name(index, names)}{problem}" for index, problem in found.items()) or None
 

@@ -47,18 +47,24 @@ class GpuState:
 def read_gpus(visible: str | None = None) -> list[GpuState]:
     """The GPUs of this machine, also those that cannot be reached any more.
 
-    visible: CUDA_VISIBLE_DEVICES, to leave out those that it does not name; None or empty: all.
+    visible: CUDA_VISIBLE_DEVICES, to leave out those that it does not name; None or empty: all. The n-th is CUDA's
+    device n; what cannot be reached and has no name there comes last.
 
     Raises:
         NvmlError: no driver, or it does not answer.
     """
     with _nvml() as nvml:
         try:
-            states = [_read(nvml, index) for index in range(nvml.nvmlDeviceGetCount())]
+            found = [_read(nvml, index) for index in range(nvml.nvmlDeviceGetCount())]
         except nvml.NVMLError as error:
             raise NvmlError(f"NVML does not answer ({error})") from None
+    gpus = [gpu for gpu in found if gpu is not None]
     wanted = [token.strip() for token in (visible or "").split(",") if token.strip()]
-    return [gpu for gpu in states if gpu is not None and (not wanted or gpu.lost or _is_named(gpu, wanted))]
+    if not wanted:
+        return gpus
+    # CUDA counts only those that this job may use.
+    named = [gpu for token in wanted for number, gpu in enumerate(gpus) if _is_named(gpu, number, token)]
+    return named + [gpu for gpu in gpus if gpu.lost and gpu not in named]
 
 
 def driver() -> str:
@@ -91,8 +97,8 @@ def _nvml() -> Iterator[Any]:
         pynvml.nvmlShutdown()
 
 
-def _is_named(gpu: GpuState, wanted: list[str]) -> bool:
-    return any(token == str(gpu.index) or (token.startswith("GPU-") and gpu.uuid.startswith(token)) for token in wanted)
+def _is_named(gpu: GpuState, number: int, token: str) -> bool:
+    return token == str(number) or (token.startswith("GPU-") and gpu.uuid.startswith(token))
 
 
 def _read(nvml: Any, index: int) -> GpuState | None:

@@ -47,6 +47,18 @@ def test_only_the_devices_of_the_job_are_read(monkeypatch: pytest.MonkeyPatch, v
     assert [gpu.uuid for gpu in read_gpus("")] == ["GPU-a", "GPU-b"]
 
 
+@pytest.mark.parametrize("visible", ["1,0", "GPU-c,GPU-b", "GPU-c,0"])
+def test_devices_come_in_the_order_of_cuda_which_counts_those_of_the_job(
+    monkeypatch: pytest.MonkeyPatch, visible: str
+) -> None:
+    foreign = Device(hidden=pynvml.NVML_ERROR_NO_PERMISSION)
+    answering(monkeypatch, foreign, Device(uuid="GPU-b"), Device(uuid="GPU-c", pci="00000000:C1:00.0"))
+    assert [(gpu.index, gpu.uuid) for gpu in read_gpus(visible)] == [(2, "GPU-c"), (1, "GPU-b")]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(device_health, "_try", lambda limit_s: {0: "comes out wrong"})
+    assert examine_node({}, 1.0) == "GPU 2 (0000:c1:00.0): comes out wrong"
+
+
 def test_a_lost_device_is_listed_whatever_is_visible(monkeypatch: pytest.MonkeyPatch) -> None:
     lost = Device(hidden=pynvml.NVML_ERROR_GPU_IS_LOST)
     answering(monkeypatch, lost, Device(uuid="GPU-b", fails=pynvml.NVML_ERROR_GPU_IS_LOST))
