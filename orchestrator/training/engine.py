@@ -69,8 +69,8 @@ def set_up_cuda(tf32: bool) -> None:
 
 
 def reduced_elements(parameters: int) -> int:
-    """Gradient elements that ZeRO reduces at once."""
-    return max(1, min(parameters, MOST_REDUCED))
+    """Gradient elements that ZeRO reduces at once, of which DeepSpeed wants an even number."""
+    return min(parameters + parameters % 2, MOST_REDUCED)
 
 
 class TrainingEngine:

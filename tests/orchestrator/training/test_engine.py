@@ -61,6 +61,27 @@ def assert_same_training(result: dict[str, Any], reference: dict[str, Any], tole
         np.testing.assert_allclose(result["weights"][name], weight, atol=20 * tolerance, err_msg=name)
 
 
+def train_odd_model(job: JobSpec) -> float:
+    """One element of a model of three parameters after a step."""
+    import torch
+
+    from orchestrator.training.engine import TrainingEngine
+
+    model = torch.nn.Linear(2, 1)
+    engine = TrainingEngine(model, job.train, device="cpu", tasks=1).deepspeed  # type: ignore[arg-type]
+    engine.optimizer.param_groups[0]["lr"] = 1.0
+    before = model.weight[0, 0].item()
+    engine.backward(engine(torch.ones(1, 2)).sum())
+    engine.step()
+    return before - model.weight[0, 0].item()
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_a_model_may_have_an_odd_number_of_parameters(ranks: Any, small_store: Path, stage: int) -> None:
+    [moved] = ranks(1, train_odd_model, small_job(small_store, train={"zero_stage": stage}))
+    assert moved != 0
+
+
 def test_training_moves(reference: dict[str, Any]) -> None:
     assert np.isfinite(reference["losses"]).all()
     assert reference["losses"][-1].mean() < reference["losses"][0].mean()
