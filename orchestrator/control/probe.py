@@ -93,7 +93,13 @@ def probe_here(job: JobSpec, device: str, memory_bytes: int) -> list[Fit]:
     spec = make_spec(job.model.name, job.model.options)
     catalogue, data = open_training_data(job.data, spec, job.seed, packed=job.batching.packed)
     schedule = make_schedule(job, catalogue, data.flops)
-    trial = _Trial(job, data, schedule, device, memory_bytes if device == "cpu" else None)
+    try:
+        trial = _Trial(job, data, schedule, device, memory_bytes if device == "cpu" else None)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        # The model alone is too large, or others hold the GPU's memory.
+        return [Fit(number, bucket.length, 0, limited=True) for number, bucket in enumerate(schedule.plan.buckets)]
     fits = []
     order = sorted(range(len(schedule.plan.buckets)), key=lambda number: -schedule.plan.buckets[number].length)
     for number in order:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
@@ -49,6 +50,17 @@ def test_activations_are_recomputed_as_in_training(small_store: Path, monkeypatc
 def test_too_little_memory_for_one_sample_is_said(small_store: Path) -> None:
     with pytest.raises(UserError, match="not one sample"):
         probe(small_job(small_store), "cpu", 2**20)
+
+
+def test_a_model_for_which_there_is_no_memory_fits_nothing(small_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU of which others hold all but the reserve."""
+
+    def refuse(*arguments: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB.")
+
+    monkeypatch.setattr("orchestrator.control.probe._Trial", refuse)
+    fits = probe_here(small_job(small_store), "cpu", GIB)
+    assert [(fit.bucket, fit.micro_batch, fit.limited) for fit in fits] == [(0, 0, True), (1, 0, True)]
 
 
 def test_the_command_prints_what_the_spec_takes(small_store: Path, tmp_path: Path) -> None:
