@@ -33,6 +33,17 @@ def test_a_backend_that_the_device_lacks_is_refused() -> None:
         make_spec("wimamba", {"scan": "mamba_ssm"}).check("cpu")
 
 
+def test_whoever_plans_for_a_gpu_does_not_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A controller that tried a kernel would hold hundreds of megabytes of the first rank's device."""
+    tried: list[str] = []
+    monkeypatch.setattr("models.snapshot.wimamba.choose_backend", lambda device, wanted: tried.append(wanted))
+    make_spec("wimamba", {}).check("cuda")
+    assert not tried
+    make_spec("wimamba", {"scan": "triton"}).check("cuda")
+    make_spec("wimamba", {}).check("cpu")
+    assert tried == ["triton", "auto"]
+
+
 @pytest.mark.parametrize(
     ("name", "options", "told"),
     [("hetercsi", {"time_ratio": 2.0}, "time_ratio"), ("lwm", {"mask_share": 2.0}, "mask_share")],
