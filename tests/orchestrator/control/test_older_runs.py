@@ -41,6 +41,8 @@ SPEC = """
 """A ``spec.json`` as it was written before the orchestrator had packages."""
 FINGERPRINT = "cd7c6fa20b932094cbf6ad5c9b4b3ba6a3774e5615ba39b11ee6d67082e7c7bf"
 """Of that job, as its checkpoints have it."""
+BF16_FINGERPRINT = "b8ae4c4331b8d5c796ea7831300e4cee4094ca778d01e78d68b60b3d4e1f2e91"
+"""The same for precision bf16."""
 
 
 def test_a_job_is_the_one_of_its_older_checkpoints(tmp_path: Path) -> None:
@@ -54,6 +56,20 @@ def test_a_job_is_the_one_of_its_older_checkpoints(tmp_path: Path) -> None:
     assert other.fingerprint != FINGERPRINT
     with pytest.raises(UserError, match="shuffle"):
         check_resumable(directory, other, "f")
+
+
+def test_what_bf16_was_before_goes_on_as_bf16_pure(tmp_path: Path) -> None:
+    """Weights in bfloat16, with the fingerprint of its checkpoints; mixed precision would be another run."""
+    directory = RunDirectory(tmp_path)
+    directory.spec.write_text(SPEC.replace('"precision": "fp32"', '"precision": "bf16"'))
+    job = directory.read_spec()
+    assert job.train.precision == "bf16_pure" and job.fingerprint == BF16_FINGERPRINT
+    assert check_resumable(directory, job, "f")
+    mixed = job.model_copy(update={"train": job.train.model_copy(update={"precision": "bf16"})})
+    with pytest.raises(UserError, match=r"train\.precision: 'bf16_pure' -> 'bf16'"):
+        check_resumable(directory, mixed, "f")
+    write_json(directory.spec, mixed.model_dump(mode="json"))
+    assert directory.read_spec() == mixed
 
 
 @pytest.mark.parametrize(("written", "is_taken"), [({"fingerprint": "of another version"}, False), ({}, True)])
