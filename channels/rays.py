@@ -75,7 +75,7 @@ class PublishedRays(tr38901.RaysGenerator):  # type: ignore[misc]
         return_cluster_angles: bool = False,
         cluster_sort_indices: Tensor | None = None,
     ) -> Any:
-        """Azimuth of rays in degrees in (-180, 180], [links, C, rays], and of clusters where asked for."""
+        """Azimuth of rays in degrees in [-180, 180), [links, C, rays], and of clusters where asked for."""
         departure = angle_type == "aod"
         centre = self._scenario.los_aod if departure else self._scenario.los_aoa
         width = self._of_links("cASD" if departure else "cASA")
