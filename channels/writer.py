@@ -28,6 +28,8 @@ from channels.shards import Samples, is_storable, write_shard
 from channels.signal import sample_power
 from channels.spec import ChannelSpec
 
+SHARD_SAMPLES = 128
+"""Samples of a shard, where nobody chooses."""
 _LOCK_FILE = ".lock"
 _INCOMING = f"{SHARD_FOLDER}/.incoming"
 
@@ -138,7 +140,7 @@ class StoreWriter:
 
 
 @contextmanager
-def open_writer(path: Path | str, shard_samples: int = 128) -> Iterator[StoreWriter]:
+def open_writer(path: Path | str, shard_samples: int = SHARD_SAMPLES) -> Iterator[StoreWriter]:
     """The writer of a new or existing store.
 
     Raises UserError where another process writes to it, where it cannot be written, or where the folder holds something

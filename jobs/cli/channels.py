@@ -19,6 +19,7 @@ from channels.presets import load_preset
 from channels.progress import Progress as Report
 from channels.store import ChannelStore
 from channels.verify import verify as verify_store
+from orchestrator.spec.job import DataSection
 
 app = typer.Typer(
     help="Channel data: make, import, show and verify stores.", no_args_is_help=True, add_completion=False
@@ -58,6 +59,24 @@ def make(
     with _progress() as report:
         make_store(store, chosen, Counts(train, val, test), seed, report, device)
     show(store)
+
+
+def make_missing(section: DataSection) -> None:
+    """Make the sets that a job's preset has and its store lacks.
+
+    Raises:
+        UserError: the job names no preset, or as ``make_store``.
+    """
+    preset, store = section.preset, section.store
+    if preset is None:
+        mend = "add one (name, train, val, test), or leave the option out"
+        raise UserError("the job names no preset to make its store from", where="data.preset", mend=mend)
+    chosen = select_sets(load_preset(preset.name), preset.chosen)
+    held = ChannelStore.open(store).sets if store.exists() else {}
+    if all(spec.name in held for spec in (*chosen.pretrain, *chosen.zeroshot)):
+        return
+    with _progress() as report:
+        make_store(store, chosen, Counts(preset.train, preset.val, preset.test), preset.seed, report)
 
 
 @app.command("import")

@@ -1,6 +1,5 @@
 """``wavetrain submit``: plan, check, snapshot the code and hand the job to a cluster."""
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +9,7 @@ import typer
 from channels.errors import UserError
 from jobs.cli.launchers import make_query
 from jobs.cli.options import ClusterFileOption, ClusterOption, SetOption, SpecArgument
+from jobs.cli.planning.of_preset import announced_store
 from jobs.cli.runs import follow_run
 from jobs.launch.folder import LaunchFolder
 from jobs.launch.job_state import Query
@@ -17,13 +17,14 @@ from jobs.launch.run_status import run_status
 from jobs.launch.sweep import Sweep, make_parent, mark_child, read_sweep
 from jobs.ray_cluster import jobs as ray_jobs
 from jobs.ray_cluster import sweep as ray_sweep
-from jobs.slurm.limits import check_limits
-from jobs.slurm.submission import prepare_submission
+from jobs.slurm.limits import check_limits, is_answering
+from jobs.slurm.submission import Submission, prepare_submission
 from orchestrator.run.folder import RunDirectory
 from orchestrator.spec.cluster import Profile, load_profile
 from orchestrator.spec.job import JobSpec, load_job
 
 if TYPE_CHECKING:
+    from channels.store import ChannelStore
     from orchestrator.control.prepared import Prepared
 
 
@@ -64,11 +65,11 @@ def _submit_one(job: JobSpec, profile: Profile, dry_run: bool) -> None:
     from orchestrator.control.prepare import prepare
 
     submission = prepare_submission(job, profile) if profile.launcher == "slurm" else None
-    prepared = prepare(job, profile)
+    prepared = prepare(job, profile, to_plan=announced_store(job) if dry_run else None)
     if not submission and not dry_run:
         _check_ray(profile)
-    if submission and (shutil.which("scontrol") or not dry_run):
-        check_limits(submission)
+    if submission:
+        _compare(submission, dry_run)
     if dry_run:
         _print_plan(prepared)
         typer.echo(describe_submission(submission) if submission else ray_jobs.describe(profile))
@@ -87,11 +88,11 @@ def _submit_sweep(sweep: Sweep, profile: Profile, parallel: int, dry_run: bool) 
 
     query, runs = make_query(), profile.storage.runs
     waiting = [child for child in sweep.children if _is_wanted(RunDirectory(runs / child.name), query)]
-    _prepare_all(waiting, profile)
+    _prepare_all(waiting, profile, dry_run)
     submissions = [prepare_submission(child, profile) for child in waiting] if profile.launcher == "slurm" else []
     typer.echo(f"sweep {sweep.name}: {len(sweep.children)} runs, {len(waiting)} to submit")
-    if submissions and (shutil.which("scontrol") or not dry_run):
-        check_limits(submissions[0])
+    if submissions:
+        _compare(submissions[0], dry_run)
     if dry_run or not waiting:
         typer.echo("\n".join(child.name for child in waiting))
         if submissions:
@@ -113,14 +114,25 @@ def _submit_sweep(sweep: Sweep, profile: Profile, parallel: int, dry_run: bool) 
     typer.echo(f"next: wavetrain status | wavetrain logs {waiting[0].name} | wavetrain cancel {waiting[0].name}")
 
 
-def _prepare_all(children: Sequence[JobSpec], profile: Profile) -> None:
+def _prepare_all(children: Sequence[JobSpec], profile: Profile, dry_run: bool = False) -> None:
     """Check every child, and a store only once."""
     from orchestrator.control.prepare import prepare
 
-    checked: set[Path] = set()
+    checked: dict[Path, ChannelStore | None] = {}
     for child in children:
-        prepare(child, profile, check_data=child.data.store not in checked)
-        checked.add(child.data.store)
+        path = child.data.store
+        is_new = path not in checked
+        if is_new:
+            checked[path] = announced_store(child) if dry_run else None
+        prepare(child, profile, check_data=is_new, to_plan=checked[path])
+
+
+def _compare(submission: Submission, dry_run: bool) -> None:
+    """With what the partition gives; a dry run away from the cluster goes on without."""
+    if dry_run and not is_answering():
+        typer.echo("no Slurm answers here: partition, account and limits are not compared", err=True)
+    else:
+        check_limits(submission)
 
 
 def _check_ray(profile: Profile) -> None:

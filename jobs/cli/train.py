@@ -1,8 +1,11 @@
 """``wavetrain train``: start or resume a run."""
 
+from typing import Annotated
+
 import typer
 
 from channels.errors import UserError
+from jobs.cli.channels import make_missing
 from jobs.cli.options import ClusterFileOption, ClusterOption, RootOption, SetOption, SpecArgument, profile_options
 from jobs.ray_cluster.inside_job import adapt, check_store_is_here, enter, record_own_job
 from jobs.ray_cluster.jobs import check_answers
@@ -18,12 +21,17 @@ def train(
     cluster: ClusterOption = None,
     cluster_file: ClusterFileOption = None,
     root: RootOption = None,
+    make_data: Annotated[
+        bool, typer.Option("--make-data", help="First make the sets of data.preset that the store lacks.")
+    ] = False,
 ) -> None:
     """Train a job to its end: plan, Ray and DeepSpeed workers, MLflow, zero-shot table. Again: resume."""
     spec, cluster_file = enter(root, spec, cluster_file)
     job = load_job(spec, override or ())
     if root is None:
         check_store_is_here(job)
+    if make_data:
+        make_missing(job.data)
     profile = adapt(load_profile(cluster_file, cluster), rooted=root is not None)
     if profile.launcher == "slurm":
         mend = "wavetrain submit SPEC --cluster NAME"

@@ -10,6 +10,14 @@ from jobs.slurm.submission import Submission, cpus_a_node, minutes
 from orchestrator.control.provenance import user_name
 
 
+def is_answering(run: Run = run_command) -> bool:
+    """Whether there is a Slurm here to compare with."""
+    try:
+        return run(["scontrol", "ping"]).returncode == 0
+    except UserError:
+        return False
+
+
 def check_limits(submission: Submission, run: Run = run_command) -> None:
     """Partition, account, walltime, nodes, GPUs, CPUs and memory.
 

@@ -12,7 +12,8 @@ from channels.catalogue import Counts, make_store
 from channels.presets import Preset, load_preset
 from channels.progress import Progress
 from channels.spec import ChannelSpec
-from orchestrator.spec.job import JobSpec, LossWeighting, Positive, Section
+from orchestrator.spec.job import JobSpec, LossWeighting
+from orchestrator.spec.section import Positive, Section
 from orchestrator.spec.yaml_files import validate
 
 PRESET = "hetercsi"

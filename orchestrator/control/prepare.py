@@ -1,5 +1,6 @@
 """From a spec and a profile to a checked job, before anything is started or written."""
 
+from channels.store import ChannelStore
 from models.registry import make_spec
 from orchestrator.control import preflight
 from orchestrator.control.prepared import Prepared
@@ -14,8 +15,12 @@ from orchestrator.spec.job import JobSpec
 from orchestrator.tracking.mlflow_run import check_address, check_uri, default_uri
 
 
-def prepare(job: JobSpec, profile: Profile, *, check_data: bool = True) -> Prepared:
-    """Everything that can be checked before a run is started. check_data: compare the files of the store too.
+def prepare(
+    job: JobSpec, profile: Profile, *, check_data: bool = True, to_plan: ChannelStore | None = None
+) -> Prepared:
+    """Everything that can be checked before a run is started.
+
+    check_data: compare the files of the store too. to_plan: a store that is not made yet, in place of the job's.
 
     Raises:
         UserError: anything that would make the run fail.
@@ -23,10 +28,10 @@ def prepare(job: JobSpec, profile: Profile, *, check_data: bool = True) -> Prepa
     spec = make_spec(job.model.name, job.model.options)
     preflight.check_resources(job, profile)
     preflight.check_model(spec, profile, job.train.precision)
-    catalogue, data = open_training_data(job.data, spec, job.seed, packed=job.batching.packed)
+    catalogue, data = open_training_data(job.data, spec, job.seed, packed=job.batching.packed, store=to_plan)
     zeroshot = check_zeroshot_sets(data.store, job, spec)
     validation = check_validation_sets(data.store, job)
-    if check_data:
+    if check_data and to_plan is None:
         preflight.check_store(data.store)
     preflight.check_batches(job, catalogue)
     schedule = make_schedule(job, catalogue, data.flops)

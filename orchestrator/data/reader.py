@@ -16,6 +16,7 @@ from models.interface import ModelSpec, PackedBatch, Shape, TokenBatch, Tokens, 
 from models.layers.packing import pack
 from orchestrator.data.device_signal import NormalTables
 from orchestrator.data.flops import packed_flops, padded_flops
+from orchestrator.data.planned_store import open_store
 from orchestrator.data.stored_batch import Part, Preparation, StoredBatch
 from orchestrator.spec.job import DataSection, LossWeighting
 from samplers.catalogue import Catalogue, Source, pooled_sources
@@ -197,9 +198,15 @@ def place_of(store: ChannelStore, origin: Origin, split: str) -> str:
 
 
 def open_training_data(
-    section: DataSection, spec: ModelSpec, seed: int, *, packed: bool = False, loss_weighting: LossWeighting = "token"
+    section: DataSection,
+    spec: ModelSpec,
+    seed: int,
+    *,
+    packed: bool = False,
+    loss_weighting: LossWeighting = "token",
+    store: ChannelStore | None = None,
 ) -> tuple[Catalogue, TrainingData]:
-    """The catalogue of the training split and its reader.
+    """The catalogue of the training split and its reader. store: in place of the section's, to plan by.
 
     Raises:
         UserError: no store, unknown set, a set without training samples, or packed batches for a model without them.
@@ -207,7 +214,7 @@ def open_training_data(
     if packed and not spec.packs:
         mend = "take strategy bucket, or a model that packs"
         raise UserError(f"model {spec.name} takes padded batches only", where="batching.strategy packed", mend=mend)
-    store = ChannelStore.open(section.store)
+    store = store or open_store(section.store, section.preset)
     sources: list[Source] = []
     origins: list[Origin] = []
     for name in chosen_sets(store, section):

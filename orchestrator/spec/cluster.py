@@ -8,8 +8,8 @@ from pydantic import Field, field_validator, model_validator
 
 from channels.errors import UserError
 from channels.yaml_files import read_mapping
-from orchestrator.spec.job import FolderPath, Positive, Section
 from orchestrator.spec.sbatch_options import read_option
+from orchestrator.spec.section import FolderPath, Positive, Section
 from orchestrator.spec.yaml_files import validate
 
 TIME_PATTERN = re.compile(r"^(\d+-)?\d{1,2}:\d{2}(:\d{2})?$")

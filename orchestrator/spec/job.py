@@ -7,45 +7,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from channels.yaml_files import read_mapping
 from models.options import portable_options
+from orchestrator.spec.section import FolderPath, Positive, Section, expanded
+from orchestrator.spec.store_preset import StorePreset
 from orchestrator.spec.yaml_files import apply_override, validate
 from samplers.choices import Method, Mix, Pack, Shuffle, Strategy, Tails
 
-Positive = Annotated[int, Field(gt=0)]
 LossWeighting = Literal["token", "sample"]
 Select = Literal["val", "zeroshot", "last"]
 Precision = Literal["fp32", "bf16", "bf16_pure"]
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
-
-
-def _expanded(path: Path) -> Path:
-    """The same with the home folder in place of ``~``."""
-    try:
-        return path.expanduser()
-    except RuntimeError:
-        raise ValueError(f"the home folder of {path.parts[0]} is not known; write the whole path") from None
-
-
-FolderPath = Annotated[Path, AfterValidator(_expanded)]
-"""A path that a person writes; ``~`` is the home folder."""
-
-
-class Section(BaseModel):
-    """A part of a spec: immutable, every key known, numbers finite, and true and false no numbers."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_switch_as_number(cls, value: Any, info: ValidationInfo) -> Any:
-        parts = value if isinstance(value, list | tuple) else [value]
-        takes_switch = "bool" in str(cls.model_fields[str(info.field_name)].annotation)
-        if not takes_switch and any(isinstance(part, bool) for part in parts):
-            raise ValueError("true and false are no value for this field")
-        return value
 
 
 class DataSection(Section):
@@ -53,6 +27,8 @@ class DataSection(Section):
 
     store: FolderPath
     """Folder of a channel store; relative paths start at the working directory."""
+    preset: StorePreset | None = None
+    """What the store is made from: to plan before it is there, and to make it. It says nothing about one that is."""
     sets: tuple[str, ...] | Positive | None = None
     """Names of the pre-training sets, the first N of them, or all."""
     zeroshot_sets: tuple[str, ...] | None = None
@@ -345,7 +321,7 @@ class JobSpec(Section):
             identity["train"].pop(harmless)
         identity["batching"].pop("micro_batch")
         identity["model"] = portable_options(self.model.name, identity["model"])
-        for harmless in ("store", "zeroshot_sets", "placement", "cache_gb"):
+        for harmless in ("store", "preset", "zeroshot_sets", "placement", "cache_gb"):
             identity["data"].pop(harmless)
         # A run that was started before a field was there resumes as long as the field keeps its default.
         kept_defaults = (
@@ -396,4 +372,4 @@ def _absolute(uri: str | None) -> str | None:
     scheme, separator, path = (uri or "").partition("sqlite:///")
     if scheme or not separator or not path or path.startswith(("/", ":")):
         return uri
-    return f"sqlite:///{_expanded(Path(path)).absolute()}"
+    return f"sqlite:///{expanded(Path(path)).absolute()}"

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from jobs.cli.planning.of_preset import announced_store
 from models.registry import make_spec
 from orchestrator.control.probe import Fit, probe
 from orchestrator.data.plan import make_schedule
@@ -24,14 +25,17 @@ class JobOptions:
 
 
 def plan_job(options: JobOptions) -> tuple[Schedule, int, list[Fit]]:
-    """The schedule exactly as the controller makes it, the number of ranks, and what fits if the probe is wanted.
+    """The schedule as the controller makes it, the number of ranks, and what fits if the probe is wanted.
+
+    Where no store is there yet, it is the schedule of the preset that the job names.
 
     Raises:
         UserError: a broken spec, a store that is not there, or a device that not even one sample fits.
     """
     job = load_job(options.spec, options.overrides)
     spec = make_spec(job.model.name, job.model.options)
-    catalogue, data = open_training_data(job.data, spec, job.seed, packed=job.batching.packed)
+    to_plan = announced_store(job)
+    catalogue, data = open_training_data(job.data, spec, job.seed, packed=job.batching.packed, store=to_plan)
     schedule = make_schedule(job, catalogue, data.flops)
     return schedule, job.scale.most, _probe(job, options) if options.probe else []
 

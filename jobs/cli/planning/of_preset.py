@@ -1,6 +1,9 @@
-"""The plan of a preset before there is any data: its sets by their scales, batching by options."""
+"""Plans before there is any data: of a preset, its sets by their scales, and of the preset of a job's store."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import typer
 
 from channels.catalogue import select_sets
 from channels.presets import load_preset
@@ -9,6 +12,10 @@ from samplers.plan import make_plan
 from samplers.schedule import Schedule
 from samplers.segmentation import Constraints
 from samplers.spec_catalogue import catalogue_of_specs
+
+if TYPE_CHECKING:
+    from channels.store import ChannelStore
+    from orchestrator.spec.job import JobSpec
 
 DEFAULT_BATCH = 128
 
@@ -52,3 +59,19 @@ def plan_preset(options: PresetOptions) -> Schedule:
         constraints=Constraints(options.min_sources, options.min_entropy),
     )
     return Schedule(catalogue, plan, options.seed, options.partitions, options.epochs)
+
+
+def announced_store(job: "JobSpec") -> "ChannelStore | None":
+    """What a job's store will hold, said on stderr with the command that makes it; None where the store is there.
+
+    Raises:
+        UserError: there is no such preset, or it has no such set.
+    """
+    from orchestrator.data.planned_store import store_to_plan
+
+    preset, path = job.data.preset, job.data.store
+    store = store_to_plan(path, preset)
+    if store is not None and preset is not None:
+        text = f"no store is at {path} yet; the plan is that of preset {preset.name}. Make it: {preset.command(path)}"
+        typer.echo(text, err=True)
+    return store
