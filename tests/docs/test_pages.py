@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from jobs.cli.main import CommandLine, load_command
+from jobs.cli.command_line import CommandLine, load_command
 from orchestrator.spec.job import JobSpec
 from tests.docs.pages import PAGES, ROOT, blocks, commands, links
 

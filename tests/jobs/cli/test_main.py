@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from channels.files import write_json
-from jobs.cli.main import COMMANDS, load_command
+from jobs.cli.command_line import COMMANDS, load_command
 from jobs.launch.folder import LaunchFolder
 from orchestrator.run.folder import RunDirectory
 from tests.jobs.launches import job_of
