@@ -100,9 +100,12 @@ def _submit_sweep(sweep: Sweep, profile: Profile, parallel: int, dry_run: bool) 
         return
     if not submissions:
         _check_ray(profile)
-    parent = make_parent(sweep, profile)
-    for child in waiting:
-        mark_child(RunDirectory(runs / child.name), parent)
+    if sweep.children[0].tracking.offline:
+        typer.echo("tracking is offline: these runs get no common parent in MLflow", err=True)
+    else:
+        parent = make_parent(sweep, profile)
+        for child in waiting:
+            mark_child(RunDirectory(runs / child.name), parent)
     shared = LaunchFolder(RunDirectory(runs / f"{sweep.name}.sweep"))
     if submissions:
         jobs = executor.submit_array(submissions, shared, parallel)

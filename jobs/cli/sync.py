@@ -1,6 +1,7 @@
 """``wavetrain sync``: bring to MLflow what it missed of a run."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
@@ -44,25 +45,25 @@ def complete(directory: RunDirectory, delivery: Delivery) -> str:
     """Deliver everything and set the final status; the id of the MLflow run."""
     tracker = delivery.connect()
     delivery.deliver()
-    status = directory.read_state().get("status")
+    end, status = last_end(directory), directory.read_state().get("status")
     if status not in ENDED:
         # The disk was full when the state was to say it, or the controller was killed and the run can be resumed.
-        status = last_end(directory)
+        status = end.get("status")
         if status is not None:
             directory.update_state(status=status)
-    tracker.end(status or "KILLED")
+    tracker.end(status or "KILLED", end.get("time"))
     directory.update_state(
         mlflow_run_id=tracker.run_id, mlflow_experiment_id=tracker.experiment_id, tracking_problem=None
     )
     return tracker.run_id
 
 
-def last_end(directory: RunDirectory) -> str | None:
-    """How the newest start of a run ended, as its outbox says; None where that start wrote no end."""
-    status = None
+def last_end(directory: RunDirectory) -> Mapping[str, Any]:
+    """The end (``status``, ``time``) that the newest start of a run wrote into its outbox; empty without one."""
+    end: Mapping[str, Any] = {}
     for entry in read_events(directory.tracking)[0]:
         if entry["kind"] == "parameters":
-            status = None
+            end = {}
         elif entry["kind"] == "end":
-            status = str(entry["status"])
-    return status
+            end = entry
+    return end

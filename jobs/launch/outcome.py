@@ -20,7 +20,9 @@ def print_outcome(outcome: RunOutcome, profile: str = "") -> int:
         console.print(text, markup=False, highlight=False, soft_wrap=True)
     if outcome.status == "FINISHED":
         console.print(f"tables, weights and events: {outcome.directory.path}", highlight=False, soft_wrap=True)
-        console.print(f"look at it in MLflow:        wavetrain ui{profile}", highlight=False)
+        look = f"look at it in MLflow:        wavetrain ui{profile}"
+        bring = f"bring it to MLflow:          wavetrain sync {name}{profile}"
+        console.print(bring if outcome.is_offline else look, highlight=False)
     if outcome.status == "KILLED":
         return 128 + (outcome.signal or 2)
     return 0 if outcome.status == "FINISHED" and outcome.is_kept else 1

@@ -93,7 +93,9 @@ class Controller:
         directory.update_state(
             status="RUNNING", cause=None, store_fingerprint=of.store.fingerprint, published_sets=of.on_published_sets
         )
-        self._view.say(f"run {of.job.name} in {directory.path}; tracking in {of.tracking_uri}")
+        later = f"tracking is offline: MLflow gets what is kept there by wavetrain sync {of.job.name}"
+        where = later if of.job.tracking.offline else f"tracking in {of.tracking_uri}"
+        self._view.say(f"run {of.job.name} in {directory.path}; {where}")
         with ThreadPoolExecutor(1) as beside:
             announced = beside.submit(self._announce)
             with ray_session(of.job, of.profile, self._session):
@@ -143,8 +145,16 @@ class Controller:
         self._tracking.follow()
 
     def _outcome(self, status: Status, cause: str | None = None, scores: Sequence[Score] = ()) -> RunOutcome:
-        uri, number = self._prepared.tracking_uri, self._stop.signal
-        return RunOutcome(status, self._directory, uri, cause=cause, scores=list(scores), signal=number)
+        of = self._prepared
+        return RunOutcome(
+            status,
+            self._directory,
+            of.tracking_uri,
+            cause=cause,
+            scores=list(scores),
+            signal=self._stop.signal,
+            is_offline=of.job.tracking.offline,
+        )
 
     def _end(self, outcome: RunOutcome) -> RunOutcome:
         self._follow_to_the_end()

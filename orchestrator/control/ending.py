@@ -8,7 +8,7 @@ from orchestrator.control.failure_policy import describe
 from orchestrator.control.prepared import RunOutcome
 from orchestrator.run.failures import is_fatal, root_cause
 from orchestrator.run.folder import RunDirectory
-from orchestrator.tracking.run_tracking import RunTracking
+from orchestrator.tracking.run_tracking import OFFLINE, RunTracking
 from orchestrator.view.live import LiveView
 
 NOT_YET = "its end is not delivered yet"
@@ -25,7 +25,7 @@ def deliver_end(outcome: RunOutcome, tags: Mapping[str, str], tracking: RunTrack
     problem = tracking.end(tags, outcome.status)
     # Its end once more: the disk may have been full when it was written first.
     is_kept = _record(directory, view, status=outcome.status, cause=outcome.cause, tracking_problem=problem)
-    if problem is not None:
+    if problem is not None and problem != OFFLINE:
         name = directory.path.name
         view.say(f"MLflow lacks the end of this run ({problem}); when it answers: wavetrain sync {name}")
     directory.stop_request.unlink(missing_ok=True)

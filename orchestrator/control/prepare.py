@@ -44,7 +44,8 @@ def prepare(
     if resumes:
         preflight.check_plan(directory.plan, schedule.plan.fingerprint)
     # A run that is under way goes on without MLflow; a new one is not started where none answers.
-    check_address(uri) if resumes and directory.events.exists() else check_uri(uri)
+    under_way = resumes and directory.events.exists()
+    check_address(uri) if under_way or job.tracking.offline else check_uri(uri)
     return Prepared(
         job=job,
         profile=profile,

@@ -57,3 +57,5 @@ class RunOutcome:
     signal: int | None = None
     is_kept: bool = True
     """Whether the run's own state says so; a full disk may have no room for it."""
+    is_offline: bool = False
+    """Whether MLflow was not asked at all."""

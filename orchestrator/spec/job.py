@@ -255,6 +255,8 @@ class TrackingSection(Section):
 
     uri: str | None = None
     """null: a sqlite file in the folder of the runs."""
+    offline: bool = False
+    """Ask no MLflow at all: everything is kept in the run's folder until ``wavetrain sync`` brings it there."""
     experiment: str = "wavetrain"
     every_steps: Positive = 1
     """Steps between two lines of metrics."""

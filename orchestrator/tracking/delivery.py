@@ -3,18 +3,22 @@
 The thread of a live run and ``wavetrain sync`` do the same thing.
 """
 
+import json
 import logging
 import threading
 import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from channels.files import parse_json, write_json
 from orchestrator.run.events import read_events
 from orchestrator.run.folder import RunDirectory
 from orchestrator.tracking.mlflow_run import Tracker
+
+if TYPE_CHECKING:
+    from models.interface import Shape
 
 POLL_S = 0.3
 BACKOFF_CAP_S = 60.0
@@ -52,7 +56,8 @@ class Delivery:
             if self._tracker is None:
                 experiment, artifacts, name = self._where
                 key = self._key()
-                self._tracker = Tracker(self.uri, experiment, artifacts, name, self.delivered.run_id, key)
+                began_s = _first_time(self._directory.tracking)
+                self._tracker = Tracker(self.uri, experiment, artifacts, name, self.delivered.run_id, key, began_s)
                 if self._tracker.run_id != self.delivered.run_id:
                     # Another server, or one whose run was deleted: it gets everything.
                     self.delivered = Delivered(key=key)
@@ -75,7 +80,7 @@ class Delivery:
                 self._keep(tracker, self.delivered.entries, behind_events)
             entries, behind_entries = read_events(self._directory.tracking, self.delivered.entries)
             for entry in entries:
-                _hand_over(tracker, entry, self._directory.path)
+                _hand_over(tracker, entry, self._directory.path, self.uri)
             if entries:
                 self._keep(tracker, behind_entries, self.delivered.events)
 
@@ -96,7 +101,16 @@ def _read(path: Path) -> Delivered:
     return Delivered(**parse_json(path.read_bytes())) if path.exists() else Delivered()
 
 
-def _hand_over(tracker: Tracker, entry: Mapping[str, Any], folder: Path) -> None:
+def _first_time(path: Path) -> float | None:
+    """Seconds since 1970 of the first whole line; None where there is none."""
+    if not path.exists():
+        return None
+    with path.open("rb") as file:
+        line = file.readline()
+    return float(json.loads(line)["time"]) if line.endswith(b"\n") else None
+
+
+def _hand_over(tracker: Tracker, entry: Mapping[str, Any], folder: Path, uri: str) -> None:
     match entry["kind"]:
         case "parameters":
             tracker.parameters(entry["values"])
@@ -113,8 +127,22 @@ def _hand_over(tracker: Tracker, entry: Mapping[str, Any], folder: Path) -> None
                 logging.getLogger(__name__).warning("%s is gone and is left out of the run's artifacts", path)
         case "dataset":
             tracker.dataset(*entry["values"])
+        case "model":
+            _register(tracker, uri, folder / entry["path"], entry["name"], tuple(entry["shape"]))
         case "end":
-            tracker.end(entry["status"])
+            tracker.end(entry["status"], entry["time"])
+
+
+def _register(tracker: Tracker, uri: str, export: Path, name: str, shape: "Shape") -> None:
+    """Put a model into the registry; a refusal is said and no more, because the run's folder has the model."""
+    # It needs torch, which a command that looks after runs shall not import.
+    from orchestrator.tracking.model_registry import register_patiently
+
+    version, problem = register_patiently(uri, lambda: tracker.run_id, export, name, shape)
+    if problem is None:
+        tracker.tags({"model.version": f"{name}/{version}"})
+    else:
+        logging.getLogger(__name__).warning("the model is not registered (%s)", _one_line(problem))
 
 
 class DeliveryThread(threading.Thread):

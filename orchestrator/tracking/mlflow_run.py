@@ -115,10 +115,18 @@ class Tracker:
     """One MLflow run, created or continued.
 
     key: what this run is known by where the answer to its creation was lost; any text that no other run has.
+    started_s: seconds since 1970 at which a run began that is created later.
     """
 
     def __init__(
-        self, uri: str, experiment: str, artifacts: Path, name: str, run_id: str | None, key: str | None = None
+        self,
+        uri: str,
+        experiment: str,
+        artifacts: Path,
+        name: str,
+        run_id: str | None,
+        key: str | None = None,
+        started_s: float | None = None,
     ) -> None:
         # A worker group inherits the environment, and MLflow's own threads must not follow it there.
         os.environ.setdefault("MLFLOW_ENABLE_ASYNC_LOGGING", "false")
@@ -136,7 +144,7 @@ class Tracker:
             self._client = MlflowClient(tracking_uri=uri)
             experiment_id = self._experiment(experiment, artifacts, local=not uri.startswith("http"))
             known = run_id if run_id is not None and self._exists(run_id) else self._made_before(experiment_id, key)
-            self.run_id: str = known or self._create(experiment_id, name, key)
+            self.run_id: str = known or self._create(experiment_id, name, key, started_s)
             if known is not None:
                 self._client.update_run(known, status="RUNNING")
         except (MlflowException, SQLAlchemyError, ImportError) as error:
@@ -172,9 +180,11 @@ class Tracker:
         found = self._client.search_runs([experiment_id], f"tags.`{KEY_TAG}` = '{key}'", max_results=1)
         return str(found[0].info.run_id) if found else None
 
-    def _create(self, experiment_id: str, name: str, key: str | None) -> str:
+    def _create(self, experiment_id: str, name: str, key: str | None, started_s: float | None) -> str:
         tags = {} if key is None else {KEY_TAG: key}
-        return str(self._client.create_run(experiment_id, run_name=name, tags=tags).info.run_id)
+        begun = _milliseconds(started_s)
+        made = self._client.create_run(experiment_id, start_time=begun, run_name=name, tags=tags)
+        return str(made.info.run_id)
 
     def _exists(self, run_id: str) -> bool:
         from mlflow.exceptions import MlflowException
@@ -243,6 +253,10 @@ class Tracker:
         entry = DatasetInput(dataset=entity, tags=[InputTag("mlflow.data.context", context)])
         self._client.log_inputs(self.run_id, datasets=[entry])
 
-    def end(self, status: str) -> None:
-        """FINISHED, FAILED or KILLED."""
-        self._client.set_terminated(self.run_id, status=status)
+    def end(self, status: str, time_s: float | None = None) -> None:
+        """FINISHED, FAILED or KILLED. time_s: when, in seconds since 1970; None: now."""
+        self._client.set_terminated(self.run_id, status=status, end_time=_milliseconds(time_s))
+
+
+def _milliseconds(time_s: float | None) -> int | None:
+    return None if time_s is None else int(time_s * 1000)

@@ -3,7 +3,7 @@
 import logging
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -17,6 +17,7 @@ from models.export import CONFIG, WEIGHTS, load_model
 from models.interface import Shape
 
 REQUIREMENTS = ("torch", "numpy", "einops", "safetensors")
+REGISTER_TRIES = 2
 EXAMPLE_SAMPLES = 2
 NAME = "model"
 """Of the logged model within its run."""
@@ -40,6 +41,21 @@ def register_model(uri: str, run_id: str, export: Path, name: str, shape: Shape)
         _make_name(client, name)
         version = client.create_model_version(name, f"models:/{logged.model_id}", run_id, model_id=logged.model_id)
         return str(version.version)
+
+
+def register_patiently(
+    uri: str, run_id: Callable[[], str], export: Path, name: str, shape: Shape
+) -> tuple[str | None, Exception | None]:
+    """The same, twice where the first try fails: its version, or None and what is wrong. run_id: finds the run."""
+    problem: Exception | None = None
+    # An answer may be lost: what the first try made is found by the second.
+    for _ in range(REGISTER_TRIES):
+        try:
+            return register_model(uri, run_id(), export, name, shape), None
+        # MLflow, its database or its artifact store may raise anything here; the trained model is safe by now.
+        except Exception as error:
+            problem = error
+    return None, problem
 
 
 def _make_name(client: Any, name: str) -> None:

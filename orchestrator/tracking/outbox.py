@@ -6,11 +6,14 @@ The controller writes entries to ``tracking.jsonl``; steps and epochs lie in ``e
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.run.events import EventWriter, repair
 from orchestrator.run.folder import RunDirectory
 from orchestrator.spec.yaml_files import flatten
+
+if TYPE_CHECKING:
+    from models.interface import Shape
 
 
 class Outbox:
@@ -40,6 +43,10 @@ class Outbox:
     def dataset(self, name: str, digest: str, source: str, profile: str, context: str) -> None:
         """Which data the run uses."""
         self._writer.write("dataset", values=[name, digest, source, profile, context])
+
+    def model(self, export: Path, name: str, shape: "Shape") -> None:
+        """A model for the registry, exported into the run's folder. shape: (T, K, A) of its input example."""
+        self._writer.write("model", path=os.path.relpath(export, self._folder), name=name, shape=list(shape))
 
     def end(self, status: str) -> None:
         """FINISHED, FAILED or KILLED."""

@@ -10,17 +10,20 @@ from orchestrator.run.folder import RunDirectory
 from orchestrator.spec.job import JobSpec
 from orchestrator.tracking.delivery import Delivery, DeliveryThread
 from orchestrator.tracking.mlflow_run import artifact_root
-from orchestrator.tracking.model_registry import register_model, smallest_shape
+from orchestrator.tracking.model_registry import register_patiently, smallest_shape
 from orchestrator.tracking.outbox import Outbox
 
-REGISTER_TRIES = 2
+OFFLINE = "tracking.offline: nothing is sent before wavetrain sync"
 
 
 class RunTracking:
-    """What a controller does with MLflow. say: shows a line to the user."""
+    """What a controller does with MLflow. say: shows a line to the user. is_offline: only keep it, for later."""
 
-    def __init__(self, directory: RunDirectory, delivery: Delivery, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, directory: RunDirectory, delivery: Delivery, say: Callable[[str], None], *, is_offline: bool = False
+    ) -> None:
         self._directory, self._delivery, self._say = directory, delivery, say
+        self.is_offline = is_offline
         self.outbox = Outbox(directory)
         self._thread = DeliveryThread(delivery)
         self._is_answering = True
@@ -31,6 +34,8 @@ class RunTracking:
         Raises:
             UserError: it is required that MLflow answers now, and it does not.
         """
+        if self.is_offline:
+            return
         try:
             tracker = self._delivery.connect()
             self._directory.update_state(mlflow_run_id=tracker.run_id, mlflow_experiment_id=tracker.experiment_id)
@@ -55,24 +60,22 @@ class RunTracking:
 
     def register_model(self, export: Path, name: str, store: ChannelStore) -> None:
         """Put the model into the registry; a refusal is said and no more, because the run's folder has the model."""
-        problem: Exception | None = None
-        # Twice, because an answer may be lost: what the first try made is found by the second.
-        for _ in range(REGISTER_TRIES):
-            try:
-                run_id = self._delivery.connect().run_id
-                version = register_model(self._delivery.uri, run_id, export, name, smallest_shape(store))
-            # MLflow, its database or its artifact store may raise anything here; the trained model is safe by now.
-            except Exception as error:
-                problem = error
-            else:
-                self.outbox.tags({"model.version": f"{name}/{version}"})
-                return
-        if problem is not None:
+        shape = smallest_shape(store)
+        if self.is_offline:
+            self.outbox.model(export, name, shape)
+            return
+        delivery = self._delivery
+        version, problem = register_patiently(delivery.uri, lambda: delivery.connect().run_id, export, name, shape)
+        if problem is None:
+            self.outbox.tags({"model.version": f"{name}/{version}"})
+        else:
             self._say(f"warning: the model is not registered ({_one_line(problem)})")
 
     def end(self, tags: Mapping[str, str], status: str) -> str | None:
         """Deliver the end, but do not wait long for it; what is wrong, or None if MLflow has everything."""
         is_kept = self._keep_end(tags, status)
+        if self.is_offline:
+            return OFFLINE
         if self._thread.ident is None:
             return "the run ended before MLflow was asked"
         problem = self._thread.finish()
@@ -98,7 +101,7 @@ def open_tracking(
     """For a run of a job. runs: folder of all runs, which has the files of a local MLflow."""
     experiment = job.tracking.experiment
     delivery = Delivery(directory, uri, experiment, artifact_root(runs, experiment), job.name)
-    return RunTracking(directory, delivery, say)
+    return RunTracking(directory, delivery, say, is_offline=job.tracking.offline)
 
 
 def _one_line(error: Exception) -> str:

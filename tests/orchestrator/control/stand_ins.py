@@ -77,7 +77,7 @@ class FakeTracker:
     def drain(self, events: Sequence[Mapping[str, Any]]) -> None:
         self._ask()
 
-    def end(self, status: str) -> None:
+    def end(self, status: str, time_s: float | None = None) -> None:
         self._ask()
         self.status = status
 

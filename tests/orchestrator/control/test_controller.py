@@ -23,11 +23,13 @@ from orchestrator.control.prepare import prepare
 from orchestrator.control.prepared import RunOutcome
 from orchestrator.control.ray_train import trainer
 from orchestrator.control.stop_request import StopRequest
+from orchestrator.run.events import read_events
 from orchestrator.run.folder import RunDirectory
 from orchestrator.spec.cluster import Profile
+from orchestrator.tracking import delivery as deliveries
 from orchestrator.tracking.delivery import Delivery
 from orchestrator.tracking.outbox import Outbox
-from orchestrator.tracking.run_tracking import RunTracking
+from orchestrator.tracking.run_tracking import OFFLINE, RunTracking, open_tracking
 from tests.jobs_for_tests import small_job
 from tests.orchestrator.control.stand_ins import (
     FakeTracker,
@@ -130,6 +132,33 @@ def test_a_run_that_mlflow_refused_at_its_start_is_refused_again(
             assert run.state["status"] == "FAILED" and not run.directory.events.exists()
     script(attempt, finished)
     assert run.again().status == "FINISHED"
+
+
+def test_an_offline_run_is_started_without_mlflow_and_says_so_once(
+    run: Run, script: Callable[..., None], tmp_path: Path, small_store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nobody = "http://127.0.0.1:9"
+    tracking = {"offline": True, "uri": nobody}
+    job = small_job(small_store, "far", data={"zeroshot_sets": []}, tracking=tracking)
+    prepared = prepare(job, run.prepared.profile)
+    directory = prepared.directory
+    directory.path.mkdir()
+    write_run(prepared)
+    group = ScriptedGroup([attempt(directory), finished(directory)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "make_worker_group", lambda job, profile, directory: group)
+        patch.setattr(deliveries, "Tracker", lambda *arguments: pytest.fail("MLflow is asked"))
+        kept = open_tracking(directory, nobody, job, tmp_path, run.view.say)
+        outcome = Controller(prepared, kept, run.view, run.stop).run()
+    assert (
+        outcome.status == "FINISHED"
+        and run.said.count("tracking is offline") == run.said.count("wavetrain sync far") == 1
+    )
+    assert directory.read_state()["tracking_problem"] == OFFLINE
+    assert print_outcome(outcome) == 0
+    assert "bring it to MLflow:          wavetrain sync far" in capsys.readouterr().out
+    kinds = [entry["kind"] for entry in read_events(directory.tracking)[0]]
+    assert kinds[0] == "parameters" and kinds[-3:] == ["model", "tags", "end"]
 
 
 def test_a_run_that_is_stopped(run: Run, script: Callable[..., None]) -> None:

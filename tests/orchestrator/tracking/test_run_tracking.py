@@ -12,7 +12,7 @@ from channels.store import ChannelStore
 from orchestrator.run.events import read_events
 from orchestrator.run.folder import RunDirectory
 from orchestrator.tracking import delivery as deliveries
-from orchestrator.tracking import run_tracking
+from orchestrator.tracking import model_registry
 from orchestrator.tracking.delivery import Delivery
 from orchestrator.tracking.run_tracking import RunTracking
 
@@ -92,7 +92,7 @@ def test_a_model_that_cannot_be_registered_is_said_and_no_more(
 ) -> None:
     said: list[str] = []
     tracking = a_tracking(directory, f"sqlite:///{tmp_path / 'mlflow.db'}", said)
-    monkeypatch.setattr(run_tracking, "register_model", lambda *arguments: "4")
+    monkeypatch.setattr(model_registry, "register_model", lambda *arguments: "4")
     store = ChannelStore.open(small_store)
     tracking.register_model(directory.export, "test-hetercsi", store)
     assert read_events(directory.tracking)[0][-1]["values"] == {"model.version": "test-hetercsi/4"}
@@ -100,6 +100,6 @@ def test_a_model_that_cannot_be_registered_is_said_and_no_more(
     def full(*arguments: object) -> str:
         raise OSError("no space\nleft")
 
-    monkeypatch.setattr(run_tracking, "register_model", full)
+    monkeypatch.setattr(model_registry, "register_model", full)
     tracking.register_model(directory.export, "test-hetercsi", store)
     assert said == ["warning: the model is not registered (OSError: no space left)"]
