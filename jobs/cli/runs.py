@@ -1,11 +1,12 @@
 """``wavetrain status``, ``logs`` and ``cancel``: runs on this machine, on Ray and under Slurm alike."""
 
 import json
+import math
 import time
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,7 +18,7 @@ from jobs.launch.job_state import ENDED
 from jobs.launch.rank_output import read_rank
 from jobs.launch.run_list import find_run, list_runs, newest_run, text_of
 from jobs.launch.run_status import RunStatus, run_status
-from jobs.launch.watch import watch
+from jobs.launch.watch import watch, watch_changes
 from jobs.ray_cluster import jobs as ray_jobs
 from jobs.slurm import state as slurm_state
 from orchestrator.run.folder import RunDirectory
@@ -30,7 +31,7 @@ FOLLOW_S = 0.5
 
 def status(
     run: Annotated[str | None, typer.Argument(help="Name or folder of a run; all runs otherwise.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON; with --watch a line a change.")] = False,
     follow: Annotated[
         bool, typer.Option("--watch", "-w", help="Follow one run until it ends (Ctrl-C leaves).")
     ] = False,
@@ -40,12 +41,13 @@ def status(
     """Show state, attempt, step, loss, speed, time left, nodes and reason of one run or of all."""
     runs = run_folders(cluster_file, cluster)
     if follow:
-        raise typer.Exit(follow_run(find_run(run, runs) if run else newest_run(runs)))
+        directory = find_run(run, runs) if run else newest_run(runs)
+        raise typer.Exit(_follow_in_json(directory) if as_json else follow_run(directory))
     directories = [find_run(run, runs)] if run else list_runs(runs)
     query = make_query()
     found = [run_status(directory, query) for directory in directories]
     if as_json:
-        typer.echo(json.dumps([asdict(entry) for entry in found], indent=2))
+        typer.echo(json.dumps([_fields(entry) for entry in found], indent=2, allow_nan=False))
     elif not found:
         typer.echo(f"no run in {text_of(runs)}")
     else:
@@ -113,6 +115,24 @@ def follow_run(directory: RunDirectory) -> int:
     if ended is None:
         typer.echo(f"run {directory.path.name} goes on: wavetrain status --watch {directory.path.name}", err=True)
     return 1 if ended and ended.state == "FAILED" else 0
+
+
+def _follow_in_json(directory: RunDirectory) -> int:
+    """A line of JSON now and at every change, until the run ends; the same codes."""
+    state = None
+    try:
+        for status in watch_changes(directory, query_launcher):
+            state = status.state
+            typer.echo(json.dumps(_fields(status), allow_nan=False))
+    except KeyboardInterrupt:
+        return 0
+    return 1 if state == "FAILED" else 0
+
+
+def _fields(status: RunStatus) -> dict[str, Any]:
+    """The fields of a status; null in place of numbers that JSON does not have, as a loss that has diverged."""
+    given = asdict(status).items()
+    return {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in given}
 
 
 def _node_texts(directory: RunDirectory, run: str, node: int | None) -> dict[str, str]:

@@ -15,7 +15,7 @@ from orchestrator.run.folder import RunDirectory
 
 @dataclass(frozen=True, slots=True)
 class RunStatus:
-    """A line of ``wavetrain status``."""
+    """A line of ``wavetrain status``, and with ``--json`` an object with these names."""
 
     name: str
     launcher: str
@@ -24,6 +24,8 @@ class RunStatus:
     attempt: int
     step: int
     total_steps: int | None
+    progress: float | None
+    """Share of all steps that are done, 0 to 1; None before the number of steps is known."""
     loss: float | None
     scored_step: int | None
     """Of the model that was scored last beside the training or after it."""
@@ -56,6 +58,7 @@ def run_status(directory: RunDirectory, query: Query) -> RunStatus:
         attempt=int(record.get("attempts", 0)),
         step=done,
         total_steps=total,
+        progress=done / total if total else None,
         loss=metrics.get("train/loss"),
         scored_step=scored.get("step"),
         validation_nmse_db=scores.get("val/nmse_db/avg"),

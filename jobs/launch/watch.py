@@ -1,10 +1,10 @@
 """Following a run from another process, by what it writes in its folder: on this machine, on Ray or under Slurm."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from jobs.launch.job_state import ENDED, Query
+from jobs.launch.job_state import ENDED, JobState, Query
 from jobs.launch.run_status import RunStatus, run_status
 from orchestrator.run.event_tail import read_tail
 from orchestrator.run.events import read_events
@@ -25,6 +25,34 @@ def watch(directory: RunDirectory, query: Query, view: LiveView) -> RunStatus | 
         return None
     finally:
         view.close()
+
+
+def watch_changes(directory: RunDirectory, query: Query) -> Iterator[RunStatus]:
+    """The status of a run now, and again whenever it is another one, until the run has ended."""
+    seldom = _Seldom(query)
+    shown: RunStatus | None = None
+    while shown is None or shown.state not in ENDED:
+        if shown is not None:
+            time.sleep(POLL_S)
+        status = run_status(directory, seldom)
+        if status != shown:
+            yield status
+        shown = status
+
+
+class _Seldom:
+    """A query of one job whose answer is used for a while."""
+
+    def __init__(self, query: Query) -> None:
+        self._query = query
+        self._asked_s = float("-inf")
+        self._answer: JobState | None = None
+
+    def __call__(self, submission: Mapping[str, Any]) -> JobState | None:
+        """As the query."""
+        if time.monotonic() - self._asked_s >= QUERY_S:
+            self._answer, self._asked_s = self._query(submission), time.monotonic()
+        return self._answer
 
 
 def _follow(directory: RunDirectory, query: Query, view: LiveView) -> RunStatus:

@@ -1,6 +1,8 @@
 """``wavetrain status --watch`` on a run that another process works on."""
 
+import dataclasses
 import io
+import json
 import os
 import signal
 import subprocess
@@ -15,6 +17,7 @@ import pytest
 
 from channels.errors import UserError
 from channels.files import write_json
+from jobs.cli import runs as runs_commands
 from jobs.launch import watch as watching
 from jobs.launch.job_state import JobState
 from jobs.launch.run_list import newest_run
@@ -143,6 +146,45 @@ def test_ctrl_c_leaves_and_the_run_goes_on(run: RunDirectory, tmp_path: Path) ->
     assert watcher.returncode == 0, rest
     assert "step 1/3" in first + rest and "run demo goes on" in rest and "Traceback" not in rest
     assert run.read_state()["status"] == "RUNNING"
+
+
+def test_a_line_of_json_comes_at_every_change(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[str] = []
+    meanwhile = iter([lambda: None, lambda: add_step(run, 2), lambda: None, lambda: run.update_state(status="FAILED")])
+
+    def ask(submission: Any) -> JobState:
+        asked.append(submission["job_id"])
+        return JobState("FAILED" if run.read_state()["status"] == "FAILED" else "RUNNING")
+
+    def sleep(seconds: float) -> None:
+        next(meanwhile)()
+        if run.read_state()["status"] == "FAILED":
+            monkeypatch.setattr(watching, "QUERY_S", 0.0)
+
+    monkeypatch.setattr(watching.time, "sleep", sleep)
+    monkeypatch.setattr(runs_commands, "query_launcher", ask)
+    assert runs_commands._follow_in_json(run) == 1
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(line["state"], line["step"]) for line in lines] == [("RUNNING", 1), ("RUNNING", 2), ("FAILED", 2)]
+    assert [line["progress"] for line in lines] == pytest.approx([1 / 3, 2 / 3, 2 / 3])
+    assert [line["seconds_left"] for line in lines] == [pytest.approx(0.4), pytest.approx(0.2), None]
+    assert asked == ["7", "7"], "a launcher is asked seldom"
+
+
+def test_json_has_no_numbers_that_json_lacks(run: RunDirectory) -> None:
+    with EventWriter(run.events) as events:
+        events.write("step", step=2, metrics={"train/loss": float("nan"), "perf/step_ms": 200.0})
+    fields = runs_commands._fields(run_status(run, lambda submission: JobState("RUNNING")))
+    assert fields["loss"] is None and fields["progress"] == pytest.approx(2 / 3)
+    json.dumps(fields, allow_nan=False)
+
+
+def test_the_documented_fields_are_those_of_the_json() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "launching.md").read_text()
+    text = page.partition("Each object has")[2].partition("\n")[0]
+    assert [field.name for field in dataclasses.fields(RunStatus) if f"`{field.name}`" not in text] == []
 
 
 def test_without_a_name_the_newest_run_is_watched(run: RunDirectory, tmp_path: Path) -> None:
