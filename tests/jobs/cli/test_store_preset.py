@@ -16,6 +16,7 @@ from jobs.cli.main import main
 from orchestrator.run.folder import RunDirectory, check_resumable
 from orchestrator.spec.job import JobSpec, load_job
 from orchestrator.spec.store_preset import StorePreset
+from tests.docs.pages import commands
 
 ROOT = Path(__file__).parents[3]
 JOBS = sorted((ROOT / "jobs").glob("*.yaml"))
@@ -78,6 +79,23 @@ def test_a_dry_run_where_slurm_is_installed_and_does_not_answer(wavetrain: Any, 
         patch.setenv("PATH", f"{tmp_path / 'bin'}:/bin")
         code, out, said = wavetrain("submit", "job.yaml", "--dry-run")
     assert code == 0 and "#SBATCH" in out and "no Slurm answers here" in said
+
+
+def of_readme(*words: str) -> list[str]:
+    """Commands of the README with all these words."""
+    return [text for text in commands(ROOT / "README.md") if all(word in text.split() for word in words)]
+
+
+def test_the_dry_runs_of_the_readme_are_true_on_a_fresh_clone(wavetrain: Any) -> None:
+    Path("jobs").symlink_to(ROOT / "jobs")
+    Path("cluster.yaml").unlink()
+    Path("cluster.yaml").symlink_to(ROOT / "cluster.yaml")
+    lines = of_readme("submit", "--dry-run") + of_readme("plan", "--preset")
+    assert len(lines) == 2
+    for line in lines:
+        code, out, said = wavetrain(*shlex.split(line)[1:])
+        assert code == 0 and ("#SBATCH --nodes=8" in out or '"padding": 0.0738' in out), said
+    assert sorted(path.name for path in Path().iterdir()) == ["cluster.yaml", "job.yaml", "jobs"]
 
 
 def test_training_names_the_command_that_makes_the_store(wavetrain: Any) -> None:
