@@ -8,6 +8,7 @@ import yaml
 
 from channels.errors import UserError
 from channels.yaml_files import read_mapping
+from jobs.cli import submit as submit_command
 from jobs.launch.sweep import make_parent, mark_child, read_sweep
 from jobs.slurm.executor import submit_array
 from orchestrator.run.folder import RunDirectory
@@ -86,3 +87,17 @@ def test_the_parent_is_made_once(spec: Path, tmp_path: Path) -> None:
     child = RunDirectory(tmp_path / "runs" / sweep.children[0].name)
     mark_child(child, parent)
     assert parent in child.launch_tags.read_text()
+
+
+def test_an_offline_sweep_is_submitted_without_mlflow(
+    spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given: list[Any] = []
+    monkeypatch.setattr(submit_command, "_prepare_all", lambda *arguments: None)
+    monkeypatch.setattr(submit_command, "_check_ray", lambda profile: None)
+    monkeypatch.setattr(submit_command, "make_parent", lambda *arguments: pytest.fail("MLflow is asked"))
+    monkeypatch.setattr(submit_command.ray_sweep, "submit", lambda children, *more: given.extend(children) or "ray-1")
+    sweep = read_sweep(spec, ["tracking.offline=true"], ["seed=1,2"])
+    profile = Profile.model_validate({"launcher": "ray", "ray_address": "a:1", "storage": {"runs": tmp_path / "runs"}})
+    submit_command._submit_sweep(sweep, profile, 2, dry_run=False)
+    assert given == list(sweep.children) and "no common parent" in capsys.readouterr().err
