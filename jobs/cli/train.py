@@ -1,5 +1,6 @@
 """``wavetrain train``: start or resume a run."""
 
+import threading
 from typing import Annotated
 
 import typer
@@ -40,11 +41,20 @@ def train(
         check_answers(profile.ray_address)
     with session_ahead(profile) as session:
         # The controller needs torch; meanwhile the session's own process imports what the workers need.
-        from jobs.launch.outcome import print_outcome
+        from jobs.launch.outcome import failure_noticed, notify_end, print_outcome
         from orchestrator.control.controller import run_job
         from orchestrator.view.live import LiveView
 
         view = LiveView(title=job.name, every_s=job.tracking.print_every_s)
         directory = RunDirectory(profile.storage.runs / job.name)
-        outcome = run_job(job, profile, view, on_start=lambda: record_own_job(directory, profile), session=session)
-    raise typer.Exit(print_outcome(outcome, profile_options(cluster, cluster_file)))
+        begun = threading.Event()
+
+        def begin() -> None:
+            begun.set()
+            record_own_job(directory, profile)
+
+        with failure_noticed(profile, directory, begun.is_set):
+            outcome = run_job(job, profile, view, on_start=begin, session=session)
+    code = print_outcome(outcome, profile_options(cluster, cluster_file))
+    notify_end(outcome, profile)
+    raise typer.Exit(code)

@@ -6,7 +6,7 @@ from pathlib import Path
 from channels.errors import UserError
 from jobs.launch.collector import rare_collection
 from jobs.launch.folder import LaunchFolder
-from jobs.launch.outcome import print_outcome
+from jobs.launch.outcome import failure_noticed, notify_end, print_outcome
 from orchestrator.control.controller import run_job
 from orchestrator.run.folder import RunDirectory
 from orchestrator.view.live import LiveView
@@ -23,13 +23,24 @@ def main(run: str, address: str) -> int:
     try:
         job = launch.read_job()
         view = LiveView(every_s=job.tracking.print_every_s)
-        return print_outcome(run_job(job, profile, view, profile.time_limits.lock_s))
+        # Under Slurm the node says how its attempt ended: it knows whether another one follows.
+        is_last = profile.launcher != "slurm"
+        with failure_noticed(profile, launch.run, lambda: is_last and not _is_finished(launch.run)):
+            outcome = run_job(job, profile, view, profile.time_limits.lock_s)
+        code = print_outcome(outcome)
+        if is_last:
+            notify_end(outcome, profile)
+        return code
     except UserError as error:
-        if launch.run.read_state().get("status") == "FINISHED":
+        if _is_finished(launch.run):
             sys.stderr.write("wavetrain: an earlier attempt has finished the run\n")
             return 0
         sys.stderr.write(f"wavetrain: {error}\n")
         return 2
+
+
+def _is_finished(run: RunDirectory) -> bool:
+    return run.read_state().get("status") == "FINISHED"
 
 
 if __name__ == "__main__":

@@ -1,9 +1,19 @@
-"""What is printed when a run has ended, and its exit code."""
+"""What is printed when a run has ended, who hears of it, and its exit code."""
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 
+from jobs.launch.notify import notify
+from orchestrator.control.ending import cause_line
 from orchestrator.control.prepared import RunOutcome
 from orchestrator.evaluation.table import to_tables
+from orchestrator.run.folder import RunDirectory
+from orchestrator.spec.cluster import Profile
+from orchestrator.spec.notify import Event
 
 
 def print_outcome(outcome: RunOutcome, profile: str = "") -> int:
@@ -26,3 +36,29 @@ def print_outcome(outcome: RunOutcome, profile: str = "") -> int:
     if outcome.status == "KILLED":
         return 128 + (outcome.signal or 2)
     return 0 if outcome.status == "FINISHED" and outcome.is_kept else 1
+
+
+def notify_end(outcome: RunOutcome, profile: Profile) -> None:
+    """Send the notice of a run that has ended; who pressed Ctrl-C or cancelled it knows it."""
+    event: Event | None = "finished" if outcome.status == "FINISHED" else "failed"
+    if outcome.status == "KILLED":
+        event = "preempted" if outcome.signal == signal.SIGTERM else None
+    if event is not None:
+        notify(profile, outcome.directory, event, outcome.cause, warn)
+
+
+@contextmanager
+def failure_noticed(profile: Profile, directory: RunDirectory, is_begun: Callable[[], bool]) -> Iterator[None]:
+    """Send the notice of an error that ends a run; none where the run has not begun, and a person reads the refusal."""
+    try:
+        yield
+    except Exception as error:
+        if is_begun():
+            notify(profile, directory, "failed", cause_line(error), warn)
+        raise
+
+
+def warn(text: str) -> None:
+    """A line on stderr."""
+    sys.stderr.write(f"wavetrain: {text}\n")
+    sys.stderr.flush()

@@ -4,9 +4,11 @@ import time
 from typing import Any
 
 from jobs.launch.folder import LaunchFolder
+from jobs.launch.notify import notify
 from jobs.node.rendezvous import POLL_S, Rendezvous
 from jobs.slurm.requeue import own_job, requeue
 from jobs.slurm.signals import SlurmSignals
+from orchestrator.spec.notify import Event
 
 
 def leave(launch: LaunchFolder, rendezvous: Rendezvous, signals: SlurmSignals) -> tuple[int, str]:
@@ -24,6 +26,34 @@ def leave(launch: LaunchFolder, rendezvous: Rendezvous, signals: SlurmSignals) -
     elif outcome in ("stopped", "lost"):
         _wait_for_slurm(signals, leave_s)
     return 1, cause
+
+
+def notify_attempt(launch: LaunchFolder, rendezvous: Rendezvous, signals: SlurmSignals, text: str) -> None:
+    """Send the notice of an attempt, from its first node; none where ``wavetrain cancel`` or another attempt ended it.
+
+    text: why it ended, and whether another attempt follows.
+    """
+    end = rendezvous.read(rendezvous.end) if rendezvous.end.exists() else {"outcome": "failed", "cause": None}
+    outcome = end["outcome"]
+    event: Event = "failed"
+    if outcome == "finished":
+        event = "finished"
+    elif (outcome == "cancelled" and not signals.any) or rendezvous.is_superseded():
+        return
+    elif signals.terminate or "; requeued" in text:
+        event = "preempted"
+    elif (own := launch.run.read_state()).get("status") == "FAILED" and _is_of(launch, rendezvous):
+        text = own.get("cause") or text
+    notify(launch.read_profile(), launch.run, event, None if event == "finished" else text, _warn)
+
+
+def _is_of(launch: LaunchFolder, rendezvous: Rendezvous) -> bool:
+    """Whether the run's state was written in this attempt, and not by the one before."""
+    return launch.run.state.stat().st_mtime >= rendezvous.head.stat().st_mtime if rendezvous.head.exists() else False
+
+
+def _warn(text: str) -> None:
+    print(f"wavetrain: {text}", flush=True)  # noqa: T201 - the job's log
 
 
 def _end(rendezvous: Rendezvous, signals: SlurmSignals, leave_s: float) -> dict[str, Any]:

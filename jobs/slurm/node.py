@@ -16,7 +16,7 @@ from jobs.node.rendezvous import BootstrapError, JobNode, Rendezvous
 from jobs.node.versions import versions
 from jobs.slurm.bring_up import failed_start, wait_for_all
 from jobs.slurm.head import Head
-from jobs.slurm.leave import leave
+from jobs.slurm.leave import leave, notify_attempt
 from jobs.slurm.member import Member
 from jobs.slurm.signals import SlurmSignals
 from orchestrator.run.folder import RunDirectory
@@ -67,7 +67,10 @@ def run_node(launch: LaunchFolder, this: JobNode) -> tuple[int, str]:
                 rendezvous.announce_end(*failed_start(rendezvous, launch.read_profile().time_limits.file_s))
         finally:
             rendezvous.mark("left")
-        return leave(launch, rendezvous, signals)
+        code, text = leave(launch, rendezvous, signals)
+        if this.rank == 0:
+            notify_attempt(launch, rendezvous, signals, text)
+        return code, text
 
 
 def _run_attempt(launch: LaunchFolder, rendezvous: Rendezvous, signals: SlurmSignals) -> None:

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from channels.errors import UserError
 from channels.yaml_files import read_mapping
+from orchestrator.spec.notify import NotifySection
 from orchestrator.spec.sbatch_options import read_option
 from orchestrator.spec.section import FolderPath, Positive, Section
 from orchestrator.spec.yaml_files import validate
@@ -170,6 +171,7 @@ class Profile(Section):
     storage: StorageSection = StorageSection()
     network: NetworkSection = NetworkSection()
     time_limits: TimeLimitsSection = TimeLimitsSection()
+    notify: NotifySection = NotifySection()
     slurm: SlurmSection | None = None
 
     def with_absolute_folders(self) -> "Profile":

@@ -22,12 +22,13 @@ from jobs.node.rendezvous import BadNodeError, BootstrapError, JobNode, Rendezvo
 from jobs.slurm import leave as leaving
 from jobs.slurm.bring_up import failed_start, wait_for_all
 from jobs.slurm.head import grace_s
-from jobs.slurm.leave import leave
+from jobs.slurm.leave import leave, notify_attempt
 from jobs.slurm.node import NodeTask
 from jobs.slurm.signals import SlurmSignals
 from orchestrator.monitoring import whole_gpus
 from orchestrator.monitoring.whole_gpus import Gpus
 from orchestrator.run.folder import RunDirectory
+from orchestrator.spec.notify import NotifySection
 from tests.jobs.launches import job_of, slurm_profile
 
 HOSTS = ("n1", "n2", "n3")
@@ -292,3 +293,38 @@ def test_fewer_gpus_granted_than_needed_is_told(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("SLURM_GPUS_ON_NODE", "1")
     with pytest.raises(BootstrapError, match="Slurm granted 1 GPUs, the workers of this node need 2"):
         check_share(Share(8, 2))
+
+
+@pytest.mark.parametrize(
+    ("outcome", "signals", "text", "sent"),
+    [("finished", SlurmSignals(), "finished", "finished|"),
+     ("failed", SlurmSignals(), "n1: no room", "failed|n1: no room"),
+     ("lost", SlurmSignals(), "n2: Ray ended; requeued without n2", "preempted|n2: Ray ended; requeued without n2"),
+     ("lost", SlurmSignals(), "why; not requeued, slurm.max_requeues 2 is reached",
+      "failed|why; not requeued, slurm.max_requeues 2 is reached"),
+     ("stopped", SlurmSignals(requeue=True, terminate=True), "why", "preempted|why"),
+     ("cancelled", SlurmSignals(terminate=True), "cancelled or preempted", "preempted|cancelled or preempted"),
+     ("cancelled", SlurmSignals(), "cancelled or preempted", None)],
+)  # fmt: skip
+def test_the_first_node_sends_the_notice_of_an_attempt(
+    tmp_path: Path, outcome: str, signals: SlurmSignals, text: str, sent: str | None
+) -> None:
+    launch, rendezvous = LaunchFolder(RunDirectory(tmp_path / "run")), ended(tmp_path, outcome)
+    command = f'printf "%s|%s" "$WAVETRAIN_EVENT" "$WAVETRAIN_CAUSE" > {tmp_path}/said'
+    notified = slurm_profile(tmp_path).model_copy(update={"notify": NotifySection(command=command)})
+    launch.write(job_of(), notified)
+    notify_attempt(launch, rendezvous, signals, text)
+    said = tmp_path / "said"
+    assert (said.read_text() if said.exists() else None) == sent
+
+
+def test_a_notice_has_the_cause_that_the_controller_wrote_in_this_attempt(tmp_path: Path) -> None:
+    launch, rendezvous = LaunchFolder(RunDirectory(tmp_path / "run")), ended(tmp_path, "failed")
+    command = f'echo "$WAVETRAIN_CAUSE" >> {tmp_path}/said; rm {tmp_path}/.notify.json'
+    launch.write(job_of(), slurm_profile(tmp_path).model_copy(update={"notify": NotifySection(command=command)}))
+    launch.run.update_state(status="FAILED", cause="a loss is NaN")
+    notify_attempt(launch, rendezvous, SlurmSignals(), "the nodes have not joined")
+    rendezvous.announce_head("n1:1", ("n1", 2))
+    launch.run.update_state(status="FAILED", cause="a loss is NaN")
+    notify_attempt(launch, rendezvous, SlurmSignals(), "the controller ended with status 1")
+    assert (tmp_path / "said").read_text() == "the nodes have not joined\na loss is NaN\n"
