@@ -13,7 +13,7 @@ from jobs.node.ray_node import RayNode
 from jobs.node.rendezvous import POLL_S, BadDeviceError, BadNodeError, BootstrapError, Rendezvous
 from jobs.slurm.bring_up import wait_for_all
 from jobs.slurm.device_failures import DeviceFailures, find_host
-from jobs.slurm.signals import SlurmSignals
+from jobs.slurm.signals import CANCELLED, SlurmSignals
 
 STOP_RESERVE_S = 15.0
 """Of the time between the signal and the limit, what is left to end Ray and to requeue."""
@@ -113,6 +113,7 @@ class Head:
                 return "failed", f"{cause}; a device broke in {broken} attempts, failures.device is {budget}"
             return "lost", cause
         if code in STOPPED or (code == -signal.SIGKILL and self.signals.any):
-            stopped = ("stopped", "stopped before the time limit")
-            return stopped if self.signals.requeue else ("cancelled", "cancelled or preempted")
+            if self.signals.requeue:
+                return "stopped", "stopped before the time limit"
+            return "cancelled", "cancelled or preempted" if self.signals.terminate else CANCELLED
         return "failed", f"the controller ended with status {code}"

@@ -7,7 +7,7 @@ from jobs.launch.folder import LaunchFolder
 from jobs.launch.notify import notify
 from jobs.node.rendezvous import POLL_S, Rendezvous
 from jobs.slurm.requeue import own_job, requeue
-from jobs.slurm.signals import SlurmSignals
+from jobs.slurm.signals import CANCELLED, SlurmSignals
 from orchestrator.spec.notify import Event
 
 
@@ -38,7 +38,7 @@ def notify_attempt(launch: LaunchFolder, rendezvous: Rendezvous, signals: SlurmS
     event: Event = "failed"
     if outcome == "finished":
         event = "finished"
-    elif (outcome == "cancelled" and not signals.any) or rendezvous.is_superseded():
+    elif end["cause"] == CANCELLED or rendezvous.is_superseded():
         return
     elif signals.terminate or "; requeued" in text:
         event = "preempted"

@@ -6,6 +6,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
+CANCELLED = "cancelled"
+"""The cause where ``wavetrain cancel`` has ended the attempt, and not Slurm."""
+
 
 @dataclass
 class SlurmSignals:

@@ -24,7 +24,7 @@ from jobs.slurm.bring_up import failed_start, wait_for_all
 from jobs.slurm.head import grace_s
 from jobs.slurm.leave import leave, notify_attempt
 from jobs.slurm.node import NodeTask
-from jobs.slurm.signals import SlurmSignals
+from jobs.slurm.signals import CANCELLED, SlurmSignals
 from orchestrator.monitoring import whole_gpus
 from orchestrator.monitoring.whole_gpus import Gpus
 from orchestrator.run.folder import RunDirectory
@@ -304,12 +304,13 @@ def test_fewer_gpus_granted_than_needed_is_told(monkeypatch: pytest.MonkeyPatch)
       "failed|why; not requeued, slurm.max_requeues 2 is reached"),
      ("stopped", SlurmSignals(requeue=True, terminate=True), "why", "preempted|why"),
      ("cancelled", SlurmSignals(terminate=True), "cancelled or preempted", "preempted|cancelled or preempted"),
-     ("cancelled", SlurmSignals(), "cancelled or preempted", None)],
+     ("cancelled", SlurmSignals(terminate=True), CANCELLED, None)],
 )  # fmt: skip
 def test_the_first_node_sends_the_notice_of_an_attempt(
     tmp_path: Path, outcome: str, signals: SlurmSignals, text: str, sent: str | None
 ) -> None:
-    launch, rendezvous = LaunchFolder(RunDirectory(tmp_path / "run")), ended(tmp_path, outcome)
+    launch, rendezvous = LaunchFolder(RunDirectory(tmp_path / "run")), rendezvous_of(tmp_path)
+    rendezvous.announce_end(outcome, 1, cause=text)
     command = f'printf "%s|%s" "$WAVETRAIN_EVENT" "$WAVETRAIN_CAUSE" > {tmp_path}/said'
     notified = slurm_profile(tmp_path).model_copy(update={"notify": NotifySection(command=command)})
     launch.write(job_of(), notified)
