@@ -13,14 +13,16 @@ from jobs.cli.planning.of_preset import announced_store
 from jobs.cli.runs import follow_run
 from jobs.launch.folder import LaunchFolder
 from jobs.launch.job_state import Query
+from jobs.launch.run_list import find_run
 from jobs.launch.run_status import run_status
 from jobs.launch.sweep import Sweep, make_parent, mark_child, read_sweep
 from jobs.ray_cluster import jobs as ray_jobs
 from jobs.ray_cluster import sweep as ray_sweep
+from jobs.slurm.dependency import job_to_wait_for
 from jobs.slurm.limits import check_limits, is_answering
 from jobs.slurm.submission import Submission, prepare_submission
 from orchestrator.run.folder import RunDirectory
-from orchestrator.spec.cluster import Profile, load_profile
+from orchestrator.spec.cluster import Profile, load_profile, run_folders
 from orchestrator.spec.job import JobSpec, load_job
 
 if TYPE_CHECKING:
@@ -37,6 +39,9 @@ def submit(
         list[str] | None, typer.Option(help="Values of a field: a.b=1,2 (repeatable: all combinations).")
     ] = None,
     parallel: Annotated[int, typer.Option(min=1, help="Runs of a sweep at a time.")] = 4,
+    after: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Wait until this run is finished (Slurm only).")
+    ] = None,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Follow the run until it ends (Ctrl-C leaves).")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print plan, script and Ray bring-up; do nothing.")
@@ -48,23 +53,36 @@ def submit(
     if profile.launcher == "local":
         mend = "name a profile with launcher: slurm or ray, or start it here with wavetrain train"
         raise UserError("the profile's launcher is local", where="--cluster", mend=mend)
+    awaited = _awaited(after, profile, cluster, cluster_file)
     if sweep:
         if watch:
             mend = "leave one out; wavetrain status shows all runs"
             raise UserError("--watch follows one run, --sweep submits several", where="submit", mend=mend)
-        _submit_sweep(read_sweep(spec, override or (), sweep), profile, parallel, dry_run)
+        _submit_sweep(read_sweep(spec, override or (), sweep), profile, parallel, awaited, dry_run)
         return
-    _submit_one(job, profile, dry_run)
+    _submit_one(job, profile, awaited, dry_run)
     if watch and not dry_run:
         raise typer.Exit(follow_run(RunDirectory(profile.storage.runs / job.name)))
 
 
-def _submit_one(job: JobSpec, profile: Profile, dry_run: bool) -> None:
+def _awaited(after: str | None, profile: Profile, cluster: str | None, cluster_file: Path | None) -> str | None:
+    """The job that is to end well before this one starts; None where there is none, or it has."""
+    if after is None:
+        return None
+    if profile.launcher != "slurm":
+        mend = "leave it out, or wait: wavetrain status --watch RUN"
+        raise UserError("Ray's job server knows no dependencies", where="--after", mend=mend)
+    job_id = job_to_wait_for(find_run(after, run_folders(cluster_file, cluster)), make_query())
+    typer.echo(f"waits for job {job_id} of {after}" if job_id else f"run {after} is finished: nothing to wait for")
+    return job_id
+
+
+def _submit_one(job: JobSpec, profile: Profile, awaited: str | None, dry_run: bool) -> None:
     from jobs.slurm import executor
     from jobs.slurm.description import describe_submission
     from orchestrator.control.prepare import prepare
 
-    submission = prepare_submission(job, profile) if profile.launcher == "slurm" else None
+    submission = prepare_submission(job, profile, awaited) if profile.launcher == "slurm" else None
     prepared = prepare(job, profile, to_plan=announced_store(job) if dry_run else None)
     if not submission and not dry_run:
         _check_ray(profile)
@@ -81,7 +99,7 @@ def _submit_one(job: JobSpec, profile: Profile, dry_run: bool) -> None:
     typer.echo(f"next: wavetrain status {name} | wavetrain logs {name} --follow | wavetrain cancel {name}")
 
 
-def _submit_sweep(sweep: Sweep, profile: Profile, parallel: int, dry_run: bool) -> None:
+def _submit_sweep(sweep: Sweep, profile: Profile, parallel: int, awaited: str | None, dry_run: bool) -> None:
     """Submit the children that are neither finished nor on their way; the same command again submits the failed."""
     from jobs.slurm import executor
     from jobs.slurm.description import describe_submission
@@ -89,7 +107,9 @@ def _submit_sweep(sweep: Sweep, profile: Profile, parallel: int, dry_run: bool) 
     query, runs = make_query(), profile.storage.runs
     waiting = [child for child in sweep.children if _is_wanted(RunDirectory(runs / child.name), query)]
     _prepare_all(waiting, profile, dry_run)
-    submissions = [prepare_submission(child, profile) for child in waiting] if profile.launcher == "slurm" else []
+    submissions = []
+    if profile.launcher == "slurm":
+        submissions = [prepare_submission(child, profile, awaited) for child in waiting]
     typer.echo(f"sweep {sweep.name}: {len(sweep.children)} runs, {len(waiting)} to submit")
     if submissions:
         _compare(submissions[0], dry_run)

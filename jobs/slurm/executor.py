@@ -15,6 +15,7 @@ from channels.errors import UserError
 from channels.files import write_json
 from jobs.launch.folder import LaunchFolder
 from jobs.launch.snapshot import code_folder, take_snapshot
+from jobs.slurm.dependency import cluster_name
 from jobs.slurm.node import NodeTask
 from jobs.slurm.submission import SIGNAL, Submission
 from orchestrator.control.provenance import code_version
@@ -65,6 +66,7 @@ def submit_array(submissions: Sequence[Submission], shared: LaunchFolder, parall
     if any(other.allocation != first.allocation for other in submissions):
         mend = "sweep over other fields, or submit one by one"
         raise UserError("the children need different allocations", where="--sweep", mend=mend)
+    cluster = cluster_name()
     code = take_snapshot(shared.path)
     for submission in submissions:
         submission.launch.write(submission.job, submission.profile)
@@ -73,8 +75,8 @@ def submit_array(submissions: Sequence[Submission], shared: LaunchFolder, parall
     jobs = _hand_over(executor, [NodeTask(submission.launch.run.path) for submission in submissions])
     for submission, job_id in zip(submissions, jobs, strict=True):
         record = {
-            "launcher": "slurm", "job_id": job_id, "code": code.name, "code_version": code_version(),
-            "submitted": time.time(),
+            "launcher": "slurm", "job_id": job_id, "cluster": cluster, "code": code.name,
+            "code_version": code_version(), "submitted": time.time(),
             "logs": str(shared.submitted), "folder": str(Path.cwd()), "python": sys.executable,
         }  # fmt: skip
         write_json(submission.launch.submission, record)

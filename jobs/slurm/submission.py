@@ -22,6 +22,8 @@ class Submission:
     job: JobSpec
     profile: Profile
     launch: LaunchFolder
+    after: str | None = None
+    """The job whose good end it waits for."""
 
     @property
     def slurm(self) -> SlurmSection:
@@ -37,6 +39,9 @@ class Submission:
         options = {name.replace("-", "_"): value for name, value in slurm.sbatch_options.items()}
         # With GPUs asked for by type, a second request for GPUs of any type would contradict it.
         gpus = None if GPU_OPTIONS & options.keys() else slurm.gpus_per_node
+        if self.after is not None:
+            # Without the second one Slurm keeps a job for ever whose dependency can no longer be met.
+            options |= {"dependency": f"afterok:{self.after}", "kill_on_invalid_dep": "yes"}
         parameters = {
             "partition": slurm.partition,
             "account": slurm.account,
@@ -58,8 +63,8 @@ class Submission:
         return {name: value for name, value in parameters.items() if value is not None or name == "wckey"}
 
 
-def prepare_submission(job: JobSpec, profile: Profile) -> Submission:
-    """Check that the job fits the allocation.
+def prepare_submission(job: JobSpec, profile: Profile, after: str | None = None) -> Submission:
+    """Check that the job fits the allocation. after: id of the job whose good end it waits for.
 
     Raises:
         UserError: it does not.
@@ -81,7 +86,7 @@ def prepare_submission(job: JobSpec, profile: Profile) -> Submission:
             "a Slurm profile needs an interface", where="cluster profile: network.interface", mend="e.g. bond0 or eth0"
         )
     profile = profile.with_absolute_folders()
-    return Submission(job, profile, LaunchFolder(RunDirectory(profile.storage.runs / job.name)))
+    return Submission(job, profile, LaunchFolder(RunDirectory(profile.storage.runs / job.name)), after)
 
 
 def cpus_a_node(job: JobSpec, profile: Profile) -> int:

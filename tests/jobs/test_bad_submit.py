@@ -57,6 +57,8 @@ def refusal(
         (SLURM, ("--watch", "--sweep", "seed=1,2"), ["--watch follows one run"]),
         (SLURM, ("--sweep", "seed=1,2"), ["scontrol is not installed here"]),
         (SLURM, ("--sweep", "train.rate=1,2"), ["unknown key 'train.rate'"]),
+        (SLURM, ("--after", "first"), ["no run 'first'"]),
+        (RAY, ("--after", "first"), ["--after", "knows no dependencies"]),
         (RAY, (), ["http://127.0.0.1:9", "refuses", "RAY_AUTH_TOKEN_PATH"]),
         (RAY, ("--sweep", "seed=1,2"), ["http://127.0.0.1:9", "refuses"]),
         ({**RAY, "ray_dashboard": None}, (), ["ray_dashboard", "no address of a job server"]),
