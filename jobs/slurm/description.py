@@ -19,7 +19,9 @@ def describe_bring_up(submission: Submission) -> str:
     rendezvous = submission.launch.path / "attempts" / "JOB-RESTART"
     interface, last = submission.profile.network.interface, FIRST + WIDTH * WINDOWS - 1
     size = f"--num-cpus={share.cpus} --num-gpus={share.gpus}"
-    lines = [
+    container = wanted.container
+    lines = [] if container is None else [f"every task: {container.image or container.prefix}"]
+    lines += [
         f"ports: {WIDTH} consecutive ones of {FIRST}-{last}, chosen by job id, probed on the address of {interface}",
         f"node 0: writes {rendezvous}/token (mode 0600), then",
         f"  ray start --head --block --node-ip-address=ADDRESS --port=PORT {size} --include-dashboard=false",

@@ -15,6 +15,7 @@ from channels.errors import UserError
 from channels.files import write_json
 from jobs.launch.folder import LaunchFolder
 from jobs.launch.snapshot import code_folder, take_snapshot
+from jobs.slurm.container import python_command, srun_arguments
 from jobs.slurm.dependency import cluster_name
 from jobs.slurm.node import NodeTask
 from jobs.slurm.submission import SIGNAL, Submission
@@ -32,18 +33,28 @@ class AnywhereSlurmExecutor(SlurmExecutor):  # type: ignore[misc]
 
 def render(submission: Submission) -> str:
     """The exact text that sbatch gets."""
-    executor = make_executor(submission, submission.launch)
+    executor = make_executor([submission], submission.launch)
     return str(executor._make_submission_file_text(executor._submitit_command_str, "dry-run"))
 
 
-def make_executor(submission: Submission, shared: LaunchFolder) -> Any:
-    """submitit's executor with every parameter set; it writes nothing yet. Code and logs lie in ``shared``."""
-    code = shlex.quote(str(code_folder(shared.path)))
+def make_executor(submissions: Sequence[Submission], shared: LaunchFolder) -> Any:
+    """submitit's executor for runs of one allocation; it writes nothing yet. Code and logs lie in ``shared``.
+
+    Raises:
+        UserError: the container does not show what the run needs.
+    """
+    first = submissions[0]
+    folder, container, storage = code_folder(shared.path), first.slurm.container, first.profile.storage
+    code = shlex.quote(str(folder))
     # `python -m` looks in the working directory before PYTHONPATH, and that of sbatch may hold other code.
     entering = [f"export PYTHONPATH={code}${{PYTHONPATH:+:$PYTHONPATH}}", f"cd {code} || exit 1"]
-    setup = [*submission.slurm.setup, *entering, f"export SUBMITIT_PREEMPT_SIGNAL={SIGNAL}"]
-    executor = AnywhereSlurmExecutor(shared.submitted, max_num_timeout=submission.slurm.max_requeues)
-    executor.update_parameters(job_name=shared.run.path.name, setup=setup, **submission.allocation)
+    setup = [*first.slurm.setup, *entering, f"export SUBMITIT_PREEMPT_SIGNAL={SIGNAL}"]
+    python, most = python_command(container), first.slurm.max_requeues
+    executor = AnywhereSlurmExecutor(shared.submitted, max_num_timeout=most, python=python)
+    needed = [storage.runs, *(submission.job.data.store.absolute() for submission in submissions)]
+    inside = srun_arguments(container, folder, needed, storage.cache)
+    allocation = {**first.allocation, "srun_args": [*first.allocation["srun_args"], *inside]}
+    executor.update_parameters(job_name=shared.run.path.name, setup=setup, **allocation)
     return executor
 
 
@@ -70,7 +81,7 @@ def submit_array(submissions: Sequence[Submission], shared: LaunchFolder, parall
     code = take_snapshot(shared.path)
     for submission in submissions:
         submission.launch.write(submission.job, submission.profile)
-    executor = make_executor(first, shared)
+    executor = make_executor(submissions, shared)
     executor.update_parameters(array_parallelism=parallel)
     jobs = _hand_over(executor, [NodeTask(submission.launch.run.path) for submission in submissions])
     for submission, job_id in zip(submissions, jobs, strict=True):

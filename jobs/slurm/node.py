@@ -18,6 +18,7 @@ from jobs.slurm.bring_up import failed_start, wait_for_all
 from jobs.slurm.head import Head
 from jobs.slurm.leave import leave, notify_attempt
 from jobs.slurm.member import Member
+from jobs.slurm.requeue import check_scontrol
 from jobs.slurm.signals import SlurmSignals
 from orchestrator.run.folder import RunDirectory
 
@@ -75,6 +76,8 @@ def run_node(launch: LaunchFolder, this: JobNode) -> tuple[int, str]:
 
 def _run_attempt(launch: LaunchFolder, rendezvous: Rendezvous, signals: SlurmSignals) -> None:
     profile, job = launch.read_profile(), launch.read_job()
+    if rendezvous.node.rank == 0 and profile.slurm is not None and profile.slurm.max_requeues:
+        check_scontrol(rendezvous.node.host)
     share = share_of(profile, job.scale.most, len(rendezvous.node.hosts))
     check_share(share)
     check_machine(profile)

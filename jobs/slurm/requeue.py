@@ -5,6 +5,8 @@ import subprocess
 import time
 from collections.abc import Sequence
 
+from channels.errors import UserError
+
 ANSWER_S = 60.0
 HELD_ANSWER_S = 12.0
 HELD_REPEAT_S = 10.0
@@ -14,6 +16,25 @@ RETRY_S = 0.5
 
 class SilentError(RuntimeError):
     """Slurm has not answered; it may have carried out the command all the same."""
+
+
+def check_scontrol(host: str) -> None:
+    """Found before hours of training, not when the time limit is near.
+
+    Raises:
+        UserError: Slurm's program is missing where this runs, or cannot be started.
+    """
+    mend = "the container needs Slurm's programs, configuration and munge's socket; or slurm.max_requeues: 0"
+    try:
+        done = subprocess.run(["scontrol", "--version"], capture_output=True, text=True, timeout=HELD_ANSWER_S)
+    except OSError as error:
+        raise UserError(f"no scontrol here to requeue the job ({error.strerror})", where=host, mend=mend) from None
+    except subprocess.TimeoutExpired:
+        # A node that is busy now may answer at the end.
+        return
+    if done.returncode:
+        said = next(iter(done.stderr.strip().splitlines()), f"status {done.returncode}")
+        raise UserError(f"scontrol does not run here ({said})", where=host, mend=mend)
 
 
 def own_job(job_id: int) -> str:

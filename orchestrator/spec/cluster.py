@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from channels.errors import UserError
 from channels.yaml_files import read_mapping
+from orchestrator.spec.container import ContainerSection
 from orchestrator.spec.notify import NotifySection
 from orchestrator.spec.sbatch_options import read_option
 from orchestrator.spec.section import FolderPath, Positive, Section
@@ -103,6 +104,8 @@ class SlurmSection(Section):
     ``--exclusive``, ``--mem=0``. They replace what Wavetrain would write."""
     setup: tuple[str, ...] = ()
     """Shell lines run on every node before Python starts (modules, environment)."""
+    container: ContainerSection | None = None
+    """What every node's task runs in; null: the nodes themselves."""
     signal_lead_s: Positive = 120
     """Seconds between the signal for a checkpoint and the time limit."""
     max_requeues: Annotated[int, Field(ge=0)] = 100
