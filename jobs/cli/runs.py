@@ -13,6 +13,7 @@ import typer
 from channels.errors import UserError
 from jobs.cli.launchers import make_query, query_launcher
 from jobs.cli.options import ClusterFileOption, ClusterOption, RunArgument
+from jobs.cli.remote import HostOption, run_there
 from jobs.launch.folder import LaunchFolder
 from jobs.launch.job_state import ENDED
 from jobs.launch.rank_output import read_rank
@@ -37,8 +38,11 @@ def status(
     ] = False,
     cluster: ClusterOption = None,
     cluster_file: ClusterFileOption = None,
+    host: HostOption = None,
 ) -> None:
     """Show state, attempt, step, loss, speed, time left, nodes and reason of one run or of all."""
+    if host is not None:
+        raise typer.Exit(run_there(host))
     runs = run_folders(cluster_file, cluster)
     if follow:
         directory = find_run(run, runs) if run else newest_run(runs)
@@ -65,8 +69,11 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run ends.")] = False,
     cluster: ClusterOption = None,
     cluster_file: ClusterFileOption = None,
+    host: HostOption = None,
 ) -> None:
     """Show what a submitted run printed on its nodes, or what one rank of any run printed."""
+    if host is not None:
+        raise typer.Exit(run_there(host))
     directory = find_run(run, run_folders(cluster_file, cluster))
     if rank is None and attempt is not None:
         raise UserError("--attempt is for the output of a rank", where="logs", mend="add --rank R")
@@ -89,8 +96,11 @@ def cancel(
     wait: Annotated[int, typer.Option(min=1, help="Seconds to wait for a checkpoint.")] = 60,
     cluster: ClusterOption = None,
     cluster_file: ClusterFileOption = None,
+    host: HostOption = None,
 ) -> None:
     """End a run after a checkpoint: the same command that started it resumes it."""
+    if host is not None:
+        raise typer.Exit(run_there(host))
     directory = find_run(run, run_folders(cluster_file, cluster))
     before = run_status(directory, query_launcher)
     if before.state in ENDED:

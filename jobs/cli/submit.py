@@ -10,6 +10,7 @@ from channels.errors import UserError
 from jobs.cli.launchers import make_query
 from jobs.cli.options import ClusterFileOption, ClusterOption, SetOption, SpecArgument
 from jobs.cli.planning.of_preset import announced_store
+from jobs.cli.remote import HostOption, run_there
 from jobs.cli.runs import follow_run
 from jobs.launch.folder import LaunchFolder
 from jobs.launch.job_state import Query
@@ -46,8 +47,11 @@ def submit(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print plan, script and Ray bring-up; do nothing.")
     ] = False,
+    host: HostOption = None,
 ) -> None:
     """Submit a job to the profile's Slurm or Ray cluster: plan, checks, code snapshot. Again: resume."""
+    if host is not None:
+        raise typer.Exit(run_there(host))
     job = load_job(spec, override or ())
     profile = load_profile(cluster_file, cluster).with_absolute_folders()
     if profile.launcher == "local":
