@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,7 +46,12 @@ def place(slurm: SlurmCluster, tmp_path_factory: pytest.TempPathFactory) -> Plac
     section = {"partition": "gpu", "nodes": 2, "gpus_per_node": 0, "time": "0:30:00", "signal_lead_s": 180}
     network = {"interface": slurm.interface, "check": False}
     profile = {"launcher": "slurm", "network": network, "slurm": section}
-    checked = {**profile, "network": {**network, "check": True}}
+    # A prefix that is no container shows all the same that the tasks run behind it.
+    container = {"prefix": "env INSIDE=container", "python": sys.executable}
+    checked = {
+        **profile, "network": {**network, "check": True}, "slurm": {**section, "container": container},
+        "notify": {"command": f'echo "$WAVETRAIN_EVENT $WAVETRAIN_RUN $INSIDE" >> {folder}/notices'},
+    }  # fmt: skip
     profiles = {"mini": profile, "checked": checked}
     (folder / "cluster.yaml").write_text(yaml.safe_dump({"default": "mini", "profiles": profiles}))
     return Place(folder, slurm.environment)
@@ -122,9 +128,13 @@ def assert_same_training(place: Place, name: str, undisturbed: Place) -> None:
 def test_a_job_trains_over_both_nodes_to_the_end(slurm: SlurmCluster, place: Place, small_store: Path) -> None:
     name = "two-by-two"
     job_id = submit(place, job_for(small_store, name, epochs=1, workers=4), "--cluster", "checked")
+    following = submit(place, job_for(small_store, "following"), "--after", name)
+    assert slurm.run("squeue", "-h", "-j", following, "-o", "%E").startswith(f"afterok:{job_id}")
+    slurm.run("scancel", following)
     assert slurm.wait_for_end(job_id) == "COMPLETED", output(place, name)
     assert sorted(place.losses(name)) == list(range(1, 12 + 1))
     assert [event["world"] for event in place.events(name, "attempt")] == [4]
+    assert (place.folder / "notices").read_text() == f"finished {name} container\n"
     tracked = place.tracked(name)
     assert tracked.info.status == "FINISHED"
     assert tracked.data.tags["launcher"] == "slurm" and tracked.data.tags["nodes"] == "node1,node2"
