@@ -1,15 +1,24 @@
 """The controller of a submitted run."""
 
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
 from channels.files import write_json
 from channels.store import ChannelStore
+from jobs.cli.train import train
+from jobs.launch import attempt
 from jobs.launch.attempt import main
 from jobs.launch.folder import LaunchFolder
+from orchestrator.control.prepared import RunOutcome
 from orchestrator.run.folder import RunDirectory
 from orchestrator.spec.cluster import Profile
+from orchestrator.spec.notify import NotifySection
+from tests.jobs.launches import slurm_profile
 from tests.jobs_for_tests import small_job
 
 
@@ -27,3 +36,48 @@ def test_an_attempt_at_a_finished_run_is_a_success(
     assert main(str(directory.path), "127.0.0.1:1") == code
     assert says in capsys.readouterr().err
     assert sorted(tmp_path.rglob("*")) == before
+
+
+class Ended:
+    """Stands for ``run_job``: a run that ends at once."""
+
+    def __init__(self, directory: RunDirectory) -> None:
+        self.directory = directory
+
+    def __call__(self, *arguments: Any, on_start: Callable[[], None] | None = None, **options: Any) -> RunOutcome:
+        if on_start is not None:
+            on_start()
+        return RunOutcome("FAILED", self.directory, "", cause="no room")
+
+
+def noticing(folder: Path, launcher: str) -> Profile:
+    profile = slurm_profile(folder) if launcher == "slurm" else Profile()
+    return profile.model_copy(
+        update={
+            "storage": profile.storage.model_copy(update={"runs": folder}),
+            "notify": NotifySection(command=f'echo "$WAVETRAIN_EVENT $WAVETRAIN_CAUSE" > {folder}/said'),
+        }
+    )
+
+
+@pytest.mark.parametrize(("launcher", "sends"), [("local", True), ("slurm", False)])
+def test_a_submitted_run_sends_its_notice_and_under_slurm_leaves_that_to_the_node(
+    tmp_path: Path, small_store: Path, monkeypatch: pytest.MonkeyPatch, launcher: str, sends: bool
+) -> None:
+    directory = RunDirectory(tmp_path / "run")
+    LaunchFolder(directory).write(small_job(small_store, "run"), noticing(tmp_path, launcher))
+    monkeypatch.setattr(attempt, "run_job", Ended(directory))
+    assert main(str(directory.path), "127.0.0.1:1") == 1
+    assert (tmp_path / "said").exists() is sends
+
+
+def test_train_sends_a_notice_of_its_end(tmp_path: Path, small_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory, profile = RunDirectory(tmp_path / "run"), noticing(tmp_path, "local")
+    write_json(tmp_path / "job.yaml", small_job(small_store, "run").model_dump(mode="json"))
+    write_json(tmp_path / "cluster.yaml", {"default": "here", "profiles": {"here": profile.model_dump(mode="json")}})
+    monkeypatch.setattr("jobs.cli.train.session_ahead", lambda profile: nullcontext())
+    monkeypatch.setattr("orchestrator.control.controller.run_job", Ended(directory))
+    with pytest.raises(typer.Exit) as ended:
+        train(tmp_path / "job.yaml", cluster_file=tmp_path / "cluster.yaml")
+    assert ended.value.exit_code == 1
+    assert (tmp_path / "said").read_text() == "failed no room\n"
