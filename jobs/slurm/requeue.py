@@ -33,7 +33,8 @@ def check_scontrol(host: str) -> None:
         # A node that is busy now may answer at the end.
         return
     if done.returncode:
-        said = next(iter(done.stderr.strip().splitlines()), f"status {done.returncode}")
+        # The last of its lines names the cause; those before it name attempts.
+        said = next(reversed(done.stderr.strip().splitlines()), f"status {done.returncode}")
         raise UserError(f"scontrol does not run here ({said})", where=host, mend=mend)
 
 

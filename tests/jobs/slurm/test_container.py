@@ -135,9 +135,12 @@ def test_a_node_without_scontrol_ends_at_once_with_one_line(tmp_path: Path, monk
 
 
 def test_a_scontrol_that_does_not_run_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    written(tmp_path / "scontrol", "#!/bin/sh\necho 'fatal: Could not establish a configuration source' >&2; exit 1\n")
+    written(
+        tmp_path / "scontrol",
+        "#!/bin/sh\necho 'error: DNS' >&2; echo 'fatal: no configuration' >&2; exit 1\n",
+    )
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    with pytest.raises(UserError, match=r"n1: scontrol does not run here \(fatal: Could not establish"):
+    with pytest.raises(UserError, match=r"n1: scontrol does not run here \(fatal: no configuration"):
         check_scontrol("n1")
     written(tmp_path / "scontrol", "#!/bin/sh\necho slurm 22.05.8\n")
     check_scontrol("n1")
