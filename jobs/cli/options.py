@@ -13,6 +13,10 @@ ClusterFileOption = Annotated[Path | None, typer.Option(help="Cluster file; ./cl
 RootOption = Annotated[
     Path | None, typer.Option(help="Folder where relative paths of spec and profile start; this one otherwise.")
 ]
+HostOption = Annotated[
+    str | None,
+    typer.Option("--host", metavar="LOGIN:FOLDER", help="Run this command there, by ssh in a checkout's folder."),
+]
 RunArgument = Annotated[str, typer.Argument(help="Name or folder of a run.", show_default=False)]
 
 

@@ -12,11 +12,11 @@ import typer
 
 from channels.errors import UserError
 from jobs.cli.launchers import make_query, query_launcher
-from jobs.cli.options import ClusterFileOption, ClusterOption, RunArgument
-from jobs.cli.remote import HostOption, run_there
+from jobs.cli.options import ClusterFileOption, ClusterOption, HostOption, RunArgument
 from jobs.launch.folder import LaunchFolder
 from jobs.launch.job_state import ENDED
 from jobs.launch.rank_output import read_rank
+from jobs.launch.remote import run_there
 from jobs.launch.run_list import find_run, list_runs, newest_run, text_of
 from jobs.launch.run_status import RunStatus, run_status
 from jobs.launch.watch import watch, watch_changes

@@ -8,12 +8,12 @@ import typer
 
 from channels.errors import UserError
 from jobs.cli.launchers import make_query
-from jobs.cli.options import ClusterFileOption, ClusterOption, SetOption, SpecArgument
+from jobs.cli.options import ClusterFileOption, ClusterOption, HostOption, SetOption, SpecArgument
 from jobs.cli.planning.of_preset import announced_store
-from jobs.cli.remote import HostOption, run_there
 from jobs.cli.runs import follow_run
 from jobs.launch.folder import LaunchFolder
 from jobs.launch.job_state import Query
+from jobs.launch.remote import run_there
 from jobs.launch.run_list import find_run
 from jobs.launch.run_status import run_status
 from jobs.launch.sweep import Sweep, make_parent, mark_child, read_sweep

@@ -5,16 +5,9 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
-from typing import Annotated
-
-import typer
 
 from channels.errors import UserError
 
-HostOption = Annotated[
-    str | None,
-    typer.Option("--host", metavar="LOGIN:FOLDER", help="Run this command there, by ssh in a checkout's folder."),
-]
 SSH_FAILED = 255
 ENTER = "cd -- {folder} && {{ [ ! -f .venv/bin/activate ] || . .venv/bin/activate; }} && exec wavetrain {arguments}"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from jobs.cli.main import main
-from jobs.cli.remote import without_host
+from jobs.launch.remote import without_host
 
 SSH = """#!/bin/sh
 [ "$1" = -- ] || exit 9
