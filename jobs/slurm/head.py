@@ -112,7 +112,8 @@ class Head:
             if broken > budget:
                 return "failed", f"{cause}; a device broke in {broken} attempts, failures.device is {budget}"
             return "lost", cause
-        if code in STOPPED or (code == -signal.SIGKILL and self.signals.any):
+        # Where Slurm ends everything at once, Ray may crash in the controller before the controller has ended.
+        if code in STOPPED or (code < 0 and self.signals.any):
             if self.signals.requeue:
                 return "stopped", "stopped before the time limit"
             return "cancelled", "cancelled or preempted" if self.signals.terminate else CANCELLED

@@ -27,7 +27,8 @@ pytestmark = [
     pytest.mark.timeout(1200),
     pytest.mark.skipif(bool(missing_programs()), reason=f"Slurm is not installed: {', '.join(missing_programs())}"),
 ]
-EPOCHS = 4
+EPOCHS = 12
+"""Long enough for the tests to catch a run that is quick."""
 STEPS = 12 * EPOCHS
 STEPS_OF_AN_ATTEMPT = 3
 """So many are made before an attempt is disturbed."""

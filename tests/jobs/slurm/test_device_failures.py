@@ -10,6 +10,7 @@ from jobs.launch.folder import LaunchFolder
 from jobs.node.rendezvous import BadDeviceError, BadNodeError, JobNode, Rendezvous
 from jobs.slurm.device_failures import DeviceFailures, find_host
 from jobs.slurm.head import Head
+from jobs.slurm.signals import SlurmSignals
 from orchestrator.control.failure_policy import Failure, Kind
 from orchestrator.run.events import EventWriter
 from orchestrator.run.folder import RunDirectory
@@ -65,6 +66,15 @@ def test_the_attempt_ends_and_its_node_is_bad(tmp_path: Path) -> None:
     assert head.lost == ["n2: GPU 4: must be reset"]
     assert head._outcome(-15) == ("lost", "n2: GPU 4: must be reset")
     assert head.rendezvous.bad_hosts_so_far() == {"n2"}
+
+
+@pytest.mark.parametrize("code", [-6, -9, -11])
+def test_a_controller_that_crashes_while_slurm_ends_the_job_was_ended_by_slurm(tmp_path: Path, code: int) -> None:
+    head = head_of(tmp_path / "run")
+    head.signals = SlurmSignals(requeue=True)
+    assert head._outcome(code) == ("stopped", "stopped before the time limit")
+    head.signals = SlurmSignals()
+    assert head._outcome(code) == ("failed", f"the controller ended with status {code}")
 
 
 def test_a_job_whose_devices_break_too_often_is_not_requeued(tmp_path: Path) -> None:

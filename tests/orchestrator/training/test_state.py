@@ -11,7 +11,7 @@ from orchestrator.run.folder import RunDirectory
 from tests.attempts import prepare, work
 from tests.jobs_for_tests import small_job
 
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 
 
 def steps_of(directory: RunDirectory, kind: str) -> list[int]:
