@@ -30,8 +30,9 @@ test: venv
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --no-loadscope-reorder
 
 # A real Slurm of four nodes (Debian: slurmctld slurmd slurm-client munge iproute2 slurmdbd mariadb-server) and a Ray cluster.
+LAUNCHING ?=
 test-launching: venv
-	$(BIN)/python -m pytest -m launching -rs
+	$(BIN)/python -m pytest -m launching -rs $(LAUNCHING)
 
 # Real runs that lose ranks, nodes, disks and trackers.
 test-faults: venv

@@ -59,7 +59,11 @@ def test_a_group_that_is_to_be_resized_has_saved_and_waits(ranks: Any, small_sto
     outcome: list[str] = []
     group = threading.Thread(target=lambda: outcome.extend(ranks(2, work, str(directory.path))))
     group.start()
-    wait_until_there(directory.events)
+    # A rank that starts removes a request that was left; it has, once it says what it goes on with.
+    deadline = time.monotonic() + PATIENCE_S
+    while not (directory.events.exists() and steps_of(directory, "attempt")):
+        assert time.monotonic() < deadline, "the run does not start"
+        time.sleep(0.01)
     directory.pause_request.touch()
     wait_until_there(directory.paused)
     assert not directory.pause_request.exists()
