@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from models.scan.build import native_library
 from models.scan.chunked import chunked_scan, shifted_convolution
-from models.scan.problem import ScanProblem
+from models.scan.problem import ScanProblem, unit_stride
 
 _MAX_TAPS = 16
 
@@ -121,7 +121,7 @@ class _Scan(torch.autograd.Function):
         reverse: tuple[bool, ...],
         lengths: Tensor | None,
     ) -> Tensor:
-        operands = [None if part is None else _unit_stride(part) for part in (u, delta, z, B, C)]
+        operands = [None if part is None else unit_stride(part) for part in (u, delta, z, B, C)]
         fixed = [None if part is None else part.contiguous() for part in (A, D, bias)]
         shape = _Call(u, states=A.shape[2], reverse=reverse, lengths=lengths, softplus=softplus)
         output = torch.empty(u.shape)
@@ -142,7 +142,7 @@ class _Scan(torch.autograd.Function):
         d_u, d_delta, d_B, d_C = (new(part.shape) for part in (u, delta, B, C))
         d_z = None if z is None else new(z.shape)
         sums = [torch.empty((len(u), *part.shape)) for part in (A, D, D)]
-        series = [_series(part) for part in (_unit_stride(gradients[0]), d_u, d_delta, d_z, d_B, d_C)]
+        series = [_series(part) for part in (unit_stride(gradients[0]), d_u, d_delta, d_z, d_B, d_C)]
         structure = _Gradients(*series, *(_pointer(part) for part in sums))
         failed = load_library().scan_backward(
             shape.struct, _operands((u, delta, z, B, C), (A, D, bias)), _pointer(starts), structure
@@ -158,7 +158,7 @@ class _Convolution(torch.autograd.Function):
     def forward(
         context: Any, x: Tensor, weight: Tensor, bias: Tensor, reverse: tuple[bool, ...], lengths: Tensor | None
     ) -> Tensor:
-        x, weight, bias = _unit_stride(x), weight.contiguous(), bias.contiguous()
+        x, weight, bias = unit_stride(x), weight.contiguous(), bias.contiguous()
         shape = _Call(x, states=1, reverse=reverse, lengths=lengths)
         output = torch.empty(x.shape)
         load_library().filter_forward(shape.struct, _filter(x, weight, bias), _series(output))
@@ -173,7 +173,7 @@ class _Convolution(torch.autograd.Function):
         shape = _Call(x, states=1, reverse=context.reverse, lengths=lengths)
         d_x = (torch.empty if lengths is None else torch.zeros)(x.shape)
         d_weight, d_bias = (torch.empty((len(x), *part.shape)) for part in (weight, bias))
-        gradient = _series(_unit_stride(gradients[0]))
+        gradient = _series(unit_stride(gradients[0]))
         load_library().filter_backward(
             shape.struct, _filter(x, weight, bias), gradient, _series(d_x), _pointer(d_weight), _pointer(d_bias)
         )
@@ -208,7 +208,3 @@ def _series(tensor: Tensor | None) -> _Series:
 
 def _pointer(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
-
-
-def _unit_stride(tensor: Tensor) -> Tensor:
-    return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()

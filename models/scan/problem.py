@@ -49,6 +49,11 @@ class Backend:
     half: bool = False
 
 
+def unit_stride(series: Tensor) -> Tensor:
+    """The series with neighbouring features beside each other, copied only where they are not."""
+    return series if series.stride(-1) == 1 or series.shape[-1] == 1 else series.contiguous()
+
+
 def valid_steps(series: Tensor, lengths: Tensor) -> Tensor:
     """Bool [batch, L, 1, 1] for a series [batch, L, G, P]."""
     index = torch.arange(series.shape[1], device=series.device)

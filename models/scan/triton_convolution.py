@@ -8,7 +8,8 @@ from torch import Tensor
 
 from models.scan import convolution_kernels
 from models.scan.chunked import shifted_convolution
-from models.scan.triton_scan import reverse_bits, unit_stride, view
+from models.scan.problem import unit_stride
+from models.scan.triton_scan import reverse_bits, view
 
 STEPS, GRADIENT_STEPS, CHANNELS = 32, 16, 32
 """Of a program, which has four warps; the gradient needs more registers for a step."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from models.scan import scan_kernels
 from models.scan.chunked import chunked_scan
-from models.scan.problem import ScanProblem
+from models.scan.problem import ScanProblem, unit_stride
 
 LANES = 32
 """Threads of a warp; a program is one warp."""
@@ -242,8 +242,3 @@ def view(series: Tensor | None) -> tuple[Any, ...]:
 def reverse_bits(reverse: tuple[bool, ...]) -> int:
     """Bit g is set for a reversed group g."""
     return sum(1 << group for group, backward in enumerate(reverse) if backward)
-
-
-def unit_stride(series: Tensor) -> Tensor:
-    """The series with neighbouring features beside each other."""
-    return series if series.stride(-1) == 1 or series.shape[-1] == 1 else series.contiguous()

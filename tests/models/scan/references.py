@@ -53,6 +53,18 @@ def operands(batch: int, length: int, channels: int, states: int, groups: int = 
     }
 
 
+def operands_without(
+    left_out: str, batch: int, length: int, channels: int, states: int
+) -> tuple[dict[str, Tensor], dict[str, object]]:
+    """Operands without z, delta_bias or softplus, and the options of a call in both directions."""
+    parts, options = operands(batch, length, channels, states), {"reverse": BOTH}
+    if left_out == "softplus":
+        parts["delta"], parts["delta_bias"] = parts["delta"].exp(), parts["delta_bias"].abs()
+        return parts, options | {"softplus": False}
+    del parts[left_out]
+    return parts, options
+
+
 def outcomes(backend: Backend, parts: dict[str, Tensor], dtype: torch.dtype, **options: object) -> list[Tensor]:
     """The output and the gradients of all operands, for one fixed random gradient of the output."""
     leaves = {name: part.to(dtype).requires_grad_() for name, part in parts.items()}

@@ -22,7 +22,15 @@ from models.scan.chunked import chunked_scan, shifted_convolution
 from models.scan.kernel_package import CONVOLUTION, MODULES, OPERATIONS, SCAN, load_fault
 from models.scan.operations import selective_scan, short_convolution
 from models.scan.problem import Backend, ScanProblem
-from tests.models.scan.references import BOTH, REFERENCE, convolution_outcomes, operands, outcomes, worst
+from tests.models.scan.references import (
+    BOTH,
+    REFERENCE,
+    convolution_outcomes,
+    operands,
+    operands_without,
+    outcomes,
+    worst,
+)
 from tests.models.scan.sequential import sequential_scan
 
 TORCH = Backend("torch", "", chunked_scan, shifted_convolution)
@@ -80,13 +88,7 @@ def test_agrees_for_any_directions(backend: Backend, reverse: tuple[bool, ...]) 
 
 @pytest.mark.parametrize("left_out", ["z", "delta_bias", "softplus"])
 def test_agrees_without_optional_operands(backend: Backend, left_out: str) -> None:
-    parts = operands(2, 40, channels=4, states=8)
-    options: dict[str, object] = {"reverse": BOTH}
-    if left_out == "softplus":
-        parts["delta"], parts["delta_bias"] = parts["delta"].exp(), parts["delta_bias"].abs()
-        options["softplus"] = False
-    else:
-        del parts[left_out]
+    parts, options = operands_without(left_out, 2, 40, channels=4, states=8)
     expected = outcomes(REFERENCE, parts, torch.float64, **options)
     assert worst(expected, outcomes(backend, parts, torch.float32, **options)) < 1e-5
 

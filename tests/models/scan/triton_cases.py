@@ -9,7 +9,15 @@ from models.scan import triton_scan as scan_module
 from models.scan.operations import selective_scan, short_convolution
 from models.scan.triton_backend import TRITON
 from models.snapshot import mamba_layers
-from tests.models.scan.references import BOTH, REFERENCE, convolution_outcomes, operands, outcomes, worst
+from tests.models.scan.references import (
+    BOTH,
+    REFERENCE,
+    convolution_outcomes,
+    operands,
+    operands_without,
+    outcomes,
+    worst,
+)
 
 
 @pytest.fixture
@@ -47,13 +55,7 @@ def test_scan_agrees_for_padded_batches(lengths: list[int]) -> None:
 @pytest.mark.usefixtures("short_chunks")
 @pytest.mark.parametrize("left_out", ["z", "delta_bias", "softplus"])
 def test_scan_agrees_without_optional_operands(left_out: str) -> None:
-    parts = operands(1, 5, channels=3, states=2)
-    options: dict[str, object] = {"reverse": BOTH}
-    if left_out == "softplus":
-        parts["delta"], parts["delta_bias"] = parts["delta"].exp(), parts["delta_bias"].abs()
-        options["softplus"] = False
-    else:
-        del parts[left_out]
+    parts, options = operands_without(left_out, 1, 5, channels=3, states=2)
     expected = outcomes(REFERENCE, parts, torch.float64, **options)
     assert worst(expected, outcomes(TRITON, parts, torch.float32, **options)) < 1e-5
 

@@ -126,9 +126,7 @@ def test_bf16_trains(ranks: Any, small_store: Path, reference: dict[str, Any], p
 
 
 def kept_types(job: JobSpec) -> set[str]:
-    """Types of the weights and of the gradients after two micro-batches, on one rank of the current group."""
-    import torch
-
+    """Types of the weights, of what AdamW steps and of sums of gradients, on one rank of the current group."""
     from models.registry import make_spec
     from orchestrator.training.engine import TrainingEngine
 
@@ -137,7 +135,7 @@ def kept_types(job: JobSpec) -> set[str]:
     return (
         {str(parameter.dtype) for parameter in engine.module.parameters()}
         | {str(tensor.dtype) for group in engine.optimizer.param_groups for tensor in group["params"]}
-        | {str(torch.float32 if engine.get_data_types()[1] is None else engine.get_data_types()[1])}
+        | {str(engine.get_data_types()[1])}
     )
 
 
