@@ -1,14 +1,14 @@
 """Catalogues of sets that ship with the package, among them ``hetercsi``: the published 40 + 12."""
 
 import difflib
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 
-import yaml
-
 from channels.errors import UserError
 from channels.spec import ChannelSpec
+from channels.yaml_files import parse_shipped
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,8 @@ def preset_names() -> tuple[str, ...]:
     return tuple(sorted(name.removesuffix(".yaml") for name in files if name.endswith(".yaml")))
 
 
+@functools.cache
+@functools.cache
 def load_preset(name: str) -> Preset:
     """The catalogue of this name. Raises UserError for an unknown one, naming the nearest."""
     if name not in preset_names():
@@ -34,7 +36,7 @@ def load_preset(name: str) -> Preset:
         mend = f"did you mean {nearest!r}? There are {known}"
         raise UserError(f"unknown preset {name!r}", where="--preset", mend=mend)
     text = resources.files(__name__).joinpath(f"{name}.yaml").read_text(encoding="utf-8")
-    catalogue = yaml.safe_load(text)
+    catalogue = parse_shipped(text)
     return Preset(name, _specs(catalogue, "pretrain", name), _specs(catalogue, "zeroshot", name))
 
 

@@ -6,12 +6,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from channels.catalogue import Counts, make_store
 from channels.presets import Preset, load_preset
 from channels.progress import Progress
 from channels.spec import ChannelSpec
+from channels.yaml_files import parse_shipped
 from orchestrator.spec.job import JobSpec, LossWeighting
 from orchestrator.spec.section import Positive, Section
 from orchestrator.spec.yaml_files import validate
@@ -96,7 +95,7 @@ def make_study_store(study: Study, progress: Progress) -> None:
 
 
 def _read(name: str) -> dict[str, Any]:
-    content: dict[str, Any] = yaml.safe_load(resources.files("jobs.studies").joinpath(f"{name}.yaml").read_text())
+    content: dict[str, Any] = parse_shipped(resources.files("jobs.studies").joinpath(f"{name}.yaml").read_text())
     return content
 
 
