@@ -177,15 +177,17 @@ def _print(found: list[RunStatus]) -> None:
     from rich.table import Table
 
     is_scored = any(entry.scored_step is not None for entry in found)
-    columns = ["run", "launcher", "job", "state", "attempt", "step", "loss", "tokens/s", "left", "nodes", "reason"]
-    table = Table(*columns, *(["validation dB", "zero-shot dB"] if is_scored else []))
+    columns = ["run", "launcher", "job", "state", "attempt", "step", "loss", "tokens/s", "left", "goodput"]
+    table = Table(*columns, "nodes", "reason", *(["validation dB", "zero-shot dB"] if is_scored else []))
     for entry in found:
         steps = f"{entry.step}/{entry.total_steps}" if entry.total_steps else str(entry.step)
         speed = "-" if entry.tokens_per_s is None else f"{entry.tokens_per_s:,.0f}"
         table.add_row(
             entry.name, entry.launcher, entry.job or "-", entry.state, str(entry.attempt), steps,
             "-" if entry.loss is None else f"{entry.loss:.4f}", speed,
-            "-" if entry.seconds_left is None else clock(entry.seconds_left), entry.nodes or "-", entry.reason or "-",
+            "-" if entry.seconds_left is None else clock(entry.seconds_left),
+            "-" if entry.goodput is None else f"{100 * entry.goodput['share']:.0f} %", entry.nodes or "-",
+            entry.reason or "-",
             *((_decibels(entry.validation_nmse_db), _decibels(entry.zeroshot_nmse_db)) if is_scored else ()),
         )  # fmt: skip
     console = Console()

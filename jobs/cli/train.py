@@ -43,6 +43,7 @@ def train(
         # The controller needs torch; meanwhile the session's own process imports what the workers need.
         from jobs.launch.outcome import failure_noticed, notify_end, print_outcome
         from orchestrator.control.controller import run_job
+        from orchestrator.control.goodput_book import process_began_s
         from orchestrator.view.live import LiveView
 
         view = LiveView(title=job.name, every_s=job.tracking.print_every_s)
@@ -54,7 +55,7 @@ def train(
             record_own_job(directory, profile)
 
         with failure_noticed(profile, directory, begun.is_set):
-            outcome = run_job(job, profile, view, on_start=begin, session=session)
+            outcome = run_job(job, profile, view, on_start=begin, session=session, began_s=process_began_s())
     code = print_outcome(outcome, profile_options(cluster, cluster_file))
     notify_end(outcome, profile)
     raise typer.Exit(code)

@@ -8,6 +8,7 @@ from jobs.launch.collector import rare_collection
 from jobs.launch.folder import LaunchFolder
 from jobs.launch.outcome import failure_noticed, notify_end, print_outcome
 from orchestrator.control.controller import run_job
+from orchestrator.control.goodput_book import process_began_s
 from orchestrator.run.folder import RunDirectory
 from orchestrator.view.live import LiveView
 
@@ -26,7 +27,7 @@ def main(run: str, address: str) -> int:
         # Under Slurm the node says how its attempt ended: it knows whether another one follows.
         is_last = profile.launcher != "slurm"
         with failure_noticed(profile, launch.run, lambda: is_last and not _is_finished(launch.run)):
-            outcome = run_job(job, profile, view, profile.time_limits.lock_s)
+            outcome = run_job(job, profile, view, profile.time_limits.lock_s, began_s=process_began_s())
         code = print_outcome(outcome)
         if is_last:
             notify_end(outcome, profile)

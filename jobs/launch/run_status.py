@@ -33,6 +33,8 @@ class RunStatus:
     zeroshot_nmse_db: float | None
     tokens_per_s: float | None
     seconds_left: float | None
+    goodput: dict[str, Any] | None
+    """``share`` of the wall time that went into steps which count, and ``seconds`` of its parts; as last written."""
     nodes: str | None
     """As the launcher names them, or those of the newest attempt."""
     reason: str | None
@@ -65,6 +67,7 @@ def run_status(directory: RunDirectory, query: Query) -> RunStatus:
         zeroshot_nmse_db=scores.get("eval/nmse_db/avg"),
         tokens_per_s=metrics.get("perf/tokens_per_s"),
         seconds_left=left,
+        goodput=record.get("goodput"),
         nodes=nodes or ",".join(attempt.get("machines", ())) or None,
         reason=reason,
     )

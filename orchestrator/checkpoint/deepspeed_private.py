@@ -8,8 +8,8 @@ test_deepspeed_private.py`` names what changed.
 import importlib
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,17 @@ import torch
 from torch import Tensor, nn
 
 MUON = "deepspeed.runtime.zero.muon.original_muon"
+EXCHANGES = (
+    "all_reduce",
+    "reduce",
+    "broadcast",
+    "all_gather",
+    "all_gather_into_tensor",
+    "all_gather_coalesced",
+    "reduce_scatter",
+    "reduce_scatter_tensor",
+)
+"""Collective operations of DeepSpeed's backend that its ZeRO stages use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +96,23 @@ def _hidden(package: str) -> Iterator[None]:
         yield
     finally:
         del sys.modules[package]
+
+
+def around_exchanges(around: Callable[[], AbstractContextManager[object]]) -> None:
+    """Enter a context around every collective operation of DeepSpeed in this process from now on."""
+    backend = importlib.import_module("deepspeed.comm.comm").cdb
+
+    def within(name: str) -> Callable[..., Any]:
+        own = getattr(type(backend), name).__get__(backend)
+
+        def exchange(*arguments: Any, **options: Any) -> Any:
+            with around():
+                return own(*arguments, **options)
+
+        return exchange
+
+    for name in EXCHANGES:
+        setattr(backend, name, within(name))
 
 
 def forget_first_step(optimizer: Any) -> None:

@@ -4,12 +4,13 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from channels.files import write_json
+from channels.files import parse_json, write_json
 from orchestrator.control import provenance
 from orchestrator.control.description import describe_result, describe_run
 from orchestrator.control.failure_policy import describe_all
 from orchestrator.control.prepared import Prepared, RunOutcome
 from orchestrator.report.plan import describe_plan
+from orchestrator.run.folder import RunDirectory
 from orchestrator.run.progress import RunProgress
 from orchestrator.tracking.outbox import Outbox
 
@@ -22,6 +23,14 @@ def write_run(of: Prepared) -> None:
     of.directory.stop_request.unlink(missing_ok=True)
     write_json(of.directory.spec, of.job.model_dump(mode="json"))
     write_json(of.directory.plan, describe_plan(of.catalogue, of.schedule.plan, of.schedule, of.job.scale.most))
+
+
+def note_begin(directory: RunDirectory, outbox: Outbox, began_s: float) -> None:
+    """Write down that a controller begins. began_s: seconds since 1970."""
+    path = directory.launch / "submission.json"
+    submission = parse_json(path.read_bytes()) if path.exists() else {}
+    submitted = submission.get("submitted") if isinstance(submission, dict) else None
+    outbox.begin(began_s, submitted)
 
 
 def announce(of: Prepared, outbox: Outbox) -> None:

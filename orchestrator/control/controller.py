@@ -1,10 +1,11 @@
 """A run from spec to report: check, plan, train under Ray Train, evaluate, track, end honestly."""
 
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-from orchestrator.control.announce import announce, end_tags, write_run
+from orchestrator.control.announce import announce, end_tags, note_begin, write_run
 from orchestrator.control.ending import cause_line, deliver_end, reraise, write_end
 from orchestrator.control.prepare import prepare
 from orchestrator.control.prepared import Prepared, RunOutcome, Status
@@ -27,15 +28,18 @@ def run_job(
     patience_s: float = 0.0,
     on_start: Callable[[], None] | None = None,
     session: Session | None = None,
+    began_s: float | None = None,
 ) -> RunOutcome:
     """Start or resume a run and see it to its end.
 
     patience_s: how long an earlier controller may take to end. on_start: called when every check has passed and the run
-    is locked, before anything is written. session: of an embedded Ray, begun ahead.
+    is locked, before anything is written. session: of an embedded Ray, begun ahead. began_s: seconds since 1970 at
+    which the command began that does only this; None: it begins now.
 
     Raises:
         UserError: bad input; nothing was started.
     """
+    began_s = time.time() if began_s is None else began_s
     prepared = prepare(job, profile)
     directory = prepared.directory
     with StopRequest().installed() as stop:
@@ -49,6 +53,7 @@ def run_job(
             clear_left_writes(directory)
             write_run(prepared)
             tracking = open_tracking(directory, prepared.tracking_uri, job, profile.storage.runs, view.say)
+            note_begin(directory, tracking.outbox, began_s)
             return Controller(prepared, tracking, view, stop, session).run()
 
 
@@ -80,7 +85,7 @@ class Controller:
         except KeyboardInterrupt:
             outcome = self._outcome("KILLED", cause="interrupted")
         except BaseException as error:
-            self._follow_to_the_end()
+            self._try(self._follow)
             cause = self._follower.all_causes(cause_line(error, self._follower.last_failure))
             outcome = self._outcome("FAILED", cause=cause)
             self._end(outcome)
@@ -157,15 +162,16 @@ class Controller:
         )
 
     def _end(self, outcome: RunOutcome) -> RunOutcome:
-        self._follow_to_the_end()
+        self._try(self._follow)
+        self._try(self._follower.close)
         write_end(outcome, self._view)
         self._view.close()
         tags = end_tags(self._prepared, outcome, self._view.progress, self._follower.failures)
         return replace(outcome, is_kept=deliver_end(outcome, tags, self._tracking, self._view))
 
-    def _follow_to_the_end(self) -> None:
-        """Take in what is left, as far as that goes (the disk may be full): the run ends for another reason."""
+    def _try(self, action: Callable[[], None]) -> None:
+        """Do it as far as that goes (the disk may be full): the run ends for another reason."""
         try:
-            self._follow()
+            action()
         except Exception as error:
             self._view.say(f"warning: {cause_line(error)}")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from orchestrator.control.failure_policy import describe, describe_all
+from orchestrator.control.goodput_book import GoodputBook
 from orchestrator.control.provenance import attempt_tags
 from orchestrator.run.events import read_events
 from orchestrator.run.folder import RunDirectory
@@ -45,6 +46,7 @@ class Follower:
 
     def __init__(self, directory: RunDirectory, outbox: Outbox, view: LiveView) -> None:
         self._directory, self._outbox, self._view = directory, outbox, view
+        self._goodput = GoodputBook(directory, outbox)
         state = directory.read_state()
         self.attempts = int(state.get("attempts", 0))
         self.failures: list[dict[str, Any]] = state.get("failures", [])
@@ -74,6 +76,11 @@ class Follower:
         failures, self._failures_offset = read_events(self._directory.failures, self._failures_offset)
         for event in failures:
             self._take_failure(event)
+        self._goodput.follow()
+
+    def close(self) -> None:
+        """The run ends: how it has spent its time is written down."""
+        self._goodput.close()
 
     def all_causes(self, cause: str) -> str:
         """The last cause, and where it was not the first one since this start, all of them."""

@@ -43,7 +43,6 @@ def _score(
     while (scores := scoring.poll(POLL_S)) is None:
         if is_stopped():
             return None
-    directory.update_state(evaluation_s=round(scoring.seconds, 3))
     metrics, section = scores.to_metrics(), of.job.evaluation
     outbox.metrics(metrics | {"time/evaluation_s": scoring.seconds}, step=step, time_s=time.time())
     if section.every_epochs is not None:

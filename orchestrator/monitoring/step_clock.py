@@ -1,7 +1,9 @@
-"""For how long this rank computes in a step before it waits for the others, measured without waiting for a device."""
+"""For how long this rank computes in a step and for how long it communicates, measured without waiting for a device."""
 
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -30,6 +32,27 @@ class StepClock:
             begun, ended = self._under_way.popleft()
             self._seconds = begun.elapsed_time(ended) / 1e3
         return self._seconds
+
+
+class ExchangeClock:
+    """For how long this process is in collective operations, which on a CPU includes waiting for other ranks."""
+
+    def __init__(self) -> None:
+        self._seconds = 0.0
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Count the time of a ``with``."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._seconds += time.perf_counter() - started
+
+    def take(self) -> float:
+        """Seconds since the last call."""
+        seconds, self._seconds = self._seconds, 0.0
+        return seconds
 
 
 def _mark() -> torch.cuda.Event:

@@ -21,7 +21,8 @@ CAPTIONS = {
     "curves": "Thin: logged steps, in long runs means of neighbours. Thick: running mean. Steps that were repeated "
     "after a fault count once. Dots: loss on validation samples of the pre-training sets.",
     "padding": "Padding as planned, and as measured over the last whole epoch; valid tokens a second, running mean.",
-    "time": "Compute includes the communication between ranks. Start-up of the worker group is not counted.",
+    "time": "All wall time of a run, over all attempts, by what it went to. Beside its name: goodput, its share of "
+    "compute and communication.",
 }
 
 
@@ -94,9 +95,9 @@ def _descriptions(records: Sequence[RunRecord]) -> str:
 
 def _repeated(records: Sequence[RunRecord]) -> str:
     lines = [
-        f"{record.name} did {duration(record.budget.repeated)} of work twice, after faults."
+        f"{record.name} did {duration(record.ledger.seconds['repeated'])} of work twice, after faults."
         for record in records
-        if record.budget.repeated > 0
+        if record.ledger.seconds["repeated"] > 0
     ]
     return "".join(f'<p class="note">{text(line)}</p>' for line in lines)
 
@@ -116,7 +117,7 @@ def _history(record: RunRecord) -> str:
     else:
         parts.append('<p class="note">No attempt reached training.</p>')
     if record.checkpoints:
-        stall = duration(record.budget.checkpoint / len(record.checkpoints))
+        stall = duration(record.stall_s)
         parts.append(
             f'<p class="note">Checkpoints: {len(record.checkpoints)}, the last after step {record.checkpoints[-1]:,}; '
             f"training stood still for {stall} at each on average.</p>"

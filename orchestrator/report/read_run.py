@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 
 from channels.errors import UserError
-from orchestrator.report.record import Attempt, Remark, RunRecord, Steps, TimeBudget, ValidationSeries
+from orchestrator.report.record import Attempt, Remark, RunRecord, Steps, ValidationSeries
 from orchestrator.report.results import read_results
 from orchestrator.report.series import Series
 from orchestrator.run.events import read_events
 from orchestrator.run.folder import RunDirectory
+from orchestrator.run.ledger_reader import LedgerReader
 
 Event = Mapping[str, Any]
 
@@ -44,7 +45,8 @@ def read_run(directory: RunDirectory, status: str, reason: str | None = None) ->
         attempts=tuple(_attempt(attempt) for attempt in attempts),
         remarks=tuple(_remarks(events, state.get("failures", ()))),
         checkpoints=tuple(int(event["step"]) for event in events if event["kind"] == "checkpoint"),
-        budget=_budget(events, counted, kept, job.tracking.every_steps, state.get("evaluation_s")),
+        stall_s=_mean_stall(events),
+        ledger=LedgerReader(directory).advance(),
         scores=tuple(read_results(directory.results)) if scored else (),
         validation=_validation(read_events(directory.scores)[0]),
         on_published_sets=bool(state.get("published_sets", False)),
@@ -131,18 +133,6 @@ def _remarks(events: Sequence[Event], failures: Sequence[Mapping[str, Any]]) -> 
     return [remark for _, remark in sorted(found, key=lambda pair: pair[0])]
 
 
-def _budget(
-    events: Sequence[Event], counted: Sequence[Event], kept: Sequence[Event], stride: int, evaluation_s: float | None
-) -> TimeBudget:
-    """Where the time went. counted: logged steps, repeated ones each time. kept: each once. stride: steps for which a
-    logged one stands (tracking.every_steps). evaluation_s: seconds of the zero-shot table."""
-    spent, useful = (stride * _series(steps, "perf/step_ms").sum() / 1e3 for steps in (counted, kept))
-    wait = stride * _series(counted, "perf/data_wait_ms").sum() / 1e3
+def _mean_stall(events: Sequence[Event]) -> float:
     stalls = [event["metrics"]["perf/checkpoint_stall_ms"] for event in events if event["kind"] == "checkpoint"]
-    return TimeBudget(
-        compute=float(spent - wait),
-        data_wait=float(wait),
-        checkpoint=sum(stalls) / 1e3,
-        evaluation=evaluation_s,
-        repeated=float(spent - useful),
-    )
+    return float(np.mean(stalls)) / 1e3 if stalls else 0.0

@@ -8,6 +8,7 @@ import numpy as np
 
 from orchestrator.evaluation.score import MODEL, NOISY, Score, averages, decibels
 from orchestrator.report.series import Series
+from orchestrator.run.goodput import Ledger
 from orchestrator.spec.job import JobSpec
 
 
@@ -62,20 +63,6 @@ class Remark:
 
 
 @dataclass(frozen=True, slots=True)
-class TimeBudget:
-    """Seconds of a run. repeated: the part of compute and data wait whose steps were lost and done again.
-
-    evaluation is None where the zero-shot table has not been made.
-    """
-
-    compute: float
-    data_wait: float
-    checkpoint: float
-    evaluation: float | None
-    repeated: float
-
-
-@dataclass(frozen=True, slots=True)
 class RunRecord:
     """Everything a report shows of one run. reason: why it ended, where it did not finish."""
 
@@ -92,7 +79,9 @@ class RunRecord:
     remarks: tuple[Remark, ...]
     checkpoints: tuple[int, ...]
     """Steps after which a checkpoint was written."""
-    budget: TimeBudget
+    stall_s: float
+    """For which training stood still at a checkpoint, on average."""
+    ledger: Ledger
     scores: tuple[Score, ...]
     validation: ValidationSeries | None = None
     """None where none was scored."""

@@ -16,7 +16,6 @@ def run_rows(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
 
 
 def _run_row(record: RunRecord) -> dict[str, Any]:
-    budget = record.budget
     last = record.attempts[-1] if record.attempts else None
     return {
         "run": record.name,
@@ -36,11 +35,8 @@ def _run_row(record: RunRecord) -> dict[str, Any]:
         "minutes_per_epoch": record.minutes_per_epoch,
         "attempts": len(record.attempts),
         "checkpoints": len(record.checkpoints),
-        "compute_s": budget.compute,
-        "data_wait_s": budget.data_wait,
-        "checkpoint_s": budget.checkpoint,
-        "evaluation_s": budget.evaluation,
-        "repeated_s": budget.repeated,
+        "goodput": record.ledger.share,
+        **{f"{part}_s": seconds for part, seconds in record.ledger.seconds.items()},
         "zeroshot_nmse_db": record.zeroshot,
         "validation_loss": float(record.validation.loss[-1]) if record.validation is not None else None,
         "validation_nmse_db": float(record.validation.nmse_db[-1]) if record.validation is not None else None,

@@ -13,11 +13,17 @@ from orchestrator.report.record import RunRecord
 from orchestrator.report.series import smoothed, thinned
 
 STYLES = ("-", "--", "-.", ":")
-BUDGET = {
+PART_COLOURS = {
+    "queued": "#D9D9D9",
+    "start": "#9C9C9C",
     "compute": "#0072B2",
-    "data wait": "#E69F00",
+    "communication": "#56B4E9",
+    "data_wait": "#E69F00",
     "checkpoint": "#CC79A7",
     "evaluation": "#009E73",
+    "repeated": "#F0E442",
+    "recovery": "#D55E00",
+    "stopped": "#4D4D4D",
 }
 
 
@@ -100,18 +106,20 @@ def draw_efficiency(records: Sequence[RunRecord], looks: Mapping[str, Mapping[st
 
 
 def draw_budgets(records: Sequence[RunRecord]) -> Any:
-    """Where the time of each run went, as stacked bars in minutes."""
+    """Where the wall time of each run went, as stacked bars in minutes; parts that no run has are left out."""
     figure, axis = new_figure(1, 1, (11, 1.4 + 0.45 * len(records)))
     positions = np.arange(len(records))
     start = np.zeros(len(records))
-    for part, colour in BUDGET.items():
-        seconds = [getattr(record.budget, part.replace(" ", "_")) or 0.0 for record in records]
-        axis.barh(positions, np.asarray(seconds) / 60, 0.55, left=start, color=colour, label=part, edgecolor="white")
+    drawn = [part for part in PART_COLOURS if any(record.ledger.seconds[part] > 0 for record in records)]
+    for part in drawn:
+        seconds = [record.ledger.seconds[part] for record in records]
+        look = {"color": PART_COLOURS[part], "label": part.replace("_", " "), "edgecolor": "white"}
+        axis.barh(positions, np.asarray(seconds) / 60, 0.55, left=start, **look)
         start += np.asarray(seconds) / 60
     axis.set(xlabel="minutes", ylim=(len(records) - 0.4, -0.6))
-    axis.set_yticks(positions, [record.name for record in records])
+    axis.set_yticks(positions, [f"{record.name} ({100 * record.ledger.share:.0f} %)" for record in records])
     axis.grid(visible=False, axis="y")
-    legend_above(figure, axis, len(BUDGET))
+    legend_above(figure, axis, min(len(drawn), 5))
     return figure
 
 

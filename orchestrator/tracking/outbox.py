@@ -24,6 +24,10 @@ class Outbox:
         self._folder = directory.path
         self._writer = EventWriter(directory.tracking)
 
+    def begin(self, began_s: float, submitted_s: float | None) -> None:
+        """A controller begins; MLflow has a time of its own. began_s, submitted_s: seconds since 1970."""
+        self._writer.write("begin", time=began_s, submitted=submitted_s)
+
     def parameters(self, nested: Mapping[str, Any]) -> None:
         """The resolved spec."""
         self._writer.write("parameters", values={key: str(value) for key, value in flatten(nested).items()})

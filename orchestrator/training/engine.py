@@ -12,9 +12,9 @@ from torch import Tensor
 from models.interface import MaskDraw, PretrainingModel
 from models.layers.blocks import checkpoint_activations, compile_blocks
 from models.layers.parameters import optimizer_groups
-from orchestrator.checkpoint.deepspeed_private import forget_first_step, set_up_deepspeed
+from orchestrator.checkpoint.deepspeed_private import around_exchanges, forget_first_step, set_up_deepspeed
 from orchestrator.monitoring.profiling import optimizing
-from orchestrator.monitoring.step_clock import StepClock
+from orchestrator.monitoring.step_clock import ExchangeClock, StepClock
 from orchestrator.run.signals import SILENCE, Signals
 from orchestrator.spec.job import TrainSection
 from orchestrator.training.loader import MicroBatch, StepBatch
@@ -108,6 +108,9 @@ class TrainingEngine:
         self.lag = 1 if self.device.type == "cuda" else 0
         """Steps that may be begun before the report of one is read; where reading waits for nothing, none."""
         self._clock = StepClock(self.device)
+        self._exchange = ExchangeClock()
+        if self.device.type == "cpu":
+            around_exchanges(self._exchange.counted)
         self._tasks = tasks
         self._clip_norm = train.clip_norm if clips_itself(train) else None
         self._reduces_early = train.zero_stage >= 2
@@ -131,6 +134,7 @@ class TrainingEngine:
                 every report has been read.
         """
         self._clock.start()
+        self._exchange.take()
         engine = self.deepspeed
         for group in engine.optimizer.param_groups:
             group["lr"] = lr
@@ -152,14 +156,16 @@ class TrainingEngine:
         with explained_memory(last, self.rank):
             part = self._forward(last, seed)
             own_seconds = self._clock.stop() if own_seconds is None else own_seconds
-            report = StepReport((sums + part.detach()) * scale, batch, signals, own_seconds)
+            with self._exchange.counted():
+                report = StepReport((sums + part.detach()) * scale, batch, signals, own_seconds)
             if not self.lag:
                 report.check_losses()
             engine.backward((part * scale).sum() * factor)
             with optimizing():
                 norm = None if self._clip_norm is None else self._clip(self._clip_norm)
                 engine.step()
-        report.add_norm(engine.get_global_grad_norm() if norm is None else norm)
+        exchanged = None if self.lag else self._exchange.take()
+        report.add_norm(engine.get_global_grad_norm() if norm is None else norm, exchanged)
         return report
 
     def _forward(self, micro: MicroBatch, seed: int) -> Tensor:

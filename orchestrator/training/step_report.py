@@ -28,6 +28,8 @@ class StepResult:
     """Each one's sum over the ranks."""
     rank_seconds: tuple[float, ...]
     """For which each rank computed before it waited for the others."""
+    exchange_s: float = 0.0
+    """For which this rank communicated or waited for the others; on a GPU only the wait for the slowest one."""
 
 
 class StepReport:
@@ -49,14 +51,19 @@ class StepReport:
         self._sums = torch.cat([share.double().where(finite, 0.0), said, strange.double()])
         dist.all_reduce(self._sums)
         self._norm = torch.zeros(1, dtype=torch.float64)
+        self._exchanged: float | None = None
         self._arrived: torch.cuda.Event | None = None
 
     def check_losses(self) -> None:
         """Wait for the sums. Raises TrainingDivergedError, on all ranks, if the loss of one was not finite."""
         self._check_losses(self._split()[-1])
 
-    def add_norm(self, norm: Tensor | float) -> None:
-        """The gradient's norm before clipping, the last that is known of a step; starts the copy to the host."""
+    def add_norm(self, norm: Tensor | float, exchanged: float | None = None) -> None:
+        """The gradient's norm before clipping, the last that is known of a step; starts the copy to the host.
+
+        exchanged: seconds that the step communicated; None where the host does not see it.
+        """
+        self._exchanged = exchanged
         self._norm = torch.as_tensor(norm, dtype=torch.float64).reshape(1)
         if self._sums.is_cuda:
             everything = torch.cat([self._sums, self._norm.to(self._sums.device, non_blocking=True)])
@@ -81,7 +88,10 @@ class StepReport:
             raise TrainingDivergedError(f"gradient is NaN or infinite at {self._batch.where}")
         tasks = max(int((self._batch.denominators > 0).sum()), 1)
         agreed = Signals(*map(int, signals))
-        return StepResult(tuple(losses * tasks), norm, int(padded), float(flops), agreed, tuple(took))
+        waited = max(took) - took[dist.get_rank()] if self._exchanged is None else self._exchanged
+        return StepResult(
+            tuple(losses * tasks), norm, int(padded), float(flops), agreed, tuple(took), exchange_s=float(waited)
+        )
 
     def _split(self) -> list[NDArray[np.float64]]:
         return np.split(self._sums.cpu().numpy(), np.cumsum(self._sizes)[:-1])

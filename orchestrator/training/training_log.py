@@ -1,7 +1,8 @@
 """What is counted and written down of every step and every epoch."""
 
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -14,6 +15,30 @@ from orchestrator.training.sample_log import SampleLog
 from orchestrator.training.totals import Progress
 from samplers.batches import ScheduledBatches
 from samplers.schedule import Schedule
+
+
+@dataclass(slots=True)
+class LineTimes:
+    """Where the time since the last line went, of which the run's ledger is made. Seconds."""
+
+    _steps: float = 0.0
+    _wait: float = 0.0
+    _exchange: float = 0.0
+    _since: float = field(default_factory=time.perf_counter)
+
+    def add(self, seconds: float, wait: float, exchange: float) -> None:
+        """Count a step, and what of it was waiting for data and communication."""
+        self._steps += seconds
+        self._wait += wait
+        self._exchange += exchange
+
+    def take(self) -> dict[str, float]:
+        """All of it for a line; the next one begins."""
+        now = time.perf_counter()
+        took = {"all_s": now - self._since, "steps_s": self._steps, "wait_s": self._wait, "exchange_s": self._exchange}
+        self._steps = self._wait = self._exchange = 0.0
+        self._since = now
+        return {name: round(value, 6) for name, value in took.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +59,7 @@ class TrainingLog:
     memory: Callable[[], Mapping[str, float]]
     every_steps: int
     peak_flops: float | None
+    times: LineTimes = field(default_factory=LineTimes)
 
     def trained(self, step: TrainedStep, seconds: float, slowest: float) -> None:
         """Take in a step that took so long. slowest: time of the slowest rank over that of the median one."""
@@ -42,10 +68,12 @@ class TrainingLog:
         progress.step += 1
         progress.train_seconds += seconds
         progress.epoch.add(batch, step.result, seconds)
+        self.times.add(seconds, step.wait_s, step.result.exchange_s)
         if self.samples:
             self.samples.add(progress.step, batch)
         if progress.step == self.batches.schedule.total_steps or progress.step % self.every_steps == 0:
-            self.events.emit("step", step=progress.step, metrics=self._metrics(step, seconds, slowest))
+            metrics = self._metrics(step, seconds, slowest)
+            self.events.emit("step", step=progress.step, metrics=metrics, took=self.times.take())
         self._end_epoch_after(batch.epoch, batch.step)
 
     def skipped(self, step: SkippedStep) -> None:

@@ -51,7 +51,7 @@ def test_a_finished_run_beside_a_snapshot_model(place: Place, finished: tuple[st
         if (row["task"], row["set_name"], row["predictor"], row["target"]) == ("time", "H1", "model", "noisy")
     )
     assert f">{score['nmse_db']:.2f}</td>" in page
-    assert "evaluation" in page and place.state(first)["evaluation_s"] > 0
+    assert "evaluation" in page and place.state(first)["goodput"]["seconds"]["evaluation"] > 0
 
 
 def test_a_failed_run_tells_why(place: Place, small_store: Path) -> None:
@@ -69,7 +69,7 @@ def test_a_running_run_is_provisional(place: Place, undisturbed: JobSpec) -> Non
     lines = running.events.read_text().splitlines(keepends=True)
     running.events.write_text("".join(lines[:12]) + lines[12][:20])
     state = running.read_state()
-    write_json(running.state, {key: state[key] for key in state if key != "evaluation_s"} | {"status": "RUNNING"})
+    write_json(running.state, state | {"status": "RUNNING"})
     with run_lock(running):
         page = report(place, "running")
     assert "running is running" in page and "provisional" in page and "goes on" in page

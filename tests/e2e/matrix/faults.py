@@ -8,13 +8,16 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 
+from orchestrator.run.events import read_events
+from orchestrator.run.folder import RunDirectory
+from orchestrator.run.ledger_reader import LedgerReader
 from orchestrator.spec.job import JobSpec
 from orchestrator.training.sample_log import samples_of_epochs
 from tests.e2e.matrix.leftovers import Machine, left_over, look, processes
@@ -30,6 +33,7 @@ SECRET = "sentinel-of-the-fault-matrix"
 STEP = 16
 """Disturbed once this step is logged and the checkpoint below is whole."""
 SAVED = 14
+MOST_UNACCOUNTED = 0.01
 MOST_REPEATED = EVERY_STEPS + 2
 """Steps that a fault costs: a checkpoint interval, and a step or two until a checkpoint is whole."""
 
@@ -52,6 +56,10 @@ class Finding:
     """Of the loss: above zero where sums are rounded in another order."""
     most_repeated: int = MOST_REPEATED
     most_recovery_s: float | None = None
+    ledger: dict[str, float] = field(default_factory=dict)
+    """Seconds of the run's wall time by what they went to, zeros left out."""
+    unaccounted: float = 0.0
+    """Share of the wall time by the bench's clock that the ledger has too much or too little."""
 
     def problems(self) -> list[str]:
         """What is not as it must be."""
@@ -64,6 +72,8 @@ class Finding:
             ),
             f"recovery takes {self.recovery_s} s, not {self.most_recovery_s}": late,
             f"left over: {', '.join(self.left)}": bool(self.left),
+            f"the ledger is {self.unaccounted:.1%} off": not self.unaccounted <= MOST_UNACCOUNTED,
+            "the ledger knows no repeated work": bool(self.repeated_steps) != ("repeated" in self.ledger),
         }
         return [problem for problem, is_so in wrong.items() if is_so]
 
@@ -148,6 +158,7 @@ class Bench:
         tolerance: float,
     ) -> Finding:
         recovery, note = None, ""
+        commanded = time.time()
         process = self.place.start("train", str(spec))
         session = process.pid
         if disturb is not None:
@@ -178,7 +189,15 @@ class Bench:
         assert codes[-1] == 0, f"{case}: exit code {codes[-1]}\n{out}\n{error}"
         left = left_over(before, self.settled(session)) + self._leaks()
         finding = self._finding(case, recovery, left, note)
-        return replace(finding, exit_codes=tuple(codes), tolerance=tolerance)
+        return replace(finding, exit_codes=tuple(codes), tolerance=tolerance, **self._ledger(case, commanded))
+
+    def _ledger(self, case: str, commanded: float) -> dict[str, Any]:
+        """What the run's ledger says. commanded: when the first command was started, seconds since 1970."""
+        directory = RunDirectory(self.place.directory(case))
+        ledger = LedgerReader(directory).advance()
+        end = [entry["time"] for entry in read_events(directory.tracking)[0] if entry["kind"] == "end"][-1]
+        seconds = {part: round(value, 2) for part, value in ledger.seconds.items() if value}
+        return {"ledger": seconds, "unaccounted": abs(ledger.wall_s / (end - commanded) - 1)}
 
     def _leaks(self) -> list[str]:
         files = (path for path in (self.place.folder / "runs").rglob("*") if path.is_file())

@@ -17,9 +17,10 @@ from jobs.studies.tables import StudyTable, fig1c, fig4, table3, to_markdown, to
 from orchestrator.evaluation.score import Score
 from orchestrator.report.figure import to_png
 from orchestrator.report.published import published
-from orchestrator.report.record import RunRecord, Steps, TimeBudget
+from orchestrator.report.record import RunRecord, Steps
 from orchestrator.report.rows import to_csv
 from orchestrator.run.folder import RunDirectory
+from orchestrator.run.goodput import Ledger
 
 
 def a_study(kind: StudyName, folder: Path, scale: str = "small") -> Study:
@@ -33,7 +34,7 @@ def record_of(study: Study, number: int, minutes: float) -> RunRecord:
     return RunRecord(
         name=child.job.name, status="FINISHED", reason=None, job=child.job, plan={}, total_steps=0, steps=nothing,
         epochs=({"time/epoch_min": minutes, "data/epoch_padding_ratio": 0.25},), attempts=(), remarks=(),
-        checkpoints=(), budget=TimeBudget(0, 0, 0, None, 0),
+        checkpoints=(), stall_s=0.0, ledger=Ledger(),
         scores=tuple(Score(task, "D1", "model", "noisy", 0.1, 4) for task in ("reconstruction", "time", "frequency")),
     )  # fmt: skip
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.checkpoint.deepspeed_private import EXCHANGES
 from tests.jobs_for_tests import small_job
 
 PLAIN = ("param_groups",)
@@ -43,6 +44,8 @@ OF_MODULES = (
     ("deepspeed.runtime.fp16.unfused_optimizer", "FP16_UnfusedOptimizer"),
     ("deepspeed.runtime.zero.stage_1_and_2", "mask_nan_or_inf_with_val_inplace"),
     ("deepspeed.runtime.zero.stage_1_and_2", "is_invalid_grad_norm"),
+    ("deepspeed.comm.comm", "cdb"),
+    *(("deepspeed.comm.torch", f"TorchBackend.{name}") for name in EXCHANGES),
 )
 
 

@@ -158,7 +158,7 @@ def test_an_offline_run_is_started_without_mlflow_and_says_so_once(
     assert print_outcome(outcome) == 0
     assert "bring it to MLflow:          wavetrain sync far" in capsys.readouterr().out
     kinds = [entry["kind"] for entry in read_events(directory.tracking)[0]]
-    assert kinds[0] == "parameters" and kinds[-3:] == ["model", "tags", "end"]
+    assert kinds[0] == "parameters" and kinds[-4:] == ["model", "metrics", "tags", "end"]
 
 
 def test_a_run_that_is_stopped(run: Run, script: Callable[..., None]) -> None:

@@ -22,13 +22,14 @@ PLAN = {
 }  # fmt: skip
 
 
-def step_event(step: int) -> dict[str, Any]:
-    """A step of 0.5 s, 0.1 s of it waiting, with 80 valid of 100 tokens."""
+def step_event(step: int, beside_s: float = 0.0) -> dict[str, Any]:
+    """A step of 0.5 s, 0.1 s of it waiting, with 80 valid of 100 tokens. beside_s: before it, since the last one."""
     metrics = {
         "train/loss": 1.0 / step, "train/lr": 1e-3, "train/epoch": step / 4, "data/padding_ratio": 0.2,
         "perf/tokens_per_s": 160.0, "perf/step_ms": 500.0, "perf/data_wait_ms": 100.0,
     }  # fmt: skip
-    return {"kind": "step", "step": step, "metrics": metrics}
+    took = {"all_s": 0.5 + beside_s, "steps_s": 0.5, "wait_s": 0.1, "exchange_s": 0.0}
+    return {"kind": "step", "step": step, "metrics": metrics, "took": took}
 
 
 def attempt(step: int) -> dict[str, Any]:

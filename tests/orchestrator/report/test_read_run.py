@@ -17,9 +17,11 @@ def test_repeated_steps_count_once_in_curves_and_twice_in_time(broken_off: RunDi
     assert record.steps.samples.tolist() == [10, 20, 30, 40, 50]
     # The pause of an hour is left out; steps 3 and 4 are where the second attempt made them.
     assert record.steps.wall_s.tolist() == pytest.approx([0.5, 1.0, 2.75, 3.25, 3.75])
-    budget = record.budget
-    assert (budget.data_wait, budget.compute) == pytest.approx((0.7, 2.8))
-    assert (budget.checkpoint, budget.repeated, budget.evaluation) == (pytest.approx(0.25), pytest.approx(1.0), None)
+    seconds = {part: value for part, value in record.ledger.seconds.items() if value}
+    assert seconds == pytest.approx(
+        {"stopped": 3596.75, "start": 2.0, "compute": 2.0, "data_wait": 0.5, "checkpoint": 0.25, "repeated": 1.0}
+    )
+    assert record.stall_s == pytest.approx(0.25)
     assert [(each.first_step, each.last_step, each.outcome) for each in record.attempts] == [(0, 4, None), (2, 5, None)]
     assert [(remark.kind, remark.step, remark.text) for remark in record.remarks] == [("warning", 2, "one was torn")]
     failure = {"kind": "worker", "cause": "killed", "rank": 1, "node": None, "time": 3.0}
