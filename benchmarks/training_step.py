@@ -27,7 +27,7 @@ from rich.table import Table
 
 from channels.presets import load_preset
 from channels.spec import ChannelSpec
-from models.hetercsi.model import HeterCsi
+from models.autoencoder.model import MaskedAutoencoder
 from models.hetercsi.spec import HeterCsiSpec
 from models.interface import MaskDraw, PackedBatch, TokenBatch, Tokens, collate
 from models.layers.blocks import compile_blocks
@@ -143,7 +143,7 @@ def make_contestants(
 class FusedStep:
     """Our step: the three tasks in one pass, one optimizer step, nothing read by the host."""
 
-    def __init__(self, model: HeterCsi, compiled: bool = False) -> None:
+    def __init__(self, model: MaskedAutoencoder, compiled: bool = False) -> None:
         self.model = model
         if compiled:
             compile_blocks(model, packed=True)

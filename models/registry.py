@@ -17,6 +17,7 @@ from models.options import from_options, nearest
 SPECS: Mapping[str, str] = MappingProxyType(
     {
         "hetercsi": "models.hetercsi.spec:HeterCsiSpec",
+        "wifo": "models.wifo.spec:WifoSpec",
         "wimamba": "models.snapshot.wimamba:WiMambaSpec",
         "lwm": "models.snapshot.lwm:LwmSpec",
         "raw": "models.snapshot.raw:RawSpec",

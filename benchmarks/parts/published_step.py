@@ -9,7 +9,7 @@ that both paths compute the same passes over the same tokens.
 import torch
 from torch import Tensor, nn
 
-from models.hetercsi.model import HeterCsi
+from models.autoencoder.model import MaskedAutoencoder
 from models.interface import TokenBatch
 from models.layers.attention import Attention
 from models.layers.losses import token_losses
@@ -41,7 +41,7 @@ class NaiveAttention(nn.Module):
 class PublishedStep:
     """Model and optimizer; call it with a batch to train one step."""
 
-    def __init__(self, model: HeterCsi) -> None:
+    def __init__(self, model: MaskedAutoencoder) -> None:
         for block in (*model.encoder.blocks, *model.decoder.blocks):
             block.attention = NaiveAttention(block.attention)
         self.model = model

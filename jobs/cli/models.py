@@ -16,7 +16,7 @@ def models() -> None:
 @app.command("import")
 def import_model(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Checkpoint: .pth, .pt or .safetensors.")],
-    network: Annotated[str, typer.Option("--as", help="What it is: hetercsi, wimamba or lwm.", show_default=False)],
+    network: Annotated[str, typer.Option("--as", help="hetercsi, wifo, wimamba or lwm.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Folder for the export, not there yet.", show_default=False)],
     size: Annotated[str | None, typer.Option(help="Size of the network (default: by its shapes).")] = None,
 ) -> None:

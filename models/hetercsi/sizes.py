@@ -1,30 +1,6 @@
-"""Dimensions of HeterCSI's networks, and what a forward pass costs."""
+"""Sizes of HeterCSI."""
 
-from dataclasses import dataclass
-
-from models.interface import Shape
-from models.layers.attention import block_macs
-
-PATCH: Shape = (4, 4, 4)
-TOKEN_WIDTH = 2 * PATCH[0] * PATCH[1] * PATCH[2]
-
-
-@dataclass(frozen=True, slots=True)
-class StackSize:
-    """Dimensions of an encoder or decoder."""
-
-    width: int
-    depth: int
-    heads: int
-    expansion: int
-
-
-@dataclass(frozen=True, slots=True)
-class Size:
-    """Dimensions of a network."""
-
-    encoder: StackSize
-    decoder: StackSize
+from models.autoencoder.sizes import Size, StackSize
 
 
 def network_size(name: str) -> Size:
@@ -35,11 +11,3 @@ def network_size(name: str) -> Size:
         "tiny": Size(StackSize(96, 4, 4, 4), StackSize(64, 2, 4, 4)),
     }
     return sizes[name]
-
-
-def pass_macs(size: Size, kept: int, length: int) -> int:
-    """Multiply-accumulates of one mask pass: ``kept`` tokens in the encoder, all ``length`` in the decoder."""
-    encoder, decoder = size.encoder, size.decoder
-    ends = kept * encoder.width * (TOKEN_WIDTH + decoder.width) + length * decoder.width * TOKEN_WIDTH
-    encoding = encoder.depth * block_macs(kept, encoder.width, encoder.expansion)
-    return ends + encoding + decoder.depth * block_macs(length, decoder.width, decoder.expansion)

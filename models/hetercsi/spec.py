@@ -1,40 +1,22 @@
-"""What is known of HeterCSI without building it: options, lengths, masked tokens, operations."""
+"""HeterCSI's options and network."""
 
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
-from channels.errors import UserError
-from models.hetercsi.model import HeterCsi
-from models.hetercsi.sizes import PATCH, network_size, pass_macs
-from models.interface import EvaluationTask, Shape, TokenBatch, Tokens
-from models.layers.masking import TASKS, MaskRatios, kept_tokens
-from models.layers.packed_attention import describe
-from models.layers.patches import Grid, grid_of, make_patches, patch_tensor
-from models.references import Reference, predict_reference
-
-VARIANT = 4
-"""The one granularity: patches of 4 x 4 x 4."""
+from models.autoencoder.model import MaskedAutoencoder
+from models.autoencoder.sizes import Size
+from models.autoencoder.spec import AutoencoderSpec
+from models.hetercsi.sizes import network_size
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class HeterCsiSpec:
-    """HeterCSI's options. The ratios are the masked shares of tokens, slot blocks and subcarrier blocks."""
+class HeterCsiSpec(AutoencoderSpec):
+    """HeterCSI's options beside the masked shares."""
 
     size: Literal["published", "base", "tiny"] = "published"
     position: Literal["flat", "grid"] = "flat"
-    random_ratio: float = 0.85
-    time_ratio: float = 0.5
-    frequency_ratio: float = 0.5
-
-    def __post_init__(self) -> None:
-        """Raises UserError for a ratio outside [0, 1)."""
-        # Making the ratios checks them.
-        _ = self.ratios
 
     @property
     def name(self) -> str:
@@ -42,89 +24,12 @@ class HeterCsiSpec:
         return "hetercsi"
 
     @property
-    def variants(self) -> tuple[int, ...]:
-        """One granularity: patches of 4 x 4 x 4."""
-        return (VARIANT,)
+    def dimensions(self) -> Size:
+        """Dimensions of the network."""
+        return network_size(self.size)
 
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        """Reconstruction (random masks), time (later slots), frequency (upper subcarriers)."""
-        return TASKS
-
-    @property
-    def evaluation_tasks(self) -> tuple[EvaluationTask, ...]:
-        """The tasks of training."""
-        return tuple(EvaluationTask(name=task, variant=VARIANT) for task in TASKS)
-
-    @property
-    def ratios(self) -> MaskRatios:
-        """Masked shares."""
-        return MaskRatios(random=self.random_ratio, time=self.time_ratio, frequency=self.frequency_ratio)
-
-    def samples_per_stored(self, shape: Shape) -> int:
-        """One training sample for each stored one."""
-        return 1
-
-    def length(self, shape: Shape, variant: int) -> int:
-        """Tokens of a sample of scale (T, K, A)."""
-        slots, subcarriers, antennas = self.grid(shape, variant)
-        return slots * subcarriers * antennas
-
-    def target_tokens(self, shape: Shape, variant: int) -> tuple[int, ...]:
-        """Masked tokens of a sample for each task."""
-        grid = torch.tensor(self.grid(shape, variant))
-        return tuple((grid.prod() - kept_tokens(grid, self.ratios)).tolist())
-
-    def reference(self, name: Reference, task: EvaluationTask, batch: TokenBatch, masked: Tensor) -> Tensor:
-        """Training-free prediction of masked tokens [B, L, 128]."""
-        return predict_reference(name, task.name, batch, masked, PATCH)
-
-    def tokenise(self, channels: NDArray[np.complex64], variant: int) -> Tokens:
-        """Patches [n, L, 128] of channels [n, T, K, A]."""
-        _check_variant(variant)
-        return make_patches(channels, PATCH)
-
-    def grid(self, shape: Shape, variant: int) -> Grid:
-        """Blocks of 4 x 4 x 4."""
-        _check_variant(variant)
-        return grid_of(shape, PATCH)
-
-    def patch(self, channels: Tensor, variant: int) -> Tensor:
-        """Patches [n, L, 128] of channels on any device."""
-        _check_variant(variant)
-        return patch_tensor(channels, PATCH)
-
-    def build(self, seed: int) -> HeterCsi:
+    def build(self, seed: int) -> MaskedAutoencoder:
         """The network in float32 on the CPU, drawn from the seed."""
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            return HeterCsi(network_size(self.size), self.position, self.ratios)
-
-    @property
-    def packs(self) -> bool:
-        """Padded and packed batches."""
-        return True
-
-    @property
-    def keeps_float32(self) -> bool:
-        """All weights may be bfloat16."""
-        return False
-
-    def check(self, device: str) -> None:
-        """It computes everywhere."""
-
-    def notes(self, device: str, packed: bool) -> tuple[str, ...]:
-        """How packed sequences attend."""
-        return (describe(device),) if packed else ()
-
-    def forward_flops(self, shape: Shape, variant: int) -> float:
-        """Operations of the three mask passes over a sample: kept tokens in the encoder, all in the decoder."""
-        length = self.length(shape, variant)
-        size = network_size(self.size)
-        counts = [length - masked for masked in self.target_tokens(shape, variant)]
-        return 2.0 * sum(pass_macs(size, kept, length) for kept in counts)
-
-
-def _check_variant(variant: int) -> None:
-    if variant != VARIANT:
-        raise UserError(f"hetercsi has no granularity {variant!r}", mend=f"it has {VARIANT}")
+            return MaskedAutoencoder(self.dimensions, self.position, self.ratios)

@@ -1,8 +1,9 @@
 """Fixed sine-cosine positions of tokens.
 
-``flat`` is the published one: one position, the index of the token in the flattened grid. Lengths beyond those trained
-on have positions never seen. ``grid`` gives each of the axes (slot block, subcarrier block, antenna block) its own
-share of the features, so that a new scale is a new combination of known positions.
+``flat`` is HeterCSI's published one: one position, the index of the token in the flattened grid. Lengths beyond those
+trained on have positions never seen. ``grid`` gives each of the axes (slot block, subcarrier block, antenna block) its
+own share of the features, so that a new scale is a new combination of known positions. ``stf`` does so as WiFo's code
+does: slot, antenna and subcarrier block, with shares rounded to the nearest.
 """
 
 from typing import Literal
@@ -10,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Kind = Literal["flat", "grid"]
+Kind = Literal["flat", "grid", "stf"]
 
 
 def sine_cosine(count: int, width: int, device: torch.device) -> Tensor:
@@ -22,8 +23,15 @@ def sine_cosine(count: int, width: int, device: torch.device) -> Tensor:
 
 
 def axis_widths(width: int) -> tuple[int, int, int]:
-    """Features of the slot, subcarrier and antenna position: even, two thirds of ``width`` and the rest."""
+    """Features of the slot, subcarrier and antenna position (``grid``): even, two thirds of ``width`` and the rest."""
     third = 2 * (width // 6)
+    return third, third, width - 2 * third
+
+
+def stf_widths(width: int) -> tuple[int, int, int]:
+    """Features of the slot, antenna and subcarrier position (``stf``): twice the even number nearest to a third, the
+    rest; 22, 22, 20 of 64 and 170, 170, 172 of 512, as published."""
+    third = 2 * round(width / 6)
     return third, third, width - 2 * third
 
 
@@ -35,7 +43,10 @@ def token_positions(kind: Kind, index: Tensor, grid: Tensor, longest: int, width
     if kind == "flat":
         return sine_cosine(longest, width, index.device)[index]
     subcarriers, antennas = grid[:, 1:2], grid[:, 2:]
-    coordinates = (index // (subcarriers * antennas), index // antennas % subcarriers, (index % antennas))
-    shares = axis_widths(width)
+    slot, subcarrier, antenna = index // (subcarriers * antennas), index // antennas % subcarriers, index % antennas
+    if kind == "grid":
+        shares, coordinates = axis_widths(width), (slot, subcarrier, antenna)
+    else:
+        shares, coordinates = stf_widths(width), (slot, antenna, subcarrier)
     tables = [sine_cosine(longest, share, index.device)[at] for share, at in zip(shares, coordinates, strict=True)]
     return torch.cat(tables, dim=-1)

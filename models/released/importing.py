@@ -14,7 +14,7 @@ from models.export import save_model
 from models.interface import PretrainingModel
 from models.options import nearest
 from models.registry import make_spec
-from models.released import hetercsi, snapshots
+from models.released import autoencoders, snapshots
 from models.released.checkpoint import read_weights
 from models.released.rules import Rule, translate
 
@@ -24,17 +24,24 @@ class Family:
     """How checkpoints of one network are read.
 
     sentinel: a tensor that only this network has. options: of the model, by the weights and a size that may be given.
-    rules: for each of our tensors, given the model's specification and the weights.
+    rules: for each of our tensors, given the model's specification and the weights. unused: beginnings of the names of
+    tensors that the published code does not read.
     """
 
     sentinel: str
     options: Callable[[Mapping[str, Tensor], str | None], dict[str, Any]]
     rules: Callable[[Any, Mapping[str, Tensor]], Sequence[Rule]]
+    unused: tuple[str, ...] = ()
 
 
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
-        "hetercsi": Family(hetercsi.SENTINEL, hetercsi.options, hetercsi.rules),
+        "hetercsi": Family(
+            autoencoders.SENTINEL["hetercsi"], autoencoders.hetercsi_options, autoencoders.hetercsi_rules
+        ),
+        "wifo": Family(
+            autoencoders.SENTINEL["wifo"], autoencoders.wifo_options, autoencoders.wifo_rules, autoencoders.WIFO_UNUSED
+        ),
         "wimamba": Family(snapshots.SENTINEL["wimamba"], snapshots.wimamba_options, snapshots.wimamba_rules),
         "lwm": Family(snapshots.SENTINEL["lwm"], snapshots.lwm_options, snapshots.lwm_rules),
     }
@@ -53,7 +60,7 @@ class ReleasedModel:
 def load_released(path: Path, name: str, size: str | None = None) -> ReleasedModel:
     """The network of a released checkpoint, in float32 on the CPU.
 
-    name: ``hetercsi``, ``wimamba`` or ``lwm``. size: where it is not to be found by the shapes.
+    name: ``hetercsi``, ``wifo``, ``wimamba`` or ``lwm``. size: where it is not to be found by the shapes.
 
     Raises:
         UserError: another name, a file that cannot be read, tensors that do not fit by name or shape.
@@ -78,6 +85,7 @@ def _check_family(weights: Mapping[str, Tensor], name: str, path: Path) -> None:
 
 def _translated(weights: Mapping[str, Tensor], name: str, size: str | None) -> ReleasedModel:
     family = FAMILIES[name]
+    weights = {key: weight for key, weight in weights.items() if not key.startswith(family.unused)}
     options = family.options(weights, size)
     spec = make_spec(name, options)
     network = spec.build(seed=0)

@@ -21,9 +21,10 @@ mixes = settings(max_examples=25, deadline=None)
 scale = st.tuples(st.integers(1, 16), st.integers(1, 24), st.integers(1, 9))
 
 
-@pytest.fixture(scope="module", params=["flat", "grid"])
+@pytest.fixture(scope="module", params=[("hetercsi", "flat"), ("hetercsi", "grid"), ("wifo", "stf")], ids="-".join)
 def spec(request: pytest.FixtureRequest) -> ModelSpec:
-    return make_spec("hetercsi", {"size": "tiny", "position": request.param})
+    name, position = request.param
+    return make_spec(name, {"size": "tiny", "position": position})
 
 
 @pytest.fixture(scope="module")

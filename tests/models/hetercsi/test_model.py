@@ -124,9 +124,9 @@ def test_one_pass_gives_the_gradients_of_three(spec, model):
     batch = make_batch(spec)
     sums, together = gradients(model, batch)
     for row, task in enumerate(TASKS):
-        [view] = model._views(batch, (task,), DRAW)
-        losses = token_losses(model._predict_views(batch, [view])[0], batch)
-        loss = (losses.where(view.masked, 0).sum(dim=1) * batch.weight).sum()
+        views = model._views(batch, (task,), DRAW)
+        losses = token_losses(model._predict_views(batch, views)[0], batch)
+        loss = (losses.where(views[task].masked, 0).sum(dim=1) * batch.weight).sum()
         parts = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
         pairs = zip(parts, model.parameters(), strict=True)
         single = torch.cat([(torch.zeros_like(own) if part is None else part).flatten() for part, own in pairs])

@@ -20,6 +20,7 @@ from tests.models.snapshots import random_channels
 
 MODELS: dict[str, dict[str, Any]] = {
     "hetercsi": {"size": "tiny"},
+    "wifo": {"size": "tiny", "position": "published"},
     "wimamba": {"size": "tiny", "patches": [2, 6], "state": 3, "conv": 2},
     "lwm": {"size": "tiny", "patches": [2, 6], "positions": 77},
 }

@@ -13,6 +13,7 @@ import torch
 from models.export import load_model
 from models.interface import MaskDraw, ModelSpec, PretrainingModel, TokenBatch, Tokens, collate
 from models.registry import make_spec
+from models.released.autoencoders import wifo_orders
 from models.released.importing import import_released
 from models.released.snapshots import published_order
 from tests.models.oracles import Oracle, largest_gap, read_oracle
@@ -46,6 +47,30 @@ def test_hetercsi_predicts_what_the_published_network_does(tmp_path: Path) -> No
         assert torch.equal(predicted.masked, oracle.tensors[f"masked/{task}"])
         masked = predicted.masked
         assert largest_gap(predicted.values[masked], oracle.tensors[f"prediction/{task}"][masked]) < 2e-6
+        loss = model(batch, MaskDraw(0, 0))[column] / masked.sum()
+        assert float(loss) == pytest.approx(float(oracle.tensors[f"loss/{task}"]), rel=1e-6)
+
+
+@torch.inference_mode()
+def test_wifo_predicts_what_the_published_network_does(tmp_path: Path) -> None:
+    oracle = read_oracle("wifo_tiny")
+    spec, model = imported(oracle, "wifo", tmp_path)
+    assert spec == make_spec("wifo", {"size": "tiny", "position": "published"})
+    # re/im, slots, antennas, subcarriers; the published tokens have the antennas outside, ours inside.
+    stored = oracle.tensors["channels"]
+    channels = torch.complex(stored[:, 0], stored[:, 1]).transpose(2, 3).numpy()
+    parts = [spec.tokenise(channels, 4)]
+    batch = collate(parts, np.arange(len(channels)), np.ones(len(channels), np.float32), 4)
+    slots, subcarriers, antennas = parts[0].grid
+    ours = torch.arange(slots * subcarriers * antennas).view(slots, antennas, subcarriers).transpose(1, 2).flatten()
+    outputs = wifo_orders()[1]
+    for task, column in TASKS.items():
+        predicted = model.predict(batch, task, seed=0)
+        assert torch.equal(predicted.masked, oracle.tensors[f"masked/{task}"][:, ours])
+        halves = [oracle.tensors[f"prediction_{part}/{task}"] for part in ("real", "imag")]
+        theirs = torch.cat(halves, dim=2)[:, ours][..., outputs]
+        masked = predicted.masked
+        assert largest_gap(predicted.values[masked], theirs[masked]) < 2e-6
         loss = model(batch, MaskDraw(0, 0))[column] / masked.sum()
         assert float(loss) == pytest.approx(float(oracle.tensors[f"loss/{task}"]), rel=1e-6)
 

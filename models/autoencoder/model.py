@@ -1,18 +1,19 @@
-"""HeterCSI: a masked auto-encoder over 3-D patches of space-time-frequency channels of any scale.
+"""A masked auto-encoder over 3-D patches of space-time-frequency channels of any scale.
 
-Architecture, masks and loss as published (sizes ``published`` and ``base``). Unlike the published code, a sample's
-prediction does not depend on the batch it is in: the encoder sees its kept tokens only, whatever the padding.
+Architecture and masks are those of HeterCSI and WiFo, which differ in sizes, positions and the scale of the loss.
+Unlike in their published code, a sample's prediction does not depend on the batch it is in: the encoder sees its kept
+tokens only, whatever the padding.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from channels.errors import UserError
-from models.hetercsi.sizes import TOKEN_WIDTH, Size
+from models.autoencoder.sizes import TOKEN_WIDTH, Size
 from models.interface import MaskDraw, PackedBatch, Prediction, PretrainingModel, TokenBatch
 from models.layers.attention import Stack
 from models.layers.losses import mean_squared_errors, token_losses
@@ -21,7 +22,7 @@ from models.layers.packed_views import PackedViews, packed_views
 from models.layers.positions import Kind, token_positions
 
 
-class HeterCsi(PretrainingModel):
+class MaskedAutoencoder(PretrainingModel):
     """The network: an encoder over kept tokens, a decoder over all tokens."""
 
     def __init__(self, size: Size, position: Kind, ratios: MaskRatios) -> None:
@@ -50,33 +51,41 @@ class HeterCsi(PretrainingModel):
             return self._packed_losses(batch, packed_views(TASKS, batch, draw, self.ratios))
         views = self._views(batch, TASKS, draw)
         losses = token_losses(self._predict_views(batch, views), batch)
-        masked = torch.stack([view.masked for view in views])
+        masked = torch.stack([view.masked for view in views.values()])
         return (losses.where(masked, 0).sum(dim=2) * batch.task_weights).sum(dim=1)
 
     def predict(self, batch: TokenBatch | PackedBatch, task: str, seed: int) -> Prediction:
         """Predictions of one task, masks as of epoch 0. Raises UserError for a task it lacks."""
         if task not in TASKS:
-            raise UserError(f"hetercsi has no task {task!r}", mend=f"it has {', '.join(TASKS)}")
+            raise UserError(f"there is no task {task!r}", mend=f"it has {', '.join(TASKS)}")
         draw = MaskDraw(seed=seed, epoch=0)
         if isinstance(batch, PackedBatch):
             return self._packed_prediction(batch, packed_views((task,), batch, draw, self.ratios))
         views = self._views(batch, (task,), draw)
-        return Prediction(values=self._predict_views(batch, views)[0], masked=views[0].masked)
+        return Prediction(values=self._predict_views(batch, views)[0], masked=views[task].masked)
 
-    def _views(self, batch: TokenBatch, tasks: Sequence[str], draw: MaskDraw) -> list[View]:
-        return [make_view(task, batch, draw, self.ratios) for task in tasks]
+    def encoder_index(self, task: str, index: Tensor, grid: Tensor) -> Tensor:
+        """Tokens whose positions the encoder's tokens have in a task: themselves.
 
-    def _predict_views(self, batch: TokenBatch, views: Sequence[View]) -> Tensor:
+        index: int64 [B, n], tokens of samples of grids int64 [B, 3]; a result of the same shape.
+        """
+        return index
+
+    def _views(self, batch: TokenBatch, tasks: Sequence[str], draw: MaskDraw) -> dict[str, View]:
+        return {task: make_view(task, batch, draw, self.ratios) for task in tasks}
+
+    def _predict_views(self, batch: TokenBatch, views: Mapping[str, View]) -> Tensor:
         """Predicted tokens float32 [views, B, L, D]; the decoder runs once over the samples of all views."""
         tokens = batch.tokens.to(self.patch_embedding.weight.dtype)
-        states = torch.stack([self._encode(tokens, batch.grid, view) for view in views])
+        states = torch.stack([self._encode(tokens, batch.grid, task, view) for task, view in views.items()])
         return self._decode(states, batch).float()
 
-    def _encode(self, tokens: Tensor, grid: Tensor, view: View) -> Tensor:
+    def _encode(self, tokens: Tensor, grid: Tensor, task: str, view: View) -> Tensor:
         """Decoder inputs [B, L, decoder width] without positions: encoded tokens where kept, else mask tokens."""
         longest = tokens.shape[1]
         embedded = self.patch_embedding(tokens.gather(1, view.kept[..., None].expand(-1, -1, tokens.shape[2])))
-        positions = token_positions(self.position, view.kept, grid, longest, embedded.shape[2])
+        index = self.encoder_index(task, view.kept, grid)
+        positions = token_positions(self.position, index, grid, longest, embedded.shape[2])
         encoded = self.decoder_embedding(self.encoder(embedded + positions.to(embedded.dtype), view.present))
         mask_token = self.mask_token.to(encoded.dtype)
         if view.present is not None:
