@@ -21,6 +21,7 @@ SPECS: Mapping[str, str] = MappingProxyType(
         "wimamba": "models.snapshot.wimamba:WiMambaSpec",
         "lwm": "models.snapshot.lwm:LwmSpec",
         "raw": "models.snapshot.raw:RawSpec",
+        "bert4mimo": "models.baselines.bert4mimo:Bert4MimoSpec",
     }
 )
 """Name to ``module:class`` of the specification, a frozen dataclass whose fields are the model's options."""

@@ -1,4 +1,4 @@
-"""Pre-norm transformer blocks over padded batches, whose padding no token attends to, or over packed sequences."""
+"""Transformer blocks over padded batches, whose padding no token attends to, or over packed sequences."""
 
 from typing import cast
 
@@ -9,6 +9,7 @@ from models.layers.packing import Sequences
 from models.layers.padded_attention import RowKeys, padded_attention
 
 NORM_EPS = 1e-6
+BERT_NORM_EPS = 1e-12
 
 
 class Mixing(nn.Module):
@@ -55,6 +56,23 @@ class Block(nn.Module):
         """Tokens [B, L, width] or [N, width]; keys as of ``Attention``."""
         tokens = tokens + self.attention(self.norm1(tokens), keys)
         return cast(Tensor, tokens + self.mlp(self.norm2(tokens)))
+
+
+class PostNormBlock(nn.Module):
+    """Attention and GELU network, each followed by a norm of its sum with its input: BERT's layer (Devlin 2019)."""
+
+    def __init__(self, width: int, heads: int, network: int, dropout: float) -> None:
+        super().__init__()
+        self.attention = Attention(width, heads)
+        self.norm1 = nn.LayerNorm(width, eps=BERT_NORM_EPS)
+        self.mlp = nn.Sequential(nn.Linear(width, network), nn.GELU(), nn.Linear(network, width))
+        self.norm2 = nn.LayerNorm(width, eps=BERT_NORM_EPS)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, tokens: Tensor, keys: RowKeys | Sequences | None) -> Tensor:
+        """Tokens [B, L, width] or [N, width]; keys as of ``Attention``."""
+        tokens = self.norm1(tokens + self.dropout(self.attention(tokens, keys)))
+        return cast(Tensor, self.norm2(tokens + self.dropout(self.mlp(tokens))))
 
 
 class Stack(nn.Module):

@@ -11,10 +11,10 @@ from models.snapshot.raw import RawSpec
 
 
 def test_every_name_is_known():
-    assert model_names() == ["hetercsi", "lwm", "raw", "wifo", "wimamba"]
+    assert model_names() == ["bert4mimo", "hetercsi", "lwm", "raw", "wifo", "wimamba"]
 
 
-@pytest.mark.parametrize("name", ["hetercsi", "lwm", "raw", "wifo", "wimamba"])
+@pytest.mark.parametrize("name", ["bert4mimo", "hetercsi", "lwm", "raw", "wifo", "wimamba"])
 def test_every_model_has_a_specification_of_its_name(name):
     spec = make_spec(name, {})
     assert spec.name == name
@@ -22,7 +22,7 @@ def test_every_model_has_a_specification_of_its_name(name):
     assert spec.tasks
 
 
-@pytest.mark.parametrize("name", ["hetercsi", "lwm", "raw", "wifo", "wimamba"])
+@pytest.mark.parametrize("name", ["bert4mimo", "hetercsi", "lwm", "raw", "wifo", "wimamba"])
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_every_model_computes_on_cpu_and_gpu(name: str, device: str) -> None:
     make_spec(name, {}).check(device)
