@@ -26,7 +26,7 @@ from torch.nn import functional
 from channels.presets import load_preset
 from models.layers.packed_attention import grouped_attention
 from models.layers.packing import Sequences
-from samplers.spec_catalogue import catalogue_of_specs
+from samplers.catalogue import catalogue_of_specs
 
 HEADS, WIDTH = 4, 16
 TOLERANCE = 1e-4

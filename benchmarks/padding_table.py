@@ -15,10 +15,9 @@ from rich.table import Table
 from channels.presets import load_preset
 from orchestrator.report.padding_curves import padding_by_buckets
 from orchestrator.report.plan_figures import draw_padding_by_buckets
-from samplers.catalogue import Catalogue
+from samplers.catalogue import Catalogue, catalogue_of_specs
 from samplers.plan import make_plan
 from samplers.segmentation import Constraints
-from samplers.spec_catalogue import catalogue_of_specs
 
 SETS = (8, 16, 24, 32, 40)
 BUCKETS = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16)

@@ -13,9 +13,9 @@ import numpy as np
 from parts.record import record
 
 from channels.presets import load_preset
+from samplers.catalogue import catalogue_of_specs
 from samplers.plan import make_plan
 from samplers.schedule import Schedule
-from samplers.spec_catalogue import catalogue_of_specs
 
 SAMPLES, BATCH, SEED = 9000, 128, 42
 CASES = ((2, 8, 4), (4, 40, 4), (4, 40, 8), (8, 40, 8))

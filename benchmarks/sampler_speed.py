@@ -26,12 +26,11 @@ from rich.console import Console
 from rich.table import Table
 
 from channels.presets import load_preset
-from samplers.catalogue import Catalogue
+from samplers.catalogue import Catalogue, catalogue_of_specs
 from samplers.load import rank_of_samples
 from samplers.plan import make_plan
 from samplers.schedule import Schedule
 from samplers.segmentation import Constraints
-from samplers.spec_catalogue import catalogue_of_specs
 
 SETS, SAMPLES, WORLD, BATCH, BUCKETS = 40, 9000, 64, 128, 4
 LHOTSE = "pip install torch==2.13.0 lhotse urllib3 in another environment and name its interpreter by --lhotse-python"

@@ -37,8 +37,8 @@ from models.layers.parameters import optimizer_groups
 from orchestrator.data.flops import PASSES_OF_TRAINING
 from orchestrator.spec.job import TrainSection
 from orchestrator.training.mfu import device_peak
+from samplers.catalogue import catalogue_of_specs
 from samplers.plan import Bucket, make_plan
-from samplers.spec_catalogue import catalogue_of_specs
 
 BATCH = 128
 SAMPLES_A_SET = 9000

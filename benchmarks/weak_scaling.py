@@ -31,10 +31,10 @@ from channels.presets import load_preset
 from models.hetercsi.spec import HeterCsiSpec
 from models.layers.parameters import count_parameters
 from orchestrator.data.flops import PASSES_OF_TRAINING
+from samplers.catalogue import catalogue_of_specs
 from samplers.plan import make_plan
 from samplers.schedule import Schedule
 from samplers.segmentation import Constraints
-from samplers.spec_catalogue import catalogue_of_specs
 
 SAMPLES_A_SET = 9000
 VARIANT = 4

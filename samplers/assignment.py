@@ -13,7 +13,7 @@ O(spans). Where shards need not stay whole, a run is a single element: any two s
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,6 +85,10 @@ class Positions:
         wrapped: Integers = self.position % np.maximum(self.held, 1)[self.cell]
         return wrapped
 
+    def at(self, chosen: Integers) -> "Positions":
+        """Some of the samples, int64 [m]."""
+        return replace(self, cell=self.cell[chosen], position=self.position[chosen], valid=self.valid[chosen])
+
 
 class Assignment:
     """Tables of one catalogue, its buckets and P partitions; every method is a pure function of its arguments.
@@ -128,16 +132,16 @@ class Assignment:
         Positions at or beyond what is held wrap around; where nothing is held, the first remaining sample of the bucket
         is used. Both are fillers.
         """
-        keys, bucket, partition, cell = positions.keys, positions.bucket, positions.partition, positions.cell
-        held = np.maximum(positions.held, 1)
-        order = child_keys(child_keys(child_keys(keys, Stream.SAMPLES), bucket), partition)
-        image = permute(positions.wrapped(), held[cell], order[cell])
-        turn = self._turn(keys, bucket, partition)
-        shift = turn * self._stretch[bucket] + np.minimum(turn, self._longer[bucket])
-        shift[positions.held == 0] = 0
-        coordinate = self._base[bucket][cell] + image
-        coordinate += shift[cell] * (image >= self._shared[bucket][cell])
-        return self._resolve(keys[cell], turn[cell], coordinate)
+        turn, coordinate = self._located(positions)
+        cell = positions.cell
+        return self._resolve(positions.keys[cell], turn[cell], coordinate)
+
+    def sources(self, positions: Positions) -> Integers:
+        """Source numbers alone, int64 [n]: the same at about half the cost."""
+        _, coordinate = self._located(positions)
+        interval = np.searchsorted(self._starts, coordinate, side="right") - 1
+        source: Integers = self._span_columns[0][self._interval_columns[0]][interval]
+        return source
 
     def shards(self, key: Keys, bucket: int, partition: int) -> set[tuple[int, int]]:
         """(source, shard) pairs of which a partition reads samples of a bucket in the epoch of the key."""
@@ -164,6 +168,19 @@ class Assignment:
         first = (child_keys(keys, Stream.TURNS) % np.uint64(self.partitions)).astype(np.int64)
         turn: Integers = (partition - self._rotation[bucket] - first) % self.partitions
         return turn
+
+    def _located(self, positions: Positions) -> tuple[Integers, Integers]:
+        """Turns of the cells and coordinates of the samples at some positions."""
+        keys, bucket, partition, cell = positions.keys, positions.bucket, positions.partition, positions.cell
+        held = np.maximum(positions.held, 1)
+        order = child_keys(child_keys(child_keys(keys, Stream.SAMPLES), bucket), partition)
+        image = permute(positions.wrapped(), held[cell], order[cell])
+        turn = self._turn(keys, bucket, partition)
+        shift = turn * self._stretch[bucket] + np.minimum(turn, self._longer[bucket])
+        shift[positions.held == 0] = 0
+        coordinate = self._base[bucket][cell] + image
+        coordinate += shift[cell] * (image >= self._shared[bucket][cell])
+        return turn, coordinate
 
     def _resolve(self, keys: Keys, turn: Integers, coordinate: Integers) -> tuple[Integers, Integers]:
         interval = np.searchsorted(self._starts, coordinate, side="right") - 1

@@ -2,12 +2,15 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from channels.errors import UserError
+from channels.spec import ChannelSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,3 +187,12 @@ def _field_changes(own: Source, foreign: Source) -> list[str]:
 def _abridged(changes: list[str], limit: int = 5) -> str:
     shown = "; ".join(changes[:limit])
     return f"{shown}; and {len(changes) - limit} more" if len(changes) > limit else shown
+
+
+def catalogue_of_specs(specs: Iterable[ChannelSpec], samples: int, patch: int = 4) -> Catalogue:
+    """Sets that need not exist on disk, ``samples`` each, tokens being cubes of edge ``patch`` in (T, K, A)."""
+    return Catalogue([Source(spec.name, _tokens(spec, patch), samples) for spec in specs])
+
+
+def _tokens(spec: ChannelSpec, patch: int) -> int:
+    return int(np.prod([-(-edge // patch) for edge in spec.shape]))

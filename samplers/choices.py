@@ -10,6 +10,7 @@ Method = Literal["equal", "equal_tokens", "quantile", "optimal"]
 Mix = Literal["none", "step"]
 Tails = Literal["fill", "mixed"]
 Shuffle = Literal["shard", "sample"]
+Balance = Literal["cost", "count"]
 
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 PACKS: tuple[Pack, ...] = get_args(Pack)
@@ -17,6 +18,7 @@ METHODS: tuple[Method, ...] = get_args(Method)
 MIXES: tuple[Mix, ...] = get_args(Mix)
 TAILS: tuple[Tails, ...] = get_args(Tails)
 SHUFFLES: tuple[Shuffle, ...] = get_args(Shuffle)
+BALANCES: tuple[Balance, ...] = get_args(Balance)
 
 
 def check_choice(field: str, value: str, choices: tuple[str, ...]) -> None:

@@ -81,6 +81,11 @@ class SliceNumbers:
     key: Keys
     pass_epoch: Integers
 
+    def at(self, rows: Integers) -> "SliceNumbers":
+        """Some of them, int64 [m]."""
+        queue, number, filler = self.queue[rows], self.number[rows], self.filler[rows]
+        return SliceNumbers(queue, number, filler, self.key[rows], self.pass_epoch[rows])
+
 
 class Order:
     """The phases of every epoch of a run."""

@@ -3,7 +3,8 @@
 A step is ``slices`` slices; a slice is one bucket's batch over all ranks, so every rank holds the same bucket in the
 same micro-step. A slice draws equally many samples from each of P canonical partitions; rank r of W serves the
 partitions p with p mod W = r. The global batch therefore does not depend on W, and a run resumes on any W that divides
-P.
+P. A packed slice can be dealt: neighbouring partitions exchange samples, still equally many each, until their costs are
+alike (``samplers.dealing``); which samples train together stays the same.
 """
 
 from collections import Counter
@@ -16,15 +17,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from channels.errors import UserError
-from samplers.assignment import Assignment
+from samplers.assignment import Assignment, Positions
 from samplers.bucket_queues import BucketQueues
 from samplers.catalogue import Catalogue
 from samplers.choices import MIXES, SHUFFLES, TAILS, check_choice
+from samplers.dealing import Dealer
 from samplers.order import Order, Phase, SliceNumbers
 from samplers.permutation import Integers, root_key
 from samplers.plan import Plan
 
 BLOCK_SAMPLES = 8192
+"""That a rank looks at together, in consecutive steps."""
+DEALT_BLOCK_SAMPLES = 65536
+"""Likewise where slices are dealt, of which a rank looks at more samples than its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,8 @@ class Schedule:
     ``none`` does not. tails: ``fill`` completes the last slice of every bucket with weight-0 fillers; ``mixed`` carries
     the remainders of all buckets of a variant into common slices first (strategies bucket, global and packed).
     shuffle: ``shard`` keeps the samples of a shard in one partition, ``sample`` assigns each one on its own.
+    costs: of a sample of each source, by which packed slices are dealt; None: partitions keep what they draw. within:
+    so many consecutive partitions may exchange samples, a divisor of them; None: all. Neither changes a global batch.
 
     Every sample occurs with weight 1 exactly once an epoch (``sequential``: ``epochs`` times a run). Time and memory of
     a step do not grow with the number of samples. Raises UserError for choices that do not fit the plan.
@@ -68,6 +75,8 @@ class Schedule:
     mix: str = "step"
     tails: str = "fill"
     shuffle: str = "shard"
+    costs: tuple[int, ...] | None = None
+    within: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse what does not fit the plan."""
@@ -82,6 +91,8 @@ class Schedule:
             raise UserError(
                 f"strategy {self.plan.strategy} keeps sets apart", where="tails mixed", mend="use tails fill"
             )
+        assert self.costs is None or len(self.costs) == len(self.catalogue), "one cost a source"
+        assert self.partitions % (self.within or 1) == 0, "partitions exchange samples in equal blocks"
         _check_plan(self.catalogue, self.plan)
         for number, bucket in enumerate(self.plan.buckets):
             if bucket.batch_size % self.partitions:
@@ -154,14 +165,16 @@ class Schedule:
     def shards_of(self, epoch: int, partition: int) -> NDArray[np.int64]:
         """Shards that a partition reads in an epoch: int64 [n, 2] of (source, shard of the set or pool), sorted.
 
-        Shard s holds the samples [s * shard_samples, (s + 1) * shard_samples).
+        Shard s holds the samples [s * shard_samples, (s + 1) * shard_samples). Where slices are dealt, those that the
+        partition may read: it does not get a sample of each.
         """
         self.check_cursor(epoch, 0)
         found: set[tuple[int, int]] = set()
         for phase, number in self._order.passes(epoch):
             key = np.asarray([self._order.pass_key(number)], np.uint64)
             for bucket in self._queues.buckets_of(phase.queues):
-                found |= self._assignment.shards(key, bucket, partition)
+                for member in self._neighbours(partition):
+                    found |= self._assignment.shards(key, bucket, member)
         return np.asarray(sorted(found), np.int64).reshape(-1, 2)
 
     def check_world(self, world: int, rank: int = 0) -> None:
@@ -183,7 +196,7 @@ class Schedule:
             raise UserError(f"step {step} is beyond the {steps} steps of epoch {epoch}", where="cursor")
 
     def settings(self) -> dict[str, Any]:
-        """Everything that decides the schedule, as plain data: equal settings give equal steps."""
+        """Everything that decides the global batches, as plain data: equal settings give equal steps."""
         settings: dict[str, Any] = {
             "catalogue": self.catalogue.fingerprint,
             "plan": self.plan.fingerprint,
@@ -229,13 +242,48 @@ class Schedule:
             np.asarray([number for number, other in enumerate(names) if other == name]) for name in dict.fromkeys(names)
         ]
 
+    @cached_property
+    def _dealer(self) -> Dealer | None:
+        if self.costs is None or not self.plan.packed:
+            return None
+        return Dealer(np.asarray(self.costs, np.int64), self.within or self.partitions)
+
+    def _neighbours(self, partition: int) -> list[int]:
+        """The partition and all that deal samples with it in any slice."""
+        alone = np.asarray([partition])
+        if self._dealer is None:
+            return [partition]
+        found = [self._dealer.members(share, alone) for share in np.unique(self._queues.share).tolist()]
+        return sorted({int(member) for members in found for member in members})
+
     def _resolved(self, slices: SliceNumbers, partitions: Integers) -> list[Slice]:
         """The samples of some slices in some partitions."""
+        if self._dealer is None:
+            positions = self._queues.positions(slices.key, slices.queue, slices.number, partitions)
+            return self._found(slices, positions, len(partitions))
+        shares = self._queues.share[slices.queue]
+        resolved: dict[int, Slice] = {}
+        for share in np.unique(shares).tolist():
+            rows = np.flatnonzero(shares == share)
+            same = slices.at(rows)
+            positions = self._dealt(self._dealer, same, share, partitions)
+            resolved |= zip(rows.tolist(), self._found(same, positions, len(partitions)), strict=True)
+        return [resolved[row] for row in range(len(shares))]
+
+    def _dealt(self, dealer: Dealer, slices: SliceNumbers, share: int, partitions: Integers) -> Positions:
+        """Positions of the samples that some partitions get of slices of ``share`` samples a partition."""
+        members = dealer.members(share, partitions)
+        positions = self._queues.positions(slices.key, slices.queue, slices.number, members)
+        true = positions.valid & ~np.repeat(slices.filler, share * len(members))
+        costs = np.where(true, dealer.costs[self._assignment.sources(positions)], 0)
+        return positions.at(dealer.chosen(costs, share, partitions))
+
+    def _found(self, slices: SliceNumbers, positions: Positions, partitions: int) -> list[Slice]:
+        """The samples at the positions of some slices, equally many for each of so many partitions."""
         queues = self._queues
-        positions = queues.positions(slices.key, slices.queue, slices.number, partitions)
         numbers, index = self._assignment.elements(positions)
         source = numbers.astype(np.int32)
-        sizes = queues.share[slices.queue] * len(partitions)
+        sizes = queues.share[slices.queue] * partitions
         weight = (positions.valid & ~np.repeat(slices.filler, sizes)).astype(np.float32)
         bounds = np.concatenate([[0], np.cumsum(sizes)]).tolist()
         labels, variants = queues.label[slices.queue].tolist(), queues.variant[slices.queue].tolist()
@@ -247,9 +295,11 @@ class Schedule:
         ]
 
     def _block(self, world: int) -> int:
-        """Steps in which a rank has about BLOCK_SAMPLES samples."""
-        samples = int(self._queues.share.max()) * self.partitions // world * self.slices
-        return max(BLOCK_SAMPLES // samples, 1)
+        """Steps whose samples a rank looks at together."""
+        share, own = int(self._queues.share.max()), np.arange(0, self.partitions, world)
+        if self._dealer is None:
+            return max(BLOCK_SAMPLES // (share * len(own) * self.slices), 1)
+        return max(DEALT_BLOCK_SAMPLES // (share * len(self._dealer.members(share, own)) * self.slices), 1)
 
 
 def _check_plan(catalogue: Catalogue, plan: Plan) -> None:

@@ -9,9 +9,9 @@ from jobs.studies.spec import PRESET, Study
 from orchestrator.report.published import published
 from orchestrator.report.record import RunRecord
 from orchestrator.spec.job import BatchingSection
+from samplers.catalogue import catalogue_of_specs
 from samplers.plan import make_plan
 from samplers.segmentation import Constraints
-from samplers.spec_catalogue import catalogue_of_specs
 
 Cell = str | int | float | None
 PUBLISHED_SAMPLES, PUBLISHED_BATCH = 9000, 128

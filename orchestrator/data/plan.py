@@ -1,11 +1,15 @@
 """From a job to its plan and schedule: the only place that turns spec fields into sampler arguments."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
 
 from channels.errors import UserError
 from orchestrator.spec.job import JobSpec
 from samplers.batch_size import Cost
 from samplers.catalogue import Catalogue
+from samplers.dealing import whole_costs
 from samplers.plan import Plan, make_plan
 from samplers.schedule import Schedule
 from samplers.segmentation import Constraints
@@ -36,7 +40,7 @@ def make_job_plan(job: JobSpec, catalogue: Catalogue, flops: Iterable[float]) ->
     )
 
 
-def make_schedule(job: JobSpec, catalogue: Catalogue, flops: Iterable[float]) -> Schedule:
+def make_schedule(job: JobSpec, catalogue: Catalogue, flops: Sequence[float] | NDArray[np.float64]) -> Schedule:
     """The schedule of a whole run; ``flops``: of one sample of each source.
 
     Raises:
@@ -60,4 +64,5 @@ def make_schedule(job: JobSpec, catalogue: Catalogue, flops: Iterable[float]) ->
         mix=job.batching.mix,
         tails=job.batching.tails,
         shuffle=job.batching.shuffle,
+        costs=whole_costs(flops) if job.batching.balance == "cost" else None,
     )

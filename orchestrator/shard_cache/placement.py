@@ -52,12 +52,13 @@ Placement = SharedPlacement | NodePlacement
 @dataclass(frozen=True, slots=True)
 class NodeGroup:
     """Who shares this node. attempt: token of the worker group. node: Ray's id. number: of the node among those that
-    Ray has on the same machine. ranks: those of the node, ascending."""
+    Ray has on the same machine. ranks: those of the node, ascending. nodes: Ray's ids of the nodes of all ranks."""
 
     attempt: str
     node: str
     number: int
     ranks: tuple[int, ...]
+    nodes: tuple[str, ...]
 
 
 def gather_node_group(node: str) -> NodeGroup:
@@ -68,8 +69,23 @@ def gather_node_group(node: str) -> NodeGroup:
     gathered: list[tuple[str, str, str]] = [("", "", "")] * dist.get_world_size()
     dist.all_gather_object(gathered, (node, machine, uuid.uuid4().hex))
     nodes_here = dict.fromkeys(other for other, other_machine, _ in gathered if other_machine == machine)
-    ranks = tuple(rank for rank, (other, *_) in enumerate(gathered) if other == node)
-    return NodeGroup(attempt=gathered[0][2], node=node, number=list(nodes_here).index(node), ranks=ranks)
+    nodes = tuple(other for other, *_ in gathered)
+    ranks = tuple(rank for rank, other in enumerate(nodes) if other == node)
+    return NodeGroup(attempt=gathered[0][2], node=node, number=list(nodes_here).index(node), ranks=ranks, nodes=nodes)
+
+
+def partitions_within_nodes(nodes: Sequence[str], partitions: int) -> int:
+    """The most consecutive partitions, a divisor of all, that ranks of one node serve in every block of so many.
+
+    nodes: of all ranks; rank r of W serves the partitions p with p mod W = r.
+    """
+    served = [nodes[partition % len(nodes)] for partition in range(partitions)]
+    blocks = (count for count in range(partitions, 0, -1) if partitions % count == 0)
+    return next(
+        count
+        for count in blocks
+        if all(len(set(served[first : first + count])) == 1 for first in range(0, partitions, count))
+    )
 
 
 def check_placement(

@@ -14,7 +14,7 @@ from models.options import portable_options
 from orchestrator.spec.section import FolderPath, Positive, Section, expanded
 from orchestrator.spec.store_preset import StorePreset
 from orchestrator.spec.yaml_files import apply_override, validate
-from samplers.choices import Method, Mix, Pack, Shuffle, Strategy, Tails
+from samplers.choices import Balance, Method, Mix, Pack, Shuffle, Strategy, Tails
 
 LossWeighting = Literal["token", "sample"]
 Select = Literal["val", "zeroshot", "last"]
@@ -89,6 +89,9 @@ class BatchingSection(Section):
     tails: Tails = "fill"
     shuffle: Shuffle = "shard"
     """``sample``: every sample goes to a partition on its own; neighbours on disk share batches as often as others."""
+    balance: Balance = "cost"
+    """Of packed slices: ``cost`` deals their samples to the partitions so that all compute as much; ``count`` leaves
+    them where they were drawn. The global batches are the same."""
 
     @property
     def packed(self) -> bool:
@@ -314,14 +317,16 @@ class JobSpec(Section):
         """The fields that decide which numbers training computes: what a resumed run must share.
 
         The store counts by its content, which the run's state holds, not by its path. World size, ZeRO stage,
-        micro-batch and the backend of a scan may change: batches do not depend on them, sums only in their rounding.
+        micro-batch, balance and the backend of a scan may change: global batches do not depend on them, sums only in
+        their rounding.
         """
         resolved = self.model_dump(mode="json")
         kept = ("name", "seed", "data", "model", "batching", "train")
         identity = {key: resolved[key] for key in kept}
         for harmless in ("loader_threads", "prefetch", "profile", "zero_stage"):
             identity["train"].pop(harmless)
-        identity["batching"].pop("micro_batch")
+        for harmless in ("micro_batch", "balance"):
+            identity["batching"].pop(harmless)
         identity["model"] = portable_options(self.model.name, identity["model"])
         for harmless in ("store", "preset", "zeroshot_sets", "placement", "cache_gb"):
             identity["data"].pop(harmless)

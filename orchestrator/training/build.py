@@ -4,7 +4,7 @@
 rank 0 reads of the run's adjustments are agreed on in that order.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch.distributed as dist
@@ -17,7 +17,13 @@ from orchestrator.data.reader import TrainingData, open_training_data
 from orchestrator.run.adjustments import Adjustments, micro_batches, read_adjustments
 from orchestrator.run.folder import RunDirectory
 from orchestrator.run.worker_config import WorkerConfig
-from orchestrator.shard_cache.placement import Placement, gather_node_group, make_placement
+from orchestrator.shard_cache.placement import (
+    NodeGroup,
+    Placement,
+    gather_node_group,
+    make_placement,
+    partitions_within_nodes,
+)
 from orchestrator.spec.job import JobSpec
 from orchestrator.training.collectives import from_rank_zero, gather_rows
 from orchestrator.training.engine import TrainingEngine
@@ -100,8 +106,9 @@ def build(config: WorkerConfig, node: str | None = None) -> Parts:
     parts = open_job(directory.read_spec())
     job, world = parts.job, dist.get_world_size()
     parts.spec.check(config.device)
-    batches = ScheduledBatches(parts.schedule, dist.get_rank(), world)
-    placement = _place(parts, batches, config, node)
+    group = None if job.data.placement == "shared" or node is None else gather_node_group(node)
+    batches = ScheduledBatches(_schedule_on(parts, group), dist.get_rank(), world)
+    placement = _place(parts, batches, config, group)
     engine = TrainingEngine(
         parts.spec.build(job.seed),
         job.train,
@@ -126,13 +133,19 @@ def build(config: WorkerConfig, node: str | None = None) -> Parts:
     )
 
 
-def _place(parts: JobParts, batches: ScheduledBatches, config: WorkerConfig, node: str | None) -> Placement:
+def _schedule_on(parts: JobParts, group: NodeGroup | None) -> Schedule:
+    """The schedule of these nodes: where each holds its partitions' shards only, samples stay within a node."""
+    if parts.job.data.placement != "partition" or group is None:
+        return parts.schedule
+    return replace(parts.schedule, within=partitions_within_nodes(group.nodes, parts.schedule.partitions))
+
+
+def _place(parts: JobParts, batches: ScheduledBatches, config: WorkerConfig, group: NodeGroup | None) -> Placement:
     section = parts.job.data
-    group = None if section.placement == "shared" or node is None else gather_node_group(node)
     return make_placement(
         section.placement,
         parts.data.store,
-        parts.schedule,
+        batches.schedule,
         parts.data.origins,
         rank=batches.rank,
         world=batches.world,

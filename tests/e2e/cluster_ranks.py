@@ -113,7 +113,7 @@ class WorkerGroup:
         for rank, number in enumerate(nodes):
             node = raylets.node_id(number)
             ranks = tuple(other for other, at in enumerate(nodes) if at == number)
-            group = NodeGroup(attempt, node, number, ranks)
+            group = NodeGroup(attempt, node, number, ranks, tuple(map(str, nodes)))
             here = NodeAffinitySchedulingStrategy(node, soft=False)
             self.ranks.append(remote.options(scheduling_strategy=here).remote(reading, group, rank, len(nodes)))
 

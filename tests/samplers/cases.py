@@ -7,12 +7,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from channels.presets import load_preset
-from samplers.catalogue import Catalogue, Source, pooled_sources
+from samplers.catalogue import Catalogue, Source, catalogue_of_specs, pooled_sources
 from samplers.choices import METHODS, MIXES, PACKS, SHUFFLES, STRATEGIES, TAILS
 from samplers.partition import distinct_lengths
 from samplers.plan import make_plan
 from samplers.schedule import Schedule, Slice
-from samplers.spec_catalogue import catalogue_of_specs
 
 many_cases = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 LARGEST_BATCH = 16
@@ -80,9 +79,13 @@ def schedules(draw: st.DrawFn, strategies: tuple[str, ...] = STRATEGIES) -> Sche
         batch_tokens=None if fixed else partitions * each * longest,
         partitions=partitions,
     )
+    dealt = strategy == "packed" and draw(st.booleans())
+    divisors = [count for count in range(1, partitions + 1) if partitions % count == 0]
     return Schedule(
         catalogue,
         plan,
+        costs=tuple(source.length**2 + source.length for source in catalogue) if dealt else None,
+        within=draw(st.sampled_from(divisors)) if dealt else None,
         seed=draw(st.integers(0, 2**32)),
         partitions=partitions,
         epochs=draw(st.integers(1, 3)),

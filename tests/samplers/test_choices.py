@@ -5,10 +5,11 @@ import pytest
 
 from channels.errors import UserError
 from orchestrator.spec.job import BatchingSection
-from samplers.choices import METHODS, MIXES, PACKS, SHUFFLES, STRATEGIES, TAILS, check_choice
+from samplers.choices import BALANCES, METHODS, MIXES, PACKS, SHUFFLES, STRATEGIES, TAILS, check_choice
 
 PAGE = Path(__file__).parents[2] / "docs" / "sampling.md"
-CHOICES = {"strategy": STRATEGIES, "pack": PACKS, "method": METHODS, "mix": MIXES, "tails": TAILS, "shuffle": SHUFFLES}
+CHOICES = {"strategy": STRATEGIES, "pack": PACKS, "method": METHODS, "mix": MIXES, "tails": TAILS}
+CHOICES |= {"shuffle": SHUFFLES, "balance": BALANCES}
 
 
 @pytest.mark.parametrize("field", CHOICES)
@@ -16,7 +17,7 @@ def test_a_job_offers_what_samplers_know(field: str) -> None:
     assert get_args(BatchingSection.model_fields[field].annotation) == CHOICES[field]
 
 
-@pytest.mark.parametrize("name", [*STRATEGIES, *METHODS, *TAILS, *SHUFFLES])
+@pytest.mark.parametrize("name", [*STRATEGIES, *METHODS, *TAILS, *SHUFFLES, *BALANCES])
 def test_the_page_names_every_choice(name: str) -> None:
     assert f"`{name}`" in PAGE.read_text()
 

@@ -164,7 +164,9 @@ def test_shards_of_a_partition_are_those_its_steps_read(schedule: Schedule, data
             sizes = np.asarray([schedule.catalogue[number].shard_samples for number in held.source])
             read |= set(zip(held.source.tolist(), (held.index // sizes).tolist(), strict=True))
     named = {(int(source), int(shard)) for source, shard in schedule.shards_of(epoch, partition)}
-    assert read == named
+    if schedule.costs is None:
+        assert read == named
+    assert read <= named
 
 
 @many_cases

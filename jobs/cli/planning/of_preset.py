@@ -7,11 +7,11 @@ import typer
 
 from channels.catalogue import select_sets
 from channels.presets import load_preset
+from samplers.catalogue import catalogue_of_specs
 from samplers.choices import Method, Pack, Strategy
 from samplers.plan import make_plan
 from samplers.schedule import Schedule
 from samplers.segmentation import Constraints
-from samplers.spec_catalogue import catalogue_of_specs
 
 if TYPE_CHECKING:
     from channels.store import ChannelStore

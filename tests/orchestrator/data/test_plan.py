@@ -50,6 +50,11 @@ def test_a_budget_of_operations_leaves_the_boundaries_to_the_cost() -> None:
     assert lengths_of(schedule_of(cost="flops", batch_flops=64_000.0)) == [8, 10]
 
 
+def test_packed_samples_are_dealt_by_the_operations_of_the_model() -> None:
+    assert schedule_of(strategy="packed").costs == tuple(map(int, CUBES))
+    assert schedule_of(strategy="packed", balance="count").costs is None
+
+
 def test_single_samples_are_shuffled_where_all_nodes_see_all_shards() -> None:
     assert schedule_of(shuffle="sample").shuffle == "sample"
     data = {"store": "store", "placement": "partition", "cache_gb": 1.0}

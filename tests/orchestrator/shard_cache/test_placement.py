@@ -25,6 +25,7 @@ from orchestrator.shard_cache.placement import (
     gather_node_group,
     make_placement,
     node_needs,
+    partitions_within_nodes,
 )
 from orchestrator.shard_cache.server import NodeCache
 from orchestrator.shard_cache.shard_map import ShardMap
@@ -358,5 +359,14 @@ def test_ranks_of_a_node_find_each_other(ranks: RankPool) -> None:
     assert [group.ranks for group in groups] == [(0, 2, 3), (1,), (0, 2, 3), (0, 2, 3)]
     assert [group.node for group in groups] == ["a", "b", "a", "a"]
     assert [group.number for group in groups] == [0, 1, 0, 0], "both nodes are on this machine"
+    assert {group.nodes for group in groups} == {("a", "b", "a", "a")}
     assert len({group.attempt for group in groups}) == 1
     assert groups[0].attempt != ranks(4, gather_on, ("a", "b", "a", "a"))[0].attempt
+
+
+@pytest.mark.parametrize(
+    ("nodes", "partitions", "expected"),
+    [("aabb", 4, 2), ("aabb", 8, 2), ("aaaa", 8, 8), ("aaabbb", 6, 3), ("aaab", 4, 1), ("abab", 8, 1), ("a", 6, 6)],
+)
+def test_partitions_exchange_samples_within_a_node(nodes: str, partitions: int, expected: int) -> None:
+    assert partitions_within_nodes(nodes, partitions) == expected

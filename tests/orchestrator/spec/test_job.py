@@ -100,7 +100,8 @@ def test_values_that_are_no_yaml_are_refused(tmp_path: Path, value: str, expecte
 def test_training_identity_ignores_what_does_not_change_numbers(tmp_path: Path) -> None:
     path = write(tmp_path, MINIMAL)
     base = load_job(path)
-    for harmless in ("checkpoint.every_steps=7", "tracking.experiment=x", "train.prefetch=9", "evaluation.batch=3"):
+    harmless_fields = ("checkpoint.every_steps=7", "tracking.experiment=x", "train.prefetch=9", "evaluation.batch=3")
+    for harmless in (*harmless_fields, "batching.balance=count", "batching.micro_batch=3"):
         assert load_job(path, [harmless]).fingerprint == base.fingerprint
     mamba = load_job(path, ["model.name=wimamba"])
     assert load_job(path, ["model.name=wimamba", "model.scan=torch"]).fingerprint == mamba.fingerprint

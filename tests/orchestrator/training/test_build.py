@@ -10,7 +10,8 @@ from channels.files import write_json
 from orchestrator.run.adjustments import Adjustments, write_adjustments
 from orchestrator.run.folder import RunDirectory
 from orchestrator.run.worker_config import WorkerConfig
-from orchestrator.training.build import open_job
+from orchestrator.shard_cache.placement import NodeGroup
+from orchestrator.training.build import _schedule_on, open_job
 from tests.jobs_for_tests import small_job
 
 
@@ -21,6 +22,16 @@ def test_a_job_is_opened_without_any_other_rank(small_store: Path) -> None:
     [slice_] = parts.schedule.rank_step(0, 0, 1, 2)
     assert len(slice_.index) == job.batching.global_batch // 2
     assert len(parts.data.batch(slice_).grid) == len(slice_.index)
+
+
+@pytest.mark.parametrize(("placement", "expected"), [("partition", 2), ("replicate", None)])
+def test_packed_samples_stay_on_nodes_that_hold_their_own_shards_only(
+    small_store: Path, placement: str, expected: int | None
+) -> None:
+    data = {"placement": placement, "cache_gb": 1.0}
+    parts = open_job(small_job(small_store, data=data, batching={"strategy": "packed"}))
+    group = NodeGroup(attempt="", node="a", number=0, ranks=(0, 1), nodes=("a", "a", "b", "b"))
+    assert _schedule_on(parts, group).within == expected
 
 
 def micro_batches_of_buckets(folders: list[str]) -> tuple[dict[int, int], Any, str, float | None]:
