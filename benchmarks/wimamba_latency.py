@@ -152,7 +152,7 @@ def make_model(name: str, patch: int, device: str) -> SnapshotModel:
 
 def encoder(name: str, model: SnapshotModel, channels: Tensor, patch: int) -> Callable[[], object]:
     """What is timed."""
-    encode = GraphedEncode(model) if "graph" in name else model.encode
+    encode = GraphedEncode(model) if "graph" in name else model.encode_channels
     return lambda: encode(channels, patch)
 
 

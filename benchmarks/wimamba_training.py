@@ -110,7 +110,7 @@ class Runner:
         """Encode the channels."""
         self.model.eval()
         with torch.autocast(self.device, torch.bfloat16, enabled=self.half):
-            self.model.encode(self.channels, PATCH)
+            self.model.encode_channels(self.channels, PATCH)
 
     def kept_bytes(self) -> int:
         """Bytes of the distinct tensors that a forward pass keeps."""

@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from channels.errors import UserError
+
 Shape = tuple[int, int, int]
 """Scale of a stored sample: slots T, subcarriers K, antennas A."""
 
@@ -150,6 +152,19 @@ class Prediction:
     masked: Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """What an encoder makes of a batch of which nothing is masked.
+
+    class_token: float32 [B, width], None where the model has none. patches: float32 [B, L, width] in the order of a
+    sample's tokens, zero behind its last one. valid: bool [B, L], False there.
+    """
+
+    class_token: Tensor | None
+    patches: Tensor
+    valid: Tensor
+
+
 class PretrainingModel(nn.Module):
     """A network that turns a batch into one weighted loss sum a task."""
 
@@ -165,6 +180,21 @@ class PretrainingModel(nn.Module):
     def predict(self, batch: TokenBatch | PackedBatch, task: str, seed: int) -> Prediction:
         """Predictions of one evaluation task; its masks depend on (seed, key) only."""
         raise NotImplementedError
+
+    def encode(self, batch: TokenBatch | PackedBatch) -> Embedding:
+        """Embeddings of whole samples, for other tasks than the model was trained on; gradients reach the weights.
+
+        A sample's embedding does not depend on the batch it is in. Keys and weights of the batch are not read.
+
+        Raises:
+            UserError: the model has no encoder.
+        """
+        mend = "take a model with one: hetercsi, wimamba, lwm, or raw for the channel itself"
+        raise UserError(f"{type(self).__name__} has no encoder, so it gives no embeddings", where="model", mend=mend)
+
+    def encoder_layers(self) -> Sequence[nn.Module]:
+        """The layers that ``encode`` runs, first to last; empty where none can be trained on."""
+        return ()
 
 
 class ModelSpec(Protocol):

@@ -6,6 +6,7 @@ tokens only, whatever the padding.
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import cast
 
@@ -14,11 +15,12 @@ from torch import Tensor, nn
 
 from channels.errors import UserError
 from models.autoencoder.sizes import TOKEN_WIDTH, Size
-from models.interface import MaskDraw, PackedBatch, Prediction, PretrainingModel, TokenBatch
+from models.interface import Embedding, MaskDraw, PackedBatch, Prediction, PretrainingModel, TokenBatch
 from models.layers.attention import Stack
 from models.layers.losses import mean_squared_errors, token_losses
 from models.layers.masking import TASKS, MaskRatios, View, host_grids, make_view
 from models.layers.packed_views import PackedViews, packed_views
+from models.layers.packing import Layout, Sequences
 from models.layers.positions import Kind, token_positions
 
 
@@ -63,6 +65,38 @@ class MaskedAutoencoder(PretrainingModel):
             return self._packed_prediction(batch, packed_views((task,), batch, draw, self.ratios))
         views = self._views(batch, (task,), draw)
         return Prediction(values=self._predict_views(batch, views)[0], masked=views[task].masked)
+
+    def encode(self, batch: TokenBatch | PackedBatch) -> Embedding:
+        """See ``PretrainingModel``. There is no class token; the encoder sees all tokens, none masked."""
+        dtype = self.patch_embedding.weight.dtype
+        embedded = self.patch_embedding(batch.tokens.to(dtype))
+        if isinstance(batch, PackedBatch):
+            return self._encode_packed(batch, embedded)
+        longest = batch.tokens.shape[1]
+        index = torch.arange(longest, device=embedded.device)[None]
+        positions = token_positions(self.position, index, batch.grid, longest, embedded.shape[2])
+        valid = (index < batch.lengths[:, None]).expand(len(embedded), -1)
+        padded = any(math.prod(grid) != longest for grid in host_grids(batch))
+        encoded = self.encoder(embedded + positions.to(dtype), valid if padded else None).float()
+        return Embedding(None, encoded.where(valid[..., None], 0) if padded else encoded, valid)
+
+    def encoder_layers(self) -> Sequence[nn.Module]:
+        """The blocks of the encoder."""
+        return list(self.encoder.blocks)
+
+    def _encode_packed(self, batch: PackedBatch, embedded: Tensor) -> Embedding:
+        layout = Layout.of(batch)
+        counts: Counter[int] = Counter()
+        for grid, samples in batch.grids:
+            counts[math.prod(grid)] += samples
+        sequences = Sequences.of(layout.lengths, counts)
+        sample, index = sequences.members()
+        positions = token_positions(
+            self.position, layout.index[:, None], batch.grid[layout.sample], layout.longest, embedded.shape[1]
+        ).flatten(0, 1)
+        encoded = self.encoder((embedded + positions.to(embedded.dtype))[layout.starts[sample] + index], sequences)
+        back = sequences.first_rows()[layout.sample] + layout.index
+        return Embedding(None, *layout.padded(encoded[back].float()))
 
     def encoder_index(self, task: str, index: Tensor, grid: Tensor) -> Tensor:
         """Tokens whose positions the encoder's tokens have in a task: themselves.

@@ -69,6 +69,12 @@ class Layout:
         longest = max(math.prod(grid) for grid, _ in batch.grids)
         return cls(sample=sample, index=index, starts=lengths.cumsum(0) - lengths, lengths=lengths, longest=longest)
 
+    def padded(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows [N, width], one a token, as [B, longest, width] with zeros behind a sample's last; bool [B, longest]."""
+        valid = torch.arange(self.longest, device=rows.device) < self.lengths[:, None]
+        empty = rows.new_zeros(*valid.shape, rows.shape[1])
+        return empty.index_put((self.sample, self.index), rows), valid
+
     def by_score(self, scores: Tensor) -> Tensor:
         """Int64 [N], the tokens of every sample in turn, each sample's in ascending order of scores [N]."""
         order = scores.argsort()

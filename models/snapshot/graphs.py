@@ -21,7 +21,7 @@ class _Captured:
 
 
 class GraphedEncode:
-    """``SnapshotModel.encode`` from a graph for each shape of channels and each granularity.
+    """``SnapshotModel.encode_channels`` from a graph for each shape of channels and each granularity.
 
     The first call of a shape captures it, which takes some forward passes. A graph reads the model's parameters where
     they lie: it sees their values change, but not a model that is moved or cast. Dropout is off if the model is in
@@ -36,9 +36,9 @@ class GraphedEncode:
 
     @torch.no_grad()
     def __call__(self, channels: Tensor, variant: int) -> Tensor:
-        """As ``SnapshotModel.encode``, without gradients. The result is the caller's own."""
+        """As ``SnapshotModel.encode_channels``, without gradients. The result is the caller's own."""
         if channels.device.type != "cuda":
-            return self._model.encode(channels, variant)
+            return self._model.encode_channels(channels, variant)
         key = (tuple(channels.shape), variant)
         captured = self._captured.pop(key, None) or self._capture(channels, variant)
         self._captured[key] = captured
@@ -54,9 +54,9 @@ class GraphedEncode:
         aside.wait_stream(torch.cuda.current_stream(channels.device))
         with torch.cuda.stream(aside):
             for _ in range(WARM_UPS):
-                self._model.encode(held, variant)
+                self._model.encode_channels(held, variant)
         torch.cuda.current_stream(channels.device).wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            vectors = self._model.encode(held, variant)
+            vectors = self._model.encode_channels(held, variant)
         return _Captured(graph, held, vectors)

@@ -2,13 +2,14 @@
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from channels.errors import UserError
-from models.interface import EvaluationTask, MaskDraw, PackedBatch, Prediction, PretrainingModel, TokenBatch
+from models.interface import Embedding, EvaluationTask, MaskDraw, PackedBatch, Prediction, PretrainingModel, TokenBatch
 from models.layers.losses import token_losses
 from models.layers.masking import host_grids
 from models.layers.packing import Layout, Sequences
@@ -58,7 +59,21 @@ class SnapshotModel(PretrainingModel):
         embedded = self.embedding(tokens.to(self._dtype()), variant)
         return cast(Tensor, self.backbone(embedded, None if lengths is None else lengths + 1))
 
-    def encode(self, channels: Tensor, variant: int) -> Tensor:
+    def encode(self, batch: TokenBatch | PackedBatch) -> Embedding:
+        """See ``PretrainingModel``."""
+        if isinstance(batch, PackedBatch):
+            return self._encode_packed(batch)
+        padded = _is_padded(batch)
+        vectors = self.encode_tokens(batch.tokens, batch.variant, batch.lengths if padded else None).float()
+        valid = torch.arange(batch.tokens.shape[1], device=vectors.device) < batch.lengths[:, None]
+        patches = vectors[:, 1:].where(valid[..., None], 0) if padded else vectors[:, 1:]
+        return Embedding(self._class_token(vectors[:, 0]), patches, valid)
+
+    def encoder_layers(self) -> Sequence[nn.Module]:
+        """Those of the backbone."""
+        return list(cast(nn.ModuleList, getattr(self.backbone, "layers", ())))
+
+    def encode_channels(self, channels: Tensor, variant: int) -> Tensor:
         """Vectors [B, 1 + L, width], the class token's first, of complex64 channels [B, K, A] on the model's device.
 
         Channels are expected as in training, of unit power and finite; their values are not checked. Shapes depend on
@@ -78,17 +93,31 @@ class SnapshotModel(PretrainingModel):
         return cast(Tensor, self.head(encoded[:, 1:], batch.variant)).float()
 
     def _reconstruct_packed(self, batch: PackedBatch, tokens: Tensor) -> Tensor:
-        assert self.spec.packs, "the data refuse packed batches of other models"
         layout = Layout.of(batch)
+        encoded, first_rows = self._encode_rows(batch, tokens, layout)
+        back = first_rows[layout.sample] + 1 + layout.index
+        return cast(Tensor, self.head(encoded[back], batch.variant)).float()
+
+    def _encode_packed(self, batch: PackedBatch) -> Embedding:
+        layout = Layout.of(batch)
+        encoded, first_rows = self._encode_rows(batch, batch.tokens, layout)
+        patches, valid = layout.padded(encoded[first_rows[layout.sample] + 1 + layout.index].float())
+        return Embedding(self._class_token(encoded[first_rows].float()), patches, valid)
+
+    def _encode_rows(self, batch: PackedBatch, tokens: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
+        """Vectors [rows, width] of packed tokens [N, D] behind class tokens, and each sample's first row int64 [B]."""
+        assert self.spec.packs, "the data refuse packed batches of other models"
         counts: Counter[int] = Counter()
         for grid, samples in batch.grids:
             counts[1 + math.prod(grid)] += samples
         sequences = Sequences.of(layout.lengths + 1, counts)
         sample, index = sequences.members()
         rows = tokens[layout.starts[sample] + (index - 1).clamp(min=0)].to(self._dtype())
-        encoded = self.backbone(self.embedding(rows, batch.variant, index), sequences)
-        back = sequences.first_rows()[layout.sample] + 1 + layout.index
-        return cast(Tensor, self.head(encoded[back], batch.variant)).float()
+        return self.backbone(self.embedding(rows, batch.variant, index), sequences), sequences.first_rows()
+
+    def _class_token(self, vectors: Tensor) -> Tensor | None:
+        """The vectors of class tokens [B, width], or None where the model has no class token of its own."""
+        return vectors if self.spec.has_class_token else None
 
     def _dtype(self) -> torch.dtype:
         return next(self.parameters()).dtype

@@ -19,6 +19,11 @@ class RawSpec(SnapshotSpec):
         """``raw``."""
         return "raw"
 
+    @property
+    def has_class_token(self) -> bool:
+        """There is none: its embeddings are the patches themselves."""
+        return False
+
     def length(self, shape: Shape, variant: int) -> int:
         """Patches of one snapshot: there is no class token."""
         return SnapshotSpec.length(self, shape, variant) - 1

@@ -65,6 +65,11 @@ class SnapshotSpec:
         """Every slot is a snapshot, a training sample of its own."""
         return shape[0]
 
+    @property
+    def has_class_token(self) -> bool:
+        """Whether the vector of the class token stands for the whole snapshot."""
+        return True
+
     def length(self, shape: Shape, variant: int) -> int:
         """Tokens of one snapshot of a sample of scale (T, K, A), class token included."""
         return 1 + self._tokens(shape, variant)

@@ -140,8 +140,8 @@ def channels_of(count: int, subcarriers: int, antennas: int, device: str) -> Ten
 @torch.no_grad()
 def test_every_backend_encodes_alike(backend: Backend, device: str) -> None:
     channels = channels_of(3, 64, 32, device)
-    reference = small_model(device, "torch").eval().encode(channels, 4)
-    result = small_model(device, backend.name).eval().encode(channels, 4)  # type: ignore[arg-type]
+    reference = small_model(device, "torch").eval().encode_channels(channels, 4)
+    result = small_model(device, backend.name).eval().encode_channels(channels, 4)  # type: ignore[arg-type]
     assert torch.allclose(result, reference, atol=1e-3 if device == "cuda" else 1e-4)
 
 
@@ -157,7 +157,7 @@ def test_encode_from_a_graph_equals_encode(device: str, half: bool) -> None:
         channels = channels_of(*shape, device) * (1 + seed)
         vectors = graphed(channels, 4)
         assert vectors.dtype == (torch.bfloat16 if half else torch.float32)
-        assert torch.equal(vectors, model.encode(channels, 4))
+        assert torch.equal(vectors, model.encode_channels(channels, 4))
     first, second = (graphed(channels_of(2, 32, 16, device) * factor, 4) for factor in (1, 2))
     assert not torch.equal(first, second)
 
@@ -170,7 +170,7 @@ def test_a_graph_sees_new_values_of_the_parameters(device: str) -> None:
     for parameter in model.parameters():
         parameter.mul_(0.9)
     assert not torch.equal(graphed(channels, 4), before)
-    assert torch.equal(graphed(channels, 4), model.encode(channels, 4))
+    assert torch.equal(graphed(channels, 4), model.encode_channels(channels, 4))
 
 
 @pytest.mark.parametrize("scan", ["auto", "torch"])

@@ -18,7 +18,7 @@ def test_on_a_cpu_it_encodes_as_the_model_does() -> None:
     model = WiMambaSpec(size="tiny").build(0).eval()
     channels = torch.from_numpy(random_channels(2, 16, 8)[:, 0])
     vectors = GraphedEncode(model)(channels, 4)
-    assert torch.equal(vectors, model.encode(channels, 4)) and not vectors.requires_grad
+    assert torch.equal(vectors, model.encode_channels(channels, 4)) and not vectors.requires_grad
     with pytest.raises(UserError):
         GraphedEncode(model)(channels, 5)
 
@@ -27,11 +27,11 @@ def test_on_a_cpu_it_encodes_as_the_model_does() -> None:
 def test_a_model_cast_to_bfloat16_keeps_the_parameters_of_its_scan() -> None:
     model = WiMambaSpec(size="tiny", patches=(4,)).build(0).eval()
     channels = torch.from_numpy(random_channels(2, 16, 8)[:, 0])
-    single = model.encode(channels, 4)
+    single = model.encode_channels(channels, 4)
     cast_parameters(model, torch.bfloat16)
     kept = {name.rpartition(".")[2] for name, part in model.named_parameters() if part.dtype == torch.float32}
     assert kept == {"log_decay", "step_bias", "skip"}
-    half = model.encode(channels, 4)
+    half = model.encode_channels(channels, 4)
     assert half.dtype == torch.bfloat16
     assert torch.cosine_similarity(half.float(), single, dim=-1).min() > 0.99
 

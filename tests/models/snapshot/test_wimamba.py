@@ -238,7 +238,7 @@ def test_loss_of_a_sample_is_the_error_of_its_masked_tokens(spec: WiMambaSpec) -
 def test_encode_takes_channels(spec: WiMambaSpec, side: int) -> None:
     model = spec.build(0).eval()
     channels = random_channels(2, 20, 10)
-    encoded = model.encode(torch.from_numpy(channels[:, 0]), side)
+    encoded = model.encode_channels(torch.from_numpy(channels[:, 0]), side)
     assert encoded.shape == (2, spec.length((1, 20, 10), side), 64)
     tokens = torch.from_numpy(spec.tokenise(channels, side).values)
     assert torch.equal(encoded, model.encode_tokens(tokens, side))
@@ -249,7 +249,7 @@ def test_encode_never_waits_for_the_device(construction: str) -> None:
     """Tensors without values go through it: no shape and no branch depends on a value, as a CUDA graph demands."""
     model = small_spec(construction, scan="torch").build(0).eval()
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        encoded = model.encode(torch.empty(3, 40, 20, dtype=torch.complex64), 4)
+        encoded = model.encode_channels(torch.empty(3, 40, 20, dtype=torch.complex64), 4)
         padded = model.encode_tokens(torch.empty(3, 50, 32), 4, torch.empty(3, dtype=torch.int64))
         with pytest.raises(DataDependentOutputException):
             encoded.sum().item()
@@ -294,7 +294,7 @@ def test_a_granularity_that_is_not_in_the_set_is_refused(variant: int) -> None:
         lambda: TINY.length((1, 16, 16), variant),
         lambda: TINY.target_tokens((1, 16, 16), variant),
         lambda: TINY.tokenise(channels, variant),
-        lambda: model.encode(torch.from_numpy(channels[:, 0]), variant),
+        lambda: model.encode_channels(torch.from_numpy(channels[:, 0]), variant),
     ):
         with pytest.raises(UserError, match=f"granularity {variant} is not in the set; it is 2, 4, 6, 8"):
             ask()
@@ -326,7 +326,7 @@ def test_a_zero_dimension_and_nan_are_refused() -> None:
     with pytest.raises(UserError, match="each of the axes"):
         TINY.length((1, 0, 16), 4)
     with pytest.raises(UserError, match="each of the axes"):
-        TINY.build(0).encode(torch.zeros(2, 16, 0, dtype=torch.complex64), 4)
+        TINY.build(0).encode_channels(torch.zeros(2, 16, 0, dtype=torch.complex64), 4)
     channels = random_channels(2, 16, 16)
     channels[1, 0, 0, 0] = math.nan
     with pytest.raises(UserError, match="NaN"):
