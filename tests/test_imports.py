@@ -22,7 +22,7 @@ ORDER = {
     ),
     "orchestrator": (
         "spec", "run", "data", "shard_cache", "checkpoint", "monitoring", "training", "evaluation", "tracking",
-        "report", "view", "control",
+        "report", "downstream", "view", "control",
     ),
     "jobs": ("launch", "node", "slurm", "ray_cluster", "studies", "cli", "run"),
 }  # fmt: skip

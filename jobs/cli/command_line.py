@@ -32,6 +32,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
             "evaluate:evaluate",
             "Score final weights of runs and exports on held-out sets.",
         ),
+        "downstream": (
+            "downstream:downstream",
+            "Compare what embeddings are worth: heads on frozen encoders, by share of labels. Again: go on.",
+        ),
         "report": ("report:report", "Write a report of finished, failed and running runs, side by side."),
         "study": ("study:study", "Run an ablation of the paper at a scale and write its table. Again: go on."),
         "ui": ("ui:ui", "Serve MLflow's web pages over the runs until interrupted."),

@@ -65,7 +65,7 @@ def ray_session(job: JobSpec, profile: Profile, session: Session | None = None) 
         UserError: the profile's cluster does not answer.
     """
     if profile.ray_address is not None:
-        with _standing(profile.ray_address, profile.time_limits):
+        with standing_ray(profile.ray_address, profile.time_limits):
             yield
         return
     workers = _local_workers(job, profile)
@@ -101,7 +101,12 @@ def _local_workers(job: JobSpec, profile: Profile) -> int:
 
 
 @contextmanager
-def _standing(address: str, limits: TimeLimitsSection) -> Iterator[None]:
+def standing_ray(address: str, limits: TimeLimitsSection) -> Iterator[None]:
+    """The Ray that answers at an address, for the time of a ``with``.
+
+    Raises:
+        UserError: none answers.
+    """
     with _environment(ray_environment(limits)):
         import ray
 
