@@ -33,7 +33,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
             "Score final weights of runs and exports on held-out sets.",
         ),
         "downstream": (
-            "downstream:downstream",
+            "downstream.command:downstream",
             "Compare what embeddings are worth: heads on frozen encoders, by share of labels. Again: go on.",
         ),
         "report": ("report:report", "Write a report of finished, failed and running runs, side by side."),

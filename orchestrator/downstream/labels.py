@@ -32,11 +32,9 @@ def find_targets(task: Task, pool: Pool) -> Targets:
     name = next((name for name in task.label if all(name in one.labels for one in pool.sets)), None)
     if name is not None:
         values = [_stored(task, one, name) for one in pool.sets]
-        return (
-            _of_classes(task, np.concatenate(values), name)
-            if task.is_classification
-            else _of_numbers(task, values, name)
-        )
+        if task.is_classification:
+            return _of_classes(task, np.concatenate(values), name)
+        return _of_numbers(task, values, name)
     if task.codebook is None:
         raise _missing(task, pool)
     return _beams(task, pool)

@@ -86,17 +86,21 @@ def find_scenario(folder: Path, options: ImportOptions) -> tuple[list[FoundSet],
 
 @dataclass(frozen=True, slots=True)
 class _Pair:
-    """Users of one pair. los: bool, position: float32 metres [3], doppler_hz: of their paths, of every user."""
+    """Users of one pair. los: bool, position: float32 metres [3], doppler_hz: of their paths, of every user.
+
+    sender: position of the transmitter, float32 metres [3].
+    """
 
     folder: Path
     pair: tuple[int, int, int]
     grid: Grid
     los: NDArray[np.bool_]
     position: NDArray[np.float32]
+    sender: NDArray[np.float32]
     doppler_hz: NDArray[np.float64] | None
 
     def chunks(self, users: NDArray[np.int64]) -> Iterator[Samples]:
-        """Channels complex64 [n, T, K, A] at physical scale, with the labels ``los`` and ``position_m``."""
+        """Channels complex64 [n, T, K, A] at physical scale, with labels ``los`` and positions."""
         dataset = load_pair(self.folder, self.pair, self.grid.paths)
         values = self.grid.slots * self.grid.subcarriers * self.grid.antennas
         step = max(1, min(SLICE_SAMPLES, _VALUES_AT_ONCE // values))
@@ -104,7 +108,8 @@ class _Pair:
             some = users[start : start + step]
             shifts = None if self.doppler_hz is None else self.doppler_hz[some]
             channel = compute_channels(dataset, some, self.grid, shifts)
-            yield Samples(channel, {"los": self.los[some], "position_m": self.position[some]})
+            labels = {"los": self.los[some], "position_m": self.position[some]}
+            yield Samples(channel, {**labels, "tx_position_m": np.tile(self.sender, (len(some), 1))})
 
 
 def _found(scenario: Scenario, pair: tuple[int, int, int], options: ImportOptions) -> tuple[FoundSet, int]:
@@ -122,8 +127,9 @@ def _found(scenario: Scenario, pair: tuple[int, int, int], options: ImportOption
         mend = "give speed_kmh: [lowest, highest] with --spec FILE, or leave --slots out"
         raise UserError(f"{spec.slots} slots are asked for, but no user moves", where=str(scenario.folder), mend=mend)
     position = np.asarray(quantities["rx_pos"], np.float32)
+    sender = np.asarray(quantities["tx_pos"][0], np.float32)
     los, doppler = quantities["inter"][:, 0] == 0, motion.doppler_hz if motion else None
-    one = _Pair(scenario.folder.absolute(), pair, _grid(spec), los, position, doppler)
+    one = _Pair(scenario.folder.absolute(), pair, _grid(spec), los, position, sender, doppler)
     reached = np.flatnonzero(~np.isnan(quantities["aoa_az"]).all(axis=1))
     role = options.role or "pretrain"
     share = VAL_SHARE if options.val_share is None else options.val_share

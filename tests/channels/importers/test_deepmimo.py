@@ -227,6 +227,7 @@ def test_channels_of_free_space(
     held = labels(store, reports[0][0], "val")
     assert held["los"].tolist() == [True, True]
     assert held["position_m"].tolist() == [[0, 50, 0], [0, 60, 0]]
+    assert held["tx_position_m"].tolist() == [[0, 0, 0], [0, 0, 0]]
 
 
 def write_extra(scenario: Path, name: str, values: np.ndarray) -> None:

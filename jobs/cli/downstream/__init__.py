@@ -1,0 +1,1 @@
+"""``wavetrain downstream``."""
