@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from channels.errors import UserError
 from channels.files import write_atomically
 from models.interface import ModelSpec, PretrainingModel
-from models.options import portable_options
+from models.options import exported_options
 from models.registry import make_spec
 
 WEIGHTS = "model.safetensors"
@@ -25,10 +25,11 @@ CONFIG = "config.json"
 def save_model(folder: Path, name: str, options: Mapping[str, Any], model: nn.Module) -> None:
     """Write a model made by ``make_spec(name, options)``; a file is either its old or its new self at any time.
 
-    Options of the machine are left out, so that a model trained on a GPU is scored and used on a CPU.
+    Options of the machine are left out, so that a model trained on a GPU is scored and used on a CPU; so are folders
+    of weights that it began with.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    config = _encode(name, portable_options(name, options))
+    config = _encode(name, exported_options(name, options))
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
     write_atomically(folder / WEIGHTS, save(tensors, metadata={"config": config}))
     write_atomically(folder / CONFIG, config.encode())

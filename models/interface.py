@@ -259,6 +259,12 @@ class ModelSpec(Protocol):
         """Floating-point operations (2 x multiply-accumulate) of one training forward of one sample, all tasks."""
 
 
+def caveats(spec: ModelSpec) -> tuple[str, ...]:
+    """What its scores must be read with, one line each: the optional property ``caveats`` of a specification."""
+    found: tuple[str, ...] = getattr(spec, "caveats", ())
+    return found
+
+
 def collate(parts: Sequence[Tokens], keys: NDArray[np.int64], weight: NDArray[np.float32], variant: int) -> TokenBatch:
     """Pad patched samples, in order, to the longest. keys, weight: [B] with B the samples of all parts together."""
     grids = np.concatenate([np.tile(np.asarray(part.grid, np.int64), (len(part.values), 1)) for part in parts])

@@ -15,6 +15,16 @@ MACHINE_OPTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType({"wimamba": ("
 """By model, options that say how a machine computes a model, not what the model is."""
 
 
+FOLDER_OPTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType({"llm4cp": ("gpt2",)})
+"""By model, options that name a folder with weights to begin with; an export holds those weights itself."""
+
+EXPORTED = "in this export"
+"""Stands in an export's configuration where such a folder was."""
+
+SCALE_OPTIONS = ("slots", "subcarriers", "antennas")
+"""Options of models that are made for one scale (T, K, A); left out they follow from the job's target set."""
+
+
 def nearest(word: str, known: list[str]) -> str:
     """How to mend an unknown name: the nearest known one, if any is near, and all known ones."""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
@@ -25,6 +35,15 @@ def nearest(word: str, known: list[str]) -> str:
 def portable_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """A model's options without those of the machine it was trained on: what makes it the same model elsewhere."""
     return {option: value for option, value in options.items() if option not in MACHINE_OPTIONS.get(name, ())}
+
+
+def exported_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options with which an export builds its network anywhere: neither a machine's nor folders on it."""
+    folders = FOLDER_OPTIONS.get(name, ())
+    return {
+        option: EXPORTED if option in folders and value is not None else value
+        for option, value in portable_options(name, options).items()
+    }
 
 
 def from_options(spec: type[Spec], options: Mapping[str, Any], where: str) -> Spec:
