@@ -14,15 +14,22 @@ from channels.writer import open_writer
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Samples a set: train and val of each pre-training set, test of each zero-shot set (and of no other)."""
+    """Samples a set: train and val of each pre-training set, test of each zero-shot set (and of no other).
+
+    zeroshot_train, zeroshot_val: of each zero-shot set too, for models that are trained on that set alone.
+    """
 
     train: int
     val: int
     test: int
+    zeroshot_train: int = 0
+    zeroshot_val: int = 0
 
     def of(self, role: str) -> dict[str, int]:
         """Splits of a set of this role."""
-        return {"train": self.train, "val": self.val} if role == "pretrain" else {"test": self.test}
+        if role == "pretrain":
+            return {"train": self.train, "val": self.val}
+        return {"train": self.zeroshot_train, "val": self.zeroshot_val, "test": self.test}
 
 
 def make_store(path: Path, preset: Preset, counts: Counts, seed: int, progress: Progress, device: str = "cpu") -> None:

@@ -51,13 +51,17 @@ def make(
     train: Annotated[int, typer.Option(min=0, help="Training samples of each pre-training set.")] = 1000,
     val: Annotated[int, typer.Option(min=0, help="Validation samples of each pre-training set.")] = 64,
     test: Annotated[int, typer.Option(min=0, help="Test samples of each zero-shot set.")] = 128,
+    zeroshot_train: Annotated[
+        int, typer.Option(min=0, help="Training samples of each zero-shot set, for jobs with data.target.")
+    ] = 0,
+    zeroshot_val: Annotated[int, typer.Option(min=0, help="Validation samples of each zero-shot set.")] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Seed of all draws.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, or cuda:0.")] = "cpu",
 ) -> None:
     """Make 3GPP TR 38.901 channels. Run again after an interruption, it makes only the missing sets."""
     chosen = select_sets(load_preset(preset), sets)
     with _progress() as report:
-        make_store(store, chosen, Counts(train, val, test), seed, report, device)
+        make_store(store, chosen, Counts(train, val, test, zeroshot_train, zeroshot_val), seed, report, device)
     show(store)
 
 
@@ -76,7 +80,7 @@ def make_missing(section: DataSection) -> None:
     if all(spec.name in held for spec in (*chosen.pretrain, *chosen.zeroshot)):
         return
     with _progress() as report:
-        make_store(store, chosen, Counts(preset.train, preset.val, preset.test), preset.seed, report)
+        make_store(store, chosen, preset.counts, preset.seed, report)
 
 
 @app.command("import")

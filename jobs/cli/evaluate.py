@@ -5,17 +5,19 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from channels.errors import UserError
 from jobs.cli.options import ClusterFileOption, ClusterOption
 from jobs.launch.run_list import find_run
+from orchestrator.run.folder import RunDirectory
 from orchestrator.spec.cluster import load_profile, run_folders
 from orchestrator.spec.job import DataSection, JobSpec
 
 if TYPE_CHECKING:
+    from channels.store import ChannelStore
     from orchestrator.evaluation.score import Score
 
 CONFIG = "config.json"
@@ -24,11 +26,13 @@ CONFIG = "config.json"
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """Final weights. name: in tables. job: of the run that trained them, None for an export without a run."""
+    """Final weights. name: in tables. job: of the run whose conditions of scoring count; None for an export without
+    one. target: the set that they were trained on alone, None for zero-shot models."""
 
     name: str
     export: Path
     job: JobSpec | None
+    target: str | None = None
 
 
 def evaluate(
@@ -51,20 +55,23 @@ def evaluate(
     job = _conditions(trained, store, sets)
     scores = _score(trained, job, device)
     if as_json:
-        _print_json(scores)
+        _print_json(trained, scores)
     else:
-        _print_tables(scores)
+        _print_tables(trained, scores)
 
 
 def _find(model: str, folders: Sequence[Path]) -> Trained:
     folder = Path(model)
     if (folder / CONFIG).is_file():
-        return Trained(folder.resolve().name, folder, None)
+        of_run = RunDirectory(folder.resolve().parent)
+        target = of_run.read_spec().data.target if of_run.spec.exists() else None
+        return Trained(folder.resolve().name, folder, None, target)
     directory = find_run(model, folders)
     if not (directory.export / CONFIG).exists():
         mend = "finish the training first (the same `wavetrain train` resumes it)"
         raise UserError(f"run {model!r} has no final weights", where=str(directory.export), mend=mend)
-    return Trained(directory.path.name, directory.export, directory.read_spec())
+    job = directory.read_spec()
+    return Trained(directory.path.name, directory.export, job, job.data.target)
 
 
 def _check_names(trained: Sequence[Trained]) -> None:
@@ -75,17 +82,24 @@ def _check_names(trained: Sequence[Trained]) -> None:
 
 
 def _conditions(trained: Sequence[Trained], store: Path | None, sets: str | None) -> JobSpec:
-    """What all models are scored on, and how: as the first run among them was, where nothing else is given."""
-    job = next((model.job for model in trained if model.job is not None), None)
+    """What all models are scored on, and how: as the first run among them was, where nothing else is given.
+
+    A full-shot run says how but not on which sets, where there are others.
+    """
+    known = sorted((model for model in trained if model.job is not None), key=lambda model: model.target is not None)
+    job = known[0].job if known else None
     if store is None and job is None:
         raise UserError("an export has no store of its own", where=str(trained[0].export), mend="add --store STORE")
     if store is not None:
         data = DataSection(store=store) if job is None else job.data.model_copy(update={"store": store})
         job = JobSpec(name="export", data=data) if job is None else job.model_copy(update={"data": data})
     assert job is not None
-    if store is not None or sets is not None:
+    targets = [model.target for model in trained if model.target is not None]
+    if store is not None or sets is not None or job.data.target is not None:
         chosen = None if sets is None else tuple(name.strip() for name in sets.split(","))
-        job = job.model_copy(update={"data": job.data.model_copy(update={"zeroshot_sets": chosen})})
+        if sets is None and len(targets) == len(trained):
+            chosen = tuple(dict.fromkeys(targets))
+        job = job.model_copy(update={"data": job.data.model_copy(update={"zeroshot_sets": chosen, "target": None})})
     return job
 
 
@@ -97,30 +111,57 @@ def _score(trained: Sequence[Trained], job: JobSpec, device: str) -> "dict[str, 
     from orchestrator.evaluation.nmse import check_zeroshot_sets, evaluate_set
 
     opened = ChannelStore.open(job.data.store)
-    names: tuple[str, ...] = ()
+    sets: dict[str, tuple[str, ...]] = {}
     for model in trained:
-        names = check_zeroshot_sets(opened, job, read_spec(model.export))
-    if not names:
-        raise UserError("data.zeroshot_sets of the run is empty", where=job.name, mend="add --sets, or --store STORE")
+        asked = _own_sets(model, job, opened)
+        sets[model.name] = check_zeroshot_sets(opened, asked, read_spec(model.export))
+        if not sets[model.name]:
+            mend = "add --sets, or --store STORE"
+            raise UserError("data.zeroshot_sets of the run is empty", where=job.name, mend=mend)
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     return {
-        model.name: [score for name in names for score in evaluate_set(model.export, opened.path, name, job, device)]
+        model.name: [
+            score for name in sets[model.name] for score in evaluate_set(model.export, opened.path, name, job, device)
+        ]
         for model in trained
     }
 
 
-def _print_json(scores: "dict[str, list[Score]]") -> None:
+def _own_sets(model: Trained, job: JobSpec, store: "ChannelStore") -> JobSpec:
+    """The conditions for one model: a full-shot one is scored on its target alone, which the others know nothing of."""
+    from orchestrator.data.reader import chosen_zeroshot_sets
+
+    if model.target is None:
+        return job
+    if model.target not in chosen_zeroshot_sets(store, job.data):
+        what = f"{model.name} was trained on {model.target} alone, which is not among the sets"
+        raise UserError(what, where="--sets", mend=f"add {model.target}, or leave the model out")
+    return job.model_copy(update={"data": job.data.model_copy(update={"zeroshot_sets": (model.target,)})})
+
+
+def _print_json(trained: Sequence[Trained], scores: "dict[str, list[Score]]") -> None:
     from orchestrator.evaluation.table import to_document
 
-    documents = {name: to_document(found) for name, found in scores.items()}
+    documents = {model.name: to_document(scores[model.name]) | _marks(model) for model in trained}
     [first, *others] = documents.values()
     typer.echo(json.dumps({"models": documents} if others else first, indent=2))
 
 
-def _print_tables(scores: "dict[str, list[Score]]") -> None:
+def _marks(model: Trained) -> dict[str, Any]:
+    """What a model's scores must be read with, where there is anything."""
+    from models.export import read_spec
+    from models.interface import caveats
+
+    lines = list(caveats(read_spec(model.export)))
+    target = {} if model.target is None else {"shot": "full", "target": model.target}
+    return target | ({"caveats": lines} if lines else {})
+
+
+def _print_tables(trained: Sequence[Trained], scores: "dict[str, list[Score]]") -> None:
     from rich.console import Console
 
     from orchestrator.evaluation.comparison import comparison_table
+    from orchestrator.evaluation.shot import TITLES
     from orchestrator.evaluation.table import to_tables
 
     console = Console()
@@ -128,6 +169,11 @@ def _print_tables(scores: "dict[str, list[Score]]") -> None:
     console = console if console.is_terminal else Console(width=200)
     if len(scores) == 1:
         [(name, found)] = scores.items()
-        console.print(*to_tables(found, f"zero-shot results of {name}"), sep="\n")
+        kind = TITLES["zero" if trained[0].target is None else "full"]
+        console.print(*to_tables(found, f"{kind} results of {name}"), sep="\n")
     else:
-        console.print(comparison_table(scores))
+        fullshot = [model.name for model in trained if model.target is not None]
+        console.print(comparison_table(scores, fullshot))
+    for model in trained:
+        for caveat in _marks(model).get("caveats", ()):
+            console.print(f"{model.name}: {caveat}", markup=False, highlight=False, soft_wrap=True)

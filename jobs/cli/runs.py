@@ -178,7 +178,9 @@ def _print(found: list[RunStatus]) -> None:
 
     is_scored = any(entry.scored_step is not None for entry in found)
     columns = ["run", "launcher", "job", "state", "attempt", "step", "loss", "tokens/s", "left", "goodput"]
-    table = Table(*columns, "nodes", "reason", *(["validation dB", "zero-shot dB"] if is_scored else []))
+    is_fullshot = any(entry.fullshot_nmse_db is not None for entry in found)
+    scores = ["validation dB", "zero-shot dB", *(["full-shot dB"] if is_fullshot else [])]
+    table = Table(*columns, "nodes", "reason", *(scores if is_scored else []))
     for entry in found:
         steps = f"{entry.step}/{entry.total_steps}" if entry.total_steps else str(entry.step)
         speed = "-" if entry.tokens_per_s is None else f"{entry.tokens_per_s:,.0f}"
@@ -189,6 +191,7 @@ def _print(found: list[RunStatus]) -> None:
             "-" if entry.goodput is None else f"{100 * entry.goodput['share']:.0f} %", entry.nodes or "-",
             entry.reason or "-",
             *((_decibels(entry.validation_nmse_db), _decibels(entry.zeroshot_nmse_db)) if is_scored else ()),
+            *((_decibels(entry.fullshot_nmse_db),) if is_fullshot else ()),
         )  # fmt: skip
     console = Console()
     (console if console.is_terminal else Console(width=220)).print(table)

@@ -10,6 +10,7 @@ from rich.console import Console
 from jobs.launch.notify import notify
 from orchestrator.control.ending import cause_line
 from orchestrator.control.prepared import RunOutcome
+from orchestrator.evaluation.shot import TITLES
 from orchestrator.evaluation.table import to_tables
 from orchestrator.run.folder import RunDirectory
 from orchestrator.spec.cluster import Profile
@@ -21,7 +22,9 @@ def print_outcome(outcome: RunOutcome, profile: str = "") -> int:
     console = Console()
     name = outcome.directory.path.name
     if outcome.scores:
-        console.print(*to_tables(outcome.scores, f"zero-shot results of {name}"), sep="\n")
+        console.print(*to_tables(outcome.scores, f"{TITLES[outcome.shot]} results of {name}"), sep="\n")
+        for caveat in outcome.caveats:
+            console.print(f"{name}: {caveat}", markup=False, highlight=False, soft_wrap=True)
     if outcome.cause:
         console.print(f"{outcome.status}: {outcome.cause}", markup=False, highlight=False, soft_wrap=True)
     if not outcome.is_kept:

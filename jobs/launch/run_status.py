@@ -31,6 +31,8 @@ class RunStatus:
     """Of the model that was scored last beside the training or after it."""
     validation_nmse_db: float | None
     zeroshot_nmse_db: float | None
+    fullshot_nmse_db: float | None
+    """Of a run that was trained on the set that it is scored on."""
     tokens_per_s: float | None
     seconds_left: float | None
     goodput: dict[str, Any] | None
@@ -65,6 +67,7 @@ def run_status(directory: RunDirectory, query: Query) -> RunStatus:
         scored_step=scored.get("step"),
         validation_nmse_db=scores.get("val/nmse_db/avg"),
         zeroshot_nmse_db=scores.get("eval/nmse_db/avg"),
+        fullshot_nmse_db=scores.get("fullshot/nmse_db/avg"),
         tokens_per_s=metrics.get("perf/tokens_per_s"),
         seconds_left=left,
         goodput=record.get("goodput"),

@@ -47,10 +47,11 @@ class TrainingState:
 
     def __init__(self, engine: Any, rank: int, world: int) -> None:
         module = engine.module
-        parameters = dict(module.named_parameters())
-        assert module.state_dict().keys() == parameters.keys(), "a model with persistent buffers cannot be resumed"
+        everything = dict(module.named_parameters())
+        assert module.state_dict().keys() == everything.keys(), "a model with persistent buffers cannot be resumed"
+        parameters = {name: parameter for name, parameter in everything.items() if parameter.requires_grad}
         self.sizes = {name: private.elements(tensor) for name, tensor in parameters.items()}
-        """Elements of every parameter."""
+        """Elements of every parameter that is trained."""
         self._names = {parameter: name for name, parameter in parameters.items()}
         self._optimizer = engine.optimizer
         self._stage = int(engine.zero_optimization_stage())

@@ -36,7 +36,10 @@ def note_begin(directory: RunDirectory, outbox: Outbox, began_s: float) -> None:
 def announce(of: Prepared, outbox: Outbox) -> None:
     """Parameters, tags, data and files that are known before training."""
     plan, directory = of.schedule.plan, of.directory
-    outbox.parameters(of.job.model_dump(mode="json"))
+    shot = of.job.data.shot
+    marks = {"wavetrain": {"shot": shot}} if shot == "full" else {}
+    outbox.parameters(of.job.model_dump(mode="json") | marks)
+    outbox.tags({"wavetrain.shot": shot} | ({"wavetrain.caveats": "; ".join(of.caveats)} if of.caveats else {}))
     outbox.tags(provenance.tags(of.job, of.profile, plan.fingerprint))
     outbox.tags(provenance.launch_tags(directory))
     outbox.tags(note(of, "running."))
@@ -52,7 +55,7 @@ def end_tags(
     of: Prepared, outcome: RunOutcome, progress: RunProgress, failures: Sequence[Mapping[str, Any]]
 ) -> dict[str, str]:
     """Why and with which result a run ended. failures: of all its attempts."""
-    result = describe_result(outcome.status, progress, outcome.scores, outcome.cause)
+    result = describe_result(outcome.status, progress, outcome.scores, outcome.cause, outcome.shot)
     tags = {"wavetrain.cause": outcome.cause or "none", **note(of, result)}
     return tags | ({"wavetrain.failures": describe_all(failures)} if failures else {})
 

@@ -96,7 +96,11 @@ class Controller:
     def _train_and_evaluate(self) -> RunOutcome:
         of, directory = self._prepared, self._directory
         directory.update_state(
-            status="RUNNING", cause=None, store_fingerprint=of.store.fingerprint, published_sets=of.on_published_sets
+            status="RUNNING",
+            cause=None,
+            store_fingerprint=of.store.fingerprint,
+            published_sets=of.on_published_sets,
+            caveats=list(of.caveats),
         )
         later = f"tracking is offline: MLflow gets what is kept there by wavetrain sync {of.job.name}"
         where = later if of.job.tracking.offline else f"tracking in {of.tracking_uri}"
@@ -115,7 +119,7 @@ class Controller:
             return self._outcome("KILLED", cause="stopped during evaluation; the same command goes on")
         if of.job.tracking.register_model:
             name = f"{of.job.tracking.experiment}-{of.job.model.name}"
-            self._tracking.register_model(directory.export, name, of.store)
+            self._tracking.register_model(directory.export, name, of.example_shape)
         return self._outcome("FINISHED", scores=scores)
 
     def _announce(self) -> None:
@@ -157,6 +161,8 @@ class Controller:
             of.tracking_uri,
             cause=cause,
             scores=list(scores),
+            shot=of.job.data.shot,
+            caveats=of.caveats,
             signal=self._stop.signal,
             is_offline=of.job.tracking.offline,
         )

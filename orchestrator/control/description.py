@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 from orchestrator.evaluation.score import MODEL, NOISY, Score, averages, decibels
+from orchestrator.evaluation.shot import TITLES
 from orchestrator.run.progress import RunProgress, clock
-from orchestrator.spec.job import JobSpec
+from orchestrator.spec.job import JobSpec, Shot
 from samplers.catalogue import Catalogue
 from samplers.schedule import Schedule
 
@@ -36,9 +37,12 @@ def _what(job: JobSpec, device: str) -> str:
 
 def _data(job: JobSpec, store: str, catalogue: Catalogue, held_out: int) -> str:
     noise = "no noise" if job.data.snr_db is None else f"{job.data.snr_db:g} dB"
+    held_out_text = f"{held_out} sets held out"
+    if job.data.target is not None:
+        held_out_text = f"full-shot: trained on {job.data.target} alone and scored on its test samples"
     return (
         f"**Data.** `{store}`: {len(catalogue.set_names)} sets, {catalogue.total_samples:,} samples "
-        f"and {catalogue.total_tokens:,} tokens an epoch, {noise}; {held_out} sets held out."
+        f"and {catalogue.total_tokens:,} tokens an epoch, {noise}; {held_out_text}."
     )
 
 
@@ -51,8 +55,10 @@ def _plan(job: JobSpec, schedule: Schedule) -> str:
     )
 
 
-def describe_result(status: str, progress: RunProgress, scores: Sequence[Score], cause: str | None) -> str:
-    """How a run ended, on one line."""
+def describe_result(
+    status: str, progress: RunProgress, scores: Sequence[Score], cause: str | None, shot: Shot = "zero"
+) -> str:
+    """How a run ended, on one line. shot: what its scores are."""
     parts = [f"{status}{f' ({cause})' if cause else ''} after step {progress.step:,}"]
     if progress.last:
         parts += [f"loss {progress.last['train/loss']:.4f}", f"training {clock(progress.last['time/train_s'])}"]
@@ -64,5 +70,5 @@ def describe_result(status: str, progress: RunProgress, scores: Sequence[Score],
         if (predictor, target) == (MODEL, NOISY)
     ]
     if means:
-        parts.append(f"zero-shot NMSE: {', '.join(means)}")
+        parts.append(f"{TITLES[shot]} NMSE: {', '.join(means)}")
     return "; ".join(parts) + "."

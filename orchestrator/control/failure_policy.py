@@ -18,7 +18,7 @@ from orchestrator.run.failures import (
     is_out_of_memory,
     root_cause,
 )
-from orchestrator.spec.job import FailuresSection
+from orchestrator.spec.failures import FailuresSection
 
 CAUSE_LENGTH = 400
 MOST_DOUBLINGS = 30

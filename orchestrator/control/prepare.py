@@ -6,6 +6,7 @@ from orchestrator.control import preflight
 from orchestrator.control.prepared import Prepared
 from orchestrator.data.plan import make_schedule
 from orchestrator.data.reader import open_training_data
+from orchestrator.data.target import fit_to_target
 from orchestrator.evaluation.nmse import check_zeroshot_sets
 from orchestrator.evaluation.validation import check_validation_sets
 from orchestrator.run.folder import RunDirectory, check_resumable
@@ -25,6 +26,7 @@ def prepare(
     Raises:
         UserError: anything that would make the run fail.
     """
+    job = fit_to_target(job, to_plan)
     spec = make_spec(job.model.name, job.model.options)
     preflight.check_resources(job, profile)
     preflight.check_model(spec, profile, job.train.precision)

@@ -5,11 +5,12 @@ from typing import Literal
 
 from channels.importers.published import published_at_full_scale
 from channels.store import ChannelStore
-from models.interface import ModelSpec
+from models.interface import ModelSpec, Shape, caveats
 from orchestrator.evaluation.score import Score
 from orchestrator.run.folder import RunDirectory
 from orchestrator.spec.cluster import Profile
-from orchestrator.spec.job import JobSpec
+from orchestrator.spec.job import JobSpec, Shot
+from orchestrator.tracking.model_registry import smallest_shape
 from samplers.catalogue import Catalogue
 from samplers.schedule import Schedule
 
@@ -39,6 +40,17 @@ class Prepared:
         return self.resumes and self.directory.events.exists()
 
     @property
+    def caveats(self) -> tuple[str, ...]:
+        """What the model's scores must be read with."""
+        return caveats(self.spec)
+
+    @property
+    def example_shape(self) -> Shape:
+        """Scale of channels to try the model with, which cost little."""
+        target = self.job.data.target
+        return smallest_shape(self.store) if target is None else self.store.sets[target].spec.shape
+
+    @property
     def on_published_sets(self) -> bool:
         """Whether all sets that are scored are the published HeterCSI sets with all their samples."""
         origins = [self.store.sets[name].origin for name in self.zeroshot]
@@ -54,6 +66,10 @@ class RunOutcome:
     tracking_uri: str
     cause: str | None = None
     scores: list[Score] = field(default_factory=list)
+    shot: Shot = "zero"
+    """What the scores are."""
+    caveats: tuple[str, ...] = ()
+    """What they must be read with."""
     signal: int | None = None
     is_kept: bool = True
     """Whether the run's own state says so; a full disk may have no room for it."""

@@ -103,9 +103,12 @@ def log_inputs(outbox: Outbox, job: JobSpec, store: ChannelStore) -> None:
     """The store as an MLflow dataset, for training and for evaluation."""
     for role, context in (("pretrain", "training"), ("zeroshot", "evaluation")):
         names = [name for name, entry in store.sets.items() if entry.role == role]
+        if job.data.target is not None:
+            names = [job.data.target]
         if names:
             profile = f'{{"sets": {len(names)}, "names": "{" ".join(names)}"}}'
-            outbox.dataset(f"{job.data.store.name}-{role}", store.fingerprint, str(job.data.store), profile, context)
+            name = f"{job.data.store.name}-{job.data.target or role}"
+            outbox.dataset(name, store.fingerprint, str(job.data.store), profile, context)
 
 
 def write_artifacts(plan: Plan, catalogue: Catalogue, directory: RunDirectory) -> list[Path]:

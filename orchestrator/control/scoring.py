@@ -12,25 +12,28 @@ from typing import Any
 from channels.files import write_json
 from orchestrator.evaluation.nmse import evaluate_set
 from orchestrator.evaluation.score import Score, decibels, overall
+from orchestrator.evaluation.shot import named
 from orchestrator.evaluation.table import to_metrics
 from orchestrator.evaluation.validation import Validation, validate
 from orchestrator.run.disk_full import disk_full_as_user_error
 from orchestrator.run.exports import SCORE, best_so_far, previous_best
 from orchestrator.run.folder import RunDirectory
 from orchestrator.spec.cluster import Profile
-from orchestrator.spec.job import JobSpec, Select
+from orchestrator.spec.job import JobSpec, Select, Shot
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """What is known of one export. zeroshot: in the order of the sets. validation: None where none was asked for."""
+    """What is known of one export. zeroshot: of the scored sets, in their order; full-shot ones if ``shot`` says so.
+    validation: None where none was asked for."""
 
     zeroshot: list[Score]
     validation: Validation | None = None
+    shot: Shot = "zero"
 
     def to_metrics(self) -> dict[str, float]:
         """All of them by their names in MLflow."""
-        return to_metrics(self.zeroshot) | (self.validation.to_metrics() if self.validation else {})
+        return named(to_metrics(self.zeroshot), self.shot) | (self.validation.to_metrics() if self.validation else {})
 
     def chosen_by(self, select: Select) -> float | None:
         """The linear NMSE that chooses the best model; None where nothing does."""
@@ -54,6 +57,7 @@ class Scoring:
     export: Path
     tasks: Sequence[Task]
     validates: bool = False
+    shot: Shot = "zero"
     one_a_node: bool = False
     started: float = field(default_factory=time.monotonic)
     seconds: float = 0.0
@@ -80,7 +84,7 @@ class Scoring:
             return None
         found = [part for _, part in sorted(self._done.items())]
         validation = found.pop() if self.validates else None
-        return Scores([score for part in found for score in part], validation)
+        return Scores([score for part in found for score in part], validation, self.shot)
 
     def cancel(self) -> None:
         """Give up what is not done."""
@@ -131,7 +135,7 @@ def start_scoring(
     tasks = [task(_score_remotely, name) for name in sets]
     if validation:
         tasks.append(task(_validate_remotely, tuple(validation)))
-    return Scoring(export, tasks, validates=bool(validation), one_a_node=beside_training)
+    return Scoring(export, tasks, validates=bool(validation), shot=job.data.shot, one_a_node=beside_training)
 
 
 def _submit(work: Callable[..., Any], arguments: tuple[Any, ...], cpus: int, gpus: int, node: str | None) -> Any:

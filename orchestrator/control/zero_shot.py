@@ -8,6 +8,7 @@ from orchestrator.control.epoch_scores import EpochScores, record_scores
 from orchestrator.control.prepared import Prepared
 from orchestrator.control.scoring import keep_if_best, start_scoring
 from orchestrator.evaluation.score import Score
+from orchestrator.evaluation.shot import TITLES
 from orchestrator.report.results import write_results
 from orchestrator.tracking.outbox import Outbox
 
@@ -27,7 +28,7 @@ def score_final_model(
     scores = _score(of, outbox, say, is_stopped) if of.zeroshot or of.validation else []
     if scores is None:
         return None
-    for path in write_results(scores, of.directory.results):
+    for path in write_results(scores, of.directory.results, of.job.data.shot):
         outbox.artifact(path, "results")
     return scores
 
@@ -35,7 +36,7 @@ def score_final_model(
 def _score(
     of: Prepared, outbox: Outbox, say: Callable[[str], None], is_stopped: Callable[[], bool]
 ) -> list[Score] | None:
-    say(f"evaluating {len(of.zeroshot)} zero-shot sets")
+    say(f"evaluating {len(of.zeroshot)} {TITLES[of.job.data.shot]} sets")
     directory, step = of.directory, of.schedule.total_steps
     scoring = start_scoring(
         of.job, of.profile, of.store.path, of.zeroshot, of.validation, directory.export, beside_training=False

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from channels.catalogue import Counts, select_sets
+from channels.catalogue import select_sets
 from channels.errors import UserError
 from channels.presets import load_preset
 from channels.specified import specified_store
@@ -31,4 +31,4 @@ def store_to_plan(path: Path, preset: StorePreset | None) -> ChannelStore | None
     if preset is None or path.exists():
         return None
     chosen = select_sets(load_preset(preset.name), preset.chosen)
-    return specified_store(path, chosen, Counts(preset.train, preset.val, preset.test))
+    return specified_store(path, chosen, preset.counts)

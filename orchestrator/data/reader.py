@@ -18,11 +18,13 @@ from orchestrator.data.device_signal import NormalTables
 from orchestrator.data.flops import packed_flops, padded_flops
 from orchestrator.data.planned_store import open_store
 from orchestrator.data.stored_batch import Part, Preparation, StoredBatch
+from orchestrator.data.target import check_target
 from orchestrator.spec.job import DataSection, LossWeighting
 from samplers.catalogue import Catalogue, Source, pooled_sources
 from samplers.schedule import Slice
 
 SPLIT = "train"
+MEND_TARGET = "import them with the set, or make the store with wavetrain channels make --zeroshot-train N"
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,9 +223,8 @@ def open_training_data(
         entry = store.sets[name]
         split = entry.splits.get(SPLIT)
         if split is None or split.count == 0:
-            raise UserError(
-                f"set {name} has no training samples", where=str(section.store), mend="drop it from data.sets"
-            )
+            mend = "drop it from data.sets" if section.target is None else MEND_TARGET
+            raise UserError(f"set {name} has no training samples", where=str(section.store), mend=mend)
         shape = entry.spec.shape
         per_stored = spec.samples_per_stored(shape)
         count = min(split.count, section.samples or split.count) * per_stored
@@ -275,7 +276,9 @@ def sample_shape(origin: Origin) -> Shape:
 
 
 def chosen_sets(store: ChannelStore, section: DataSection) -> tuple[str, ...]:
-    """Names of the pre-training sets that a job asks for."""
+    """Names of the sets that a job trains on: its target, else the pre-training sets that it asks for."""
+    if section.target is not None:
+        return (check_target(store, section.target),)
     known = tuple(name for name, entry in store.sets.items() if entry.role == "pretrain")
     chosen = _choose(known, section.sets, "data.sets", str(section.store))
     if not chosen:
@@ -284,7 +287,9 @@ def chosen_sets(store: ChannelStore, section: DataSection) -> tuple[str, ...]:
 
 
 def chosen_zeroshot_sets(store: ChannelStore, section: DataSection) -> tuple[str, ...]:
-    """Names of the held-out sets that a job asks for."""
+    """Names of the held-out sets that are scored: the job's target, else those that it asks for."""
+    if section.target is not None:
+        return (check_target(store, section.target),)
     known = tuple(name for name, entry in store.sets.items() if entry.role == "zeroshot")
     return _choose(known, section.zeroshot_sets, "data.zeroshot_sets", str(section.store))
 

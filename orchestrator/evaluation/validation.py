@@ -49,9 +49,8 @@ def check_validation_sets(store: ChannelStore, job: JobSpec) -> tuple[str, ...]:
     names = [name for name in chosen_sets(store, job.data) if _count(store, name)]
     if not names and job.evaluation.select == "val":
         mend = "set it to zeroshot or last, or make or import the store with a val split"
-        raise UserError(
-            f"no pre-training set in {store.path} has validation samples", where="evaluation.select val", mend=mend
-        )
+        what = f"no set of {store.path} that is trained on has validation samples"
+        raise UserError(what, where="evaluation.select val", mend=mend)
     return tuple(names)
 
 

@@ -13,8 +13,8 @@ from orchestrator.report.record import RunRecord
 from orchestrator.report.rows import run_rows, score_rows, step_rows, to_csv
 from orchestrator.report.run_figures import draw_all
 from orchestrator.report.summary import duration, summary
-from orchestrator.report.zeroshot import zeroshot_tables
-from orchestrator.report.zeroshot_section import zeroshot_section
+from orchestrator.report.zeroshot import fullshot_tables, zeroshot_tables
+from orchestrator.report.zeroshot_section import fullshot_section, zeroshot_section
 
 CAPTIONS = {
     "plan": "Samples of an epoch by length. Dashed: bucket boundaries, across which samples never share a batch.",
@@ -29,29 +29,40 @@ CAPTIONS = {
 def write_report(records: Sequence[RunRecord], path: Path) -> list[Path]:
     """Write the page and, beside it, ``<stem>.runs.csv`` and so on and a PNG a figure; all paths, the page first."""
     figures = draw_all(records)
-    tables = zeroshot_tables(records)
+    tables, known = zeroshot_tables(records), fullshot_tables(records)
     files: dict[str, str | bytes] = {"runs.csv": to_csv(run_rows(records))}
-    for name, rows in (("steps.csv", step_rows(records)), ("zeroshot.csv", score_rows(records))):
+    full = [record for record in records if record.is_fullshot]
+    zero = [record for record in records if not record.is_fullshot]
+    scores = (("zeroshot.csv", score_rows(zero)), ("fullshot.csv", score_rows(full)))
+    for name, rows in (("steps.csv", step_rows(records)), *scores):
         if rows:
             files[name] = to_csv(rows)
     files |= {f"{name}.png": to_png(figure) for name, figure in figures.items()}
     for table in tables:
         files[f"zeroshot-{table.title}.png"] = to_png(draw_heat(table, least_error(tables)))
+    for table in known:
+        files[f"fullshot-{table.title}.png"] = to_png(draw_heat(table, least_error(known)))
     beside = [path.with_name(f"{path.stem}.{name}") for name in files]
     for file, content in zip(beside, files.values(), strict=True):
         write_atomically(file, content)
-    write_atomically(path, render(records, {name: to_svg(figure) for name, figure in figures.items()}, tables))
+    write_atomically(path, render(records, {name: to_svg(figure) for name, figure in figures.items()}, tables, known))
     return [path, *beside]
 
 
-def render(records: Sequence[RunRecord], figures: Mapping[str, str], tables: Sequence[HeatTable]) -> str:
-    """The page as text. figures: SVG elements by name."""
+def render(
+    records: Sequence[RunRecord],
+    figures: Mapping[str, str],
+    tables: Sequence[HeatTable],
+    known: Sequence[HeatTable] = (),
+) -> str:
+    """The page as text. figures: SVG elements by name. tables: zero-shot errors. known: full-shot errors."""
     names = ", ".join(record.name for record in records)
     sections = [
         f"<h1>{text(names)}</h1>",
         f'<div class="summary">{"".join(f"<p>{text(line)}</p>" for line in summary(records))}</div>',
         section("Runs", _runs_table(records), _descriptions(records)),
         section("Zero-shot errors", *zeroshot_section(records, tables)),
+        *([section("Full-shot errors", *fullshot_section(known))] if known else []),
         section("Training", _figure(figures, "curves")),
         section("Plan", _figure(figures, "plan")),
         section("Padding and throughput", _figure(figures, "padding")),
@@ -71,7 +82,7 @@ def _figure(figures: Mapping[str, str], name: str) -> str:
 
 def _runs_table(records: Sequence[RunRecord]) -> str:
     head = ("run", "status", "model", "plan", "workers", "steps", "loss", "padding", "tokens/s", "min/epoch",
-            "zero-shot")  # fmt: skip
+            "zero-shot", *(["full-shot"] if any(record.is_fullshot for record in records) else []))  # fmt: skip
     rows = []
     for row in run_rows(records):
         workers = "-" if row["workers"] is None else f"{row['workers']} x {row['device']}"
@@ -79,6 +90,7 @@ def _runs_table(records: Sequence[RunRecord]) -> str:
             row["run"], row["status"], row["model"], row["plan"], workers, f"{row['steps']:,} / {row['total_steps']:,}",
             _number(row["loss"], ".4f"), _number(row["padding_measured"], ".1%"), _number(row["tokens_per_s"], ",.0f"),
             _number(row["minutes_per_epoch"], ".2f"), _number(row["zeroshot_nmse_db"], ".2f", " dB"),
+            *([_number(row["fullshot_nmse_db"], ".2f", " dB")] if head[-1] == "full-shot" else []),
         ))  # fmt: skip
     return html_table(head, rows, text_columns=(0, 1, 2, 3))
 
@@ -88,8 +100,8 @@ def _number(value: Any, form: str, unit: str = "") -> str:
 
 
 def _descriptions(records: Sequence[RunRecord]) -> str:
-    lines = [f"<li>{text(record.name)}: {text(record.job.description)}</li>" for record in records
-             if record.job.description]  # fmt: skip
+    lines = [f"<li>{text(record.name)}: {text(line)}</li>" for record in records
+             for line in (record.job.description, *record.caveats) if line]  # fmt: skip
     return f'<ul class="note">{"".join(lines)}</ul>' if lines else ""
 
 

@@ -31,7 +31,6 @@ def read_run(directory: RunDirectory, status: str, reason: str | None = None) ->
     attempts = _split_attempts(events)
     counted = [event for event in events if event["kind"] == "step"]
     kept = list({event["step"]: event for event in counted}.values())
-    scored = (directory.results / "zeroshot.json").exists()
     state = directory.read_state()
     return RunRecord(
         name=directory.path.name,
@@ -47,8 +46,9 @@ def read_run(directory: RunDirectory, status: str, reason: str | None = None) ->
         checkpoints=tuple(int(event["step"]) for event in events if event["kind"] == "checkpoint"),
         stall_s=_mean_stall(events),
         ledger=LedgerReader(directory).advance(),
-        scores=tuple(read_results(directory.results)) if scored else (),
+        scores=tuple(read_results(directory.results, job.data.shot)),
         validation=_validation(read_events(directory.scores)[0]),
+        caveats=tuple(state.get("caveats", ())),
         on_published_sets=bool(state.get("published_sets", False)),
     )
 

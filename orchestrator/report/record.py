@@ -85,6 +85,8 @@ class RunRecord:
     scores: tuple[Score, ...]
     validation: ValidationSeries | None = None
     """None where none was scored."""
+    caveats: tuple[str, ...] = ()
+    """What the model's scores must be read with."""
     on_published_sets: bool = False
     """Whether all scored sets are the published HeterCSI sets with all their samples."""
 
@@ -123,12 +125,26 @@ class RunRecord:
 
     @property
     def task_averages(self) -> dict[str, float]:
-        """Zero-shot NMSE of the model by task, dB of the linear mean over the sets, noisy target."""
+        """NMSE of the model by task, dB of the linear mean over the scored sets, noisy target."""
         means = averages(self.scores)
         return {task: decibels(mean) for (task, who, target), mean in means.items() if (who, target) == (MODEL, NOISY)}
 
     @property
+    def is_fullshot(self) -> bool:
+        """Whether it was trained on the set that it is scored on."""
+        return self.job.data.shot == "full"
+
+    @property
     def zeroshot(self) -> float | None:
-        """The tasks' linear means averaged, dB (as Fig. 4 of the HeterCSI paper)."""
+        """The tasks' linear means averaged, dB (as Fig. 4 of the HeterCSI paper); None of a full-shot run."""
+        return None if self.is_fullshot else self._mean_of_tasks
+
+    @property
+    def fullshot(self) -> float | None:
+        """The same on the set that the run was trained on; None of any other run."""
+        return self._mean_of_tasks if self.is_fullshot else None
+
+    @property
+    def _mean_of_tasks(self) -> float | None:
         linear = [10 ** (value / 10) for value in self.task_averages.values()]
         return decibels(float(np.mean(linear))) if linear else None

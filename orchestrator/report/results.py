@@ -1,4 +1,4 @@
-"""The zero-shot table in a run's folder: CSV, JSON and a figure."""
+"""The table of scores in a run's folder, zero-shot or full-shot: CSV, JSON and a figure."""
 
 import json
 from collections.abc import Sequence
@@ -7,32 +7,37 @@ from typing import Any
 
 from channels.files import write_atomically, write_json
 from orchestrator.evaluation.score import NOISY, PREDICTOR_NAMES, Score
+from orchestrator.evaluation.shot import STEMS, TITLES
 from orchestrator.evaluation.table import to_csv, to_document
 from orchestrator.report.figure import legend_above, new_figure, to_png
+from orchestrator.spec.job import Shot
 
 COLOURS = ("#0072B2", "#BBBBBB", "#E69F00", "#009E73")
 
 
-def write_results(scores: Sequence[Score], folder: Path) -> list[Path]:
-    """``zeroshot.csv``, ``zeroshot.json`` and ``zeroshot.png`` in a folder; their paths, none without scores."""
+def write_results(scores: Sequence[Score], folder: Path, shot: Shot = "zero") -> list[Path]:
+    """``zeroshot.csv``, ``.json`` and ``.png`` (or ``fullshot``) in a folder; their paths, none without scores."""
     if not scores:
         return []
     folder.mkdir(parents=True, exist_ok=True)
-    table, document, figure = folder / "zeroshot.csv", folder / "zeroshot.json", folder / "zeroshot.png"
+    table, document, figure = (folder / f"{STEMS[shot]}.{ending}" for ending in ("csv", "json", "png"))
     write_atomically(table, to_csv(scores))
     write_json(document, to_document(scores))
-    write_atomically(figure, to_png(draw_scores(scores), 130))
+    write_atomically(figure, to_png(draw_scores(scores, TITLES[shot]), 130))
     return [table, document, figure]
 
 
-def read_results(folder: Path) -> list[Score]:
-    """Scores written by :func:`write_results`."""
-    document = json.loads((folder / "zeroshot.json").read_text())
+def read_results(folder: Path, shot: Shot = "zero") -> list[Score]:
+    """Scores written by :func:`write_results`; none where none were."""
+    path = folder / f"{STEMS[shot]}.json"
+    if not path.exists():
+        return []
+    document = json.loads(path.read_text())
     return [Score(**{key: row[key] for key in Score.__slots__}) for row in document["scores"]]
 
 
-def draw_scores(scores: Sequence[Score]) -> Any:
-    """Grouped bars: a panel a task, a group a set, a bar a predictor (noisy target)."""
+def draw_scores(scores: Sequence[Score], title: str) -> Any:
+    """Grouped bars: a panel a task, a group a set, a bar a predictor (noisy target). title: before a task's name."""
     tasks = list(dict.fromkeys(score.task for score in scores))
     names = list(dict.fromkeys(score.set_name for score in scores))
     predictors = [name for name in PREDICTOR_NAMES if any(score.predictor == name for score in scores)]
@@ -50,6 +55,6 @@ def draw_scores(scores: Sequence[Score]) -> Any:
         panel.axhline(0.0, color="black", linewidth=0.8)
         panel.set_xticks(range(len(names)), names)
         panel.set_ylabel("NMSE (dB)")
-        panel.set_title(f"zero-shot {task}", loc="left", fontsize=10)
+        panel.set_title(f"{title} {task}", loc="left", fontsize=10)
     legend_above(figure, panels[0, 0], len(predictors))
     return figure

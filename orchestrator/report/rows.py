@@ -38,6 +38,7 @@ def _run_row(record: RunRecord) -> dict[str, Any]:
         "goodput": record.ledger.share,
         **{f"{part}_s": seconds for part, seconds in record.ledger.seconds.items()},
         "zeroshot_nmse_db": record.zeroshot,
+        "fullshot_nmse_db": record.fullshot,
         "validation_loss": float(record.validation.loss[-1]) if record.validation is not None else None,
         "validation_nmse_db": float(record.validation.nmse_db[-1]) if record.validation is not None else None,
     }
@@ -53,7 +54,7 @@ def step_rows(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
 
 
 def score_rows(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
-    """One line a zero-shot error, of runs and predictions without training, against both targets."""
+    """One line an error, of runs and predictions without training, against both targets."""
     return [
         {
             "run": record.name, "task": score.task, "set": score.set_name, "predictor": score.predictor,

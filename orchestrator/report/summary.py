@@ -44,7 +44,9 @@ def _figures(record: RunRecord) -> list[str]:
     sentences = [f"{' and '.join(found)}.".capitalize()] if found else []
     if record.task_averages:
         parts = ", ".join(f"{_decibels(value)} in {task}" for task, value in record.task_averages.items())
-        sentences.append(f"On sets it has never seen its error is {parts}.")
+        target = record.job.data.target
+        where = "sets it has never seen" if target is None else f"{target}, which alone it was trained on,"
+        sentences.append(f"On {where} its error is {parts}.")
     return sentences
 
 
@@ -59,7 +61,7 @@ def _fastest(records: Sequence[RunRecord]) -> list[str]:
 
 
 def _best_zeroshot(records: Sequence[RunRecord]) -> list[str]:
-    scored = [record for record in records if record.scores]
+    scored = [record for record in records if record.scores and not record.is_fullshot]
     if len({frozenset((score.task, score.set_name) for score in record.scores) for record in scored}) > 1:
         return ["The runs were scored on different sets or tasks, so that their errors are not compared."]
     errors = {record.name: record.zeroshot for record in scored if record.zeroshot is not None}

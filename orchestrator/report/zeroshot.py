@@ -11,10 +11,33 @@ PUBLISHED_SETS = tuple(f"D{number}" for number in range(1, 13))
 
 
 def zeroshot_tables(records: Sequence[RunRecord]) -> list[HeatTable]:
-    """A table a task, sets by runs, predictions without training and, on the published sets, published methods."""
-    scored = [record for record in records if record.scores]
+    """A table a task, sets by runs, predictions without training and, on the published sets, published methods.
+
+    Of full-shot runs there is none: they know the sets.
+    """
+    scored = [record for record in records if record.scores and not record.is_fullshot]
     tasks = dict.fromkeys(score.task for record in scored for score in record.scores)
     return [_task_table(task, scored) for task in tasks]
+
+
+def fullshot_tables(records: Sequence[RunRecord]) -> list[HeatTable]:
+    """A table a task: the sets that runs were trained on, each alone, by runs. No average: each run has its set."""
+    scored = [record for record in records if record.scores and record.is_fullshot]
+    tasks = dict.fromkeys(score.task for record in scored for score in record.scores)
+    return [_fullshot_table(task, scored) for task in tasks]
+
+
+def _fullshot_table(task: str, scored: Sequence[RunRecord]) -> HeatTable:
+    names = tuple(dict.fromkeys(score.set_name for record in scored for score in record.scores if score.task == task))
+    columns: dict[str, dict[str, float]] = {record.name: _column(record, task, MODEL) for record in scored}
+    columns = {name: column for name, column in columns.items() if column}
+    ours = len(columns)
+    for predictor, label in PREDICTOR_NAMES.items():
+        found = [_column(record, task, predictor) for record in scored]
+        if predictor not in (MODEL, "zero") and any(found):
+            columns[label] = {name: error for column in found for name, error in column.items()}
+    values = tuple(tuple(column.get(name) for column in columns.values()) for name in names)
+    return HeatTable(task, names, tuple(columns), ours, values)
 
 
 def published_averages(tasks: Iterable[str]) -> HeatTable | None:
@@ -33,7 +56,7 @@ def published_averages(tasks: Iterable[str]) -> HeatTable | None:
 
 def on_published_sets(records: Sequence[RunRecord]) -> bool:
     """Whether all scored sets are the published zero-shot sets at their full scale."""
-    scored = [record for record in records if record.scores]
+    scored = [record for record in records if record.scores and not record.is_fullshot]
     names = {score.set_name for record in scored for score in record.scores}
     return bool(names) and names <= set(PUBLISHED_SETS) and all(record.on_published_sets for record in scored)
 

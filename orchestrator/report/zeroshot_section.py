@@ -39,6 +39,16 @@ def zeroshot_section(records: Sequence[RunRecord], tables: Sequence[HeatTable]) 
     return parts
 
 
+def fullshot_section(tables: Sequence[HeatTable]) -> list[str]:
+    """Notes and tables of runs that were trained on the set that they are scored on."""
+    how_to_read = (
+        "The same error of runs that were trained on the training samples of one held-out set alone and are scored on "
+        "its test samples. They know the set, so these errors are no part of any zero-shot average."
+    )
+    heats = (_heat(table, least_error(tables)) for table in tables)
+    return [f'<p class="note">{how_to_read}</p>', '<div class="heats">', *heats, "</div>"]
+
+
 def _heat(table: HeatTable, least: float) -> str:
     columns = range(len(table.columns))
     marks = ["" if column < table.ours or not table.ours else ' class="other"' for column in columns]

@@ -156,6 +156,8 @@ def scores_in_words(metrics: Mapping[str, float]) -> str:
         parts.append(f"validation loss {metrics['val/loss']:.4f}, NMSE {metrics['val/nmse_db/avg']:.2f} dB")
     if "eval/nmse_db/avg" in metrics:
         parts.append(f"zero-shot NMSE {metrics['eval/nmse_db/avg']:.2f} dB")
+    if "fullshot/nmse_db/avg" in metrics:
+        parts.append(f"full-shot NMSE {metrics['fullshot/nmse_db/avg']:.2f} dB")
     return "; ".join(parts)
 
 

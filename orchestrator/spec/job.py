@@ -10,12 +10,14 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from channels.yaml_files import read_mapping
-from models.options import portable_options
+from models.options import FOLDER_OPTIONS, SCALE_OPTIONS, portable_options
+from orchestrator.spec.failures import FailuresSection
 from orchestrator.spec.section import FolderPath, Positive, Section, expanded
 from orchestrator.spec.store_preset import StorePreset
 from orchestrator.spec.yaml_files import apply_override, validate
 from samplers.choices import Balance, Method, Mix, Pack, Shuffle, Strategy, Tails
 
+Shot = Literal["zero", "full"]
 LossWeighting = Literal["token", "sample"]
 Select = Literal["val", "zeroshot", "last"]
 Precision = Literal["fp32", "bf16", "bf16_pure"]
@@ -33,6 +35,8 @@ class DataSection(Section):
     """Names of the pre-training sets, the first N of them, or all."""
     zeroshot_sets: tuple[str, ...] | None = None
     """Names of the held-out sets, or all."""
+    target: str | None = None
+    """Full-shot: the held-out set that is trained on, alone, and scored; null: the pre-training sets are trained on."""
     samples: Positive | None = None
     """At most so many training samples of every set (the first ones), for ablations."""
     snr_db: float | None = 20.0
@@ -41,6 +45,18 @@ class DataSection(Section):
     """Where ranks read shards: the store itself, copies of all on every node, or of what a node's ranks need."""
     cache_gb: Annotated[float, Field(gt=0)] | None = None
     """Most gigabytes of copies a node may hold (placements replicate and partition)."""
+
+    @property
+    def shot(self) -> Shot:
+        """Whether the sets that are scored are those that were trained on."""
+        return "zero" if self.target is None else "full"
+
+    @model_validator(mode="after")
+    def _target_alone(self) -> "DataSection":
+        for field in ("sets", "zeroshot_sets"):
+            if self.target is not None and getattr(self, field) is not None:
+                raise ValueError(f"target {self.target} is trained on and scored alone; drop {field}")
+        return self
 
     @property
     def cache_bytes(self) -> int | None:
@@ -196,45 +212,6 @@ class CheckpointSection(Section):
     """Also save after every epoch that is evaluated, and keep the state of the best zero-shot NMSE."""
 
 
-Budget = Annotated[int, Field(ge=0)]
-Factor = Annotated[float, Field(gt=1)]
-
-
-class FailuresSection(Section):
-    """How often a run may fail in each way before it gives up, and what counts as a failure."""
-
-    worker: Budget = 3
-    """A rank or its node died."""
-    device: Budget = 3
-    """A GPU is broken: under Slurm the job is requeued without its node, so often; elsewhere the run ends."""
-    hang: Budget = 3
-    """No step was made for too long."""
-    preemption: Budget = 100
-    """The cluster took the node back."""
-    out_of_memory: Budget = 6
-    """A micro-batch did not fit; the next attempt halves it."""
-    diverged: Budget = 0
-    """A loss was NaN, infinite or a spike: 0 stops the run; more go back to the last checkpoint and skip the step."""
-    bad_data: Budget = 0
-    """A file is missing or broken; tries help only where it comes back."""
-    backoff_s: Annotated[float, Field(ge=0)] = 1.0
-    """Wait before the next attempt; doubled with every failure of the same kind."""
-    backoff_cap_s: Annotated[float, Field(ge=0)] = 300.0
-    hang_factor: Factor = 20.0
-    """No step for so many times the median step time is a hang,"""
-    hang_floor_s: Annotated[float, Field(gt=0)] = 300.0
-    """if it is also at least so many seconds: ranks also wait for one that writes its share of a checkpoint."""
-    spike_factor: Factor | None = None
-    """A loss above so many times the median of the last 50 is a spike; null: no loss is."""
-    slow_factor: Factor | None = 1.5
-    """A rank whose computing takes more than so many times that of the median rank is named; null: no rank is."""
-
-    def budget(self, kind: str) -> int:
-        """Failures of a kind that are followed by another attempt."""
-        budget: int = getattr(self, kind)
-        return budget
-
-
 class EvaluationSection(Section):
     """The zero-shot table, and scores beside the training."""
 
@@ -298,6 +275,14 @@ class JobSpec(Section):
         return self
 
     @model_validator(mode="after")
+    def _target_does_not_choose(self) -> "JobSpec":
+        if self.data.target is not None and self.evaluation.select == "zeroshot":
+            raise ValueError(
+                "evaluation.select zeroshot would choose by the target's test samples; set it to val or last"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _shards_stay_whole(self) -> "JobSpec":
         if self.batching.shuffle == "sample" and self.data.placement == "partition":
             raise ValueError(
@@ -328,11 +313,16 @@ class JobSpec(Section):
         for harmless in ("micro_batch", "balance"):
             identity["batching"].pop(harmless)
         identity["model"] = portable_options(self.model.name, identity["model"])
+        if self.data.target is not None:
+            # They follow from the target, whether they are written out or not.
+            for option in SCALE_OPTIONS:
+                identity["model"].pop(option, None)
         for harmless in ("store", "preset", "zeroshot_sets", "placement", "cache_gb"):
             identity["data"].pop(harmless)
         # A run that was started before a field was there resumes as long as the field keeps its default.
         kept_defaults = (
             ("batching", "shuffle", "shard"), ("train", "loss_weighting", "token"), ("train", "tf32", False),
+            ("data", "target", None),
         )  # fmt: skip
         for section, field, default in kept_defaults:
             if identity[section][field] == default:
@@ -371,7 +361,13 @@ def make_job(mapping: Mapping[str, Any], overrides: Sequence[str], where: str) -
     # Controller and workers may run in folders of their own, so a relative path would mean something else there.
     data = job.data.model_copy(update={"store": job.data.store.absolute()})
     tracking = job.tracking.model_copy(update={"uri": _absolute(job.tracking.uri)})
-    return job.model_copy(update={"data": data, "tracking": tracking})
+    return job.model_copy(update={"data": data, "model": _with_absolute_folders(job.model), "tracking": tracking})
+
+
+def _with_absolute_folders(model: ModelSection) -> ModelSection:
+    folders = FOLDER_OPTIONS.get(model.name, ())
+    given = {name: value for name, value in model.options.items() if name in folders and isinstance(value, str)}
+    return model.model_copy(update={name: str(expanded(Path(value)).absolute()) for name, value in given.items()})
 
 
 def _absolute(uri: str | None) -> str | None:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from channels.catalogue import Counts
 from orchestrator.spec.section import Positive, Section
 
 Samples = Annotated[int, Field(ge=0)]
@@ -24,6 +25,10 @@ class StorePreset(Section):
     """Validation samples of each pre-training set."""
     test: Samples = 128
     """Test samples of each held-out set."""
+    zeroshot_train: Samples = 0
+    """Training samples of each held-out set, for jobs with ``data.target``."""
+    zeroshot_val: Samples = 0
+    """Their validation samples."""
     seed: Samples = 0
     """Of all draws."""
 
@@ -32,10 +37,16 @@ class StorePreset(Section):
         """``sets`` as the command line takes it."""
         return ",".join(self.sets) if isinstance(self.sets, tuple) else None if self.sets is None else str(self.sets)
 
+    @property
+    def counts(self) -> Counts:
+        """Samples of each set."""
+        return Counts(self.train, self.val, self.test, self.zeroshot_train, self.zeroshot_val)
+
     def command(self, store: Path) -> str:
         """The command that makes the store, to be pasted. store: its folder."""
         here = store.relative_to(Path.cwd()) if store.is_relative_to(Path.cwd()) else store
         given = {"preset": self.name, "store": str(here), "sets": self.chosen, "train": self.train, "val": self.val}
-        given |= {"test": self.test, "seed": self.seed or None}
+        given |= {"test": self.test, "zeroshot-train": self.zeroshot_train or None}
+        given |= {"zeroshot-val": self.zeroshot_val or None, "seed": self.seed or None}
         words = [word for name, value in given.items() if value is not None for word in (f"--{name}", str(value))]
         return shlex.join(["wavetrain", "channels", "make", *words])

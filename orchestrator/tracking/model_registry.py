@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from channels.store import ChannelStore
 from models.channel_model import ChannelModel
@@ -17,6 +18,8 @@ from models.export import CONFIG, WEIGHTS, load_model
 from models.interface import Shape
 
 REQUIREMENTS = ("torch", "numpy", "einops", "safetensors")
+OPTIONAL = frozenset({"transformers"})
+"""Packages of which some models have layers."""
 REGISTER_TRIES = 2
 EXAMPLE_SAMPLES = 2
 NAME = "model"
@@ -96,10 +99,16 @@ def _log(run_id: str, export: Path, shape: Shape) -> Any:
         signature=make_signature(),
         input_example=example_channels(shape),
         # What MLflow would find by itself in half a minute, by loading the model in another process.
-        pip_requirements=[f"{package}=={metadata.version(package)}" for package in REQUIREMENTS],
+        pip_requirements=[f"{package}=={metadata.version(package)}" for package in _requirements(module)],
         extra_files=[str(export / file) for file in (WEIGHTS, CONFIG)],
         serialization_format="pickle",
     )
+
+
+def _requirements(module: nn.Module) -> list[str]:
+    """Packages that a model is loaded with."""
+    parts = {type(part).__module__.partition(".")[0] for part in module.modules()}
+    return [*REQUIREMENTS, *sorted(parts & OPTIONAL)]
 
 
 def make_signature() -> Any:

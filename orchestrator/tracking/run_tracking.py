@@ -5,12 +5,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from channels.errors import UserError
-from channels.store import ChannelStore
+from models.interface import Shape
 from orchestrator.run.folder import RunDirectory
 from orchestrator.spec.job import JobSpec
 from orchestrator.tracking.delivery import Delivery, DeliveryThread
 from orchestrator.tracking.mlflow_run import artifact_root
-from orchestrator.tracking.model_registry import register_patiently, smallest_shape
+from orchestrator.tracking.model_registry import register_patiently
 from orchestrator.tracking.outbox import Outbox
 
 OFFLINE = "tracking.offline: nothing is sent before wavetrain sync"
@@ -58,9 +58,11 @@ class RunTracking:
             else f"MLflow does not answer ({problem}); training goes on, what it misses is kept and sent later"
         )  # fmt: skip
 
-    def register_model(self, export: Path, name: str, store: ChannelStore) -> None:
-        """Put the model into the registry; a refusal is said and no more, because the run's folder has the model."""
-        shape = smallest_shape(store)
+    def register_model(self, export: Path, name: str, shape: Shape) -> None:
+        """Put the model into the registry; a refusal is said and no more, because the run's folder has the model.
+
+        shape: scale of the channels that it is tried with.
+        """
         if self.is_offline:
             self.outbox.model(export, name, shape)
             return

@@ -183,14 +183,17 @@ class TrainingEngine:
 
     def full_weights(self) -> dict[str, Tensor]:
         """All parameters and buffers in fp32 on the CPU (collective: every rank calls it, rank 0 gets the result)."""
+        from deepspeed.runtime.zero import GatheredParameters
         from deepspeed.utils import safe_get_full_fp32_param
 
         module = self.deepspeed.module
         weights: dict[str, Tensor] = {}
         for name, parameter in module.named_parameters():
             full = safe_get_full_fp32_param(parameter) if parameter.requires_grad else None
-            if self.rank == 0:
-                weights[name] = (parameter.data if full is None else full).detach().float().cpu().contiguous()
+            # Stage 3 cuts frozen parameters up as well.
+            with GatheredParameters([parameter], enabled=full is None and hasattr(parameter, "ds_id")):
+                if self.rank == 0:
+                    weights[name] = (parameter.data if full is None else full).detach().float().cpu().contiguous()
         if self.rank == 0:
             persistent = module.state_dict().keys()
             weights |= {name: buffer.cpu() for name, buffer in module.named_buffers() if name in persistent}

@@ -8,6 +8,7 @@ from models.registry import make_spec
 from orchestrator.control.probe import Fit, probe
 from orchestrator.data.plan import make_schedule
 from orchestrator.data.reader import open_training_data
+from orchestrator.data.target import fit_to_target
 from orchestrator.spec.cluster import load_profile
 from orchestrator.spec.job import JobSpec, load_job
 from samplers.schedule import Schedule
@@ -33,8 +34,9 @@ def plan_job(options: JobOptions) -> tuple[Schedule, int, list[Fit]]:
         UserError: a broken spec, a store that is not there, or a device that not even one sample fits.
     """
     job = load_job(options.spec, options.overrides)
-    spec = make_spec(job.model.name, job.model.options)
     to_plan = announced_store(job)
+    job = fit_to_target(job, to_plan)
+    spec = make_spec(job.model.name, job.model.options)
     catalogue, data = open_training_data(job.data, spec, job.seed, packed=job.batching.packed, store=to_plan)
     schedule = make_schedule(job, catalogue, data.flops)
     return schedule, job.scale.most, _probe(job, options) if options.probe else []

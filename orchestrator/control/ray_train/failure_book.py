@@ -12,7 +12,7 @@ from orchestrator.monitoring.watchdog import stack_files
 from orchestrator.run.adjustments import read_adjustments, write_adjustments
 from orchestrator.run.events import EventWriter, repair
 from orchestrator.run.folder import RunDirectory
-from orchestrator.spec.job import FailuresSection
+from orchestrator.spec.failures import FailuresSection
 
 
 class FailureBook:

@@ -13,7 +13,7 @@ from orchestrator.run.adjustments import Adjustments
 from orchestrator.shard_cache.client import CacheHost, RemoteNodeCache, ShardCacheDiedError
 from orchestrator.shard_cache.server import CacheSettings, NodeCache
 from orchestrator.shard_cache.shard_map import ShardMap
-from orchestrator.spec.job import FailuresSection
+from orchestrator.spec.failures import FailuresSection
 from tests.orchestrator.shard_cache.caches import catalogue_of, make_numbered_store, origins_of, settings_for
 
 SAMPLES = 24

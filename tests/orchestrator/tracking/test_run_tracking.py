@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from channels.errors import UserError
-from channels.store import ChannelStore
 from orchestrator.run.events import read_events
 from orchestrator.run.folder import RunDirectory
 from orchestrator.tracking import delivery as deliveries
@@ -16,6 +15,7 @@ from orchestrator.tracking import model_registry
 from orchestrator.tracking.delivery import Delivery
 from orchestrator.tracking.run_tracking import RunTracking
 
+SHAPE = (8, 16, 4)
 NOBODY = "http://127.0.0.1:9"
 
 
@@ -93,13 +93,12 @@ def test_a_model_that_cannot_be_registered_is_said_and_no_more(
     said: list[str] = []
     tracking = a_tracking(directory, f"sqlite:///{tmp_path / 'mlflow.db'}", said)
     monkeypatch.setattr(model_registry, "register_model", lambda *arguments: "4")
-    store = ChannelStore.open(small_store)
-    tracking.register_model(directory.export, "test-hetercsi", store)
+    tracking.register_model(directory.export, "test-hetercsi", SHAPE)
     assert read_events(directory.tracking)[0][-1]["values"] == {"model.version": "test-hetercsi/4"}
 
     def full(*arguments: object) -> str:
         raise OSError("no space\nleft")
 
     monkeypatch.setattr(model_registry, "register_model", full)
-    tracking.register_model(directory.export, "test-hetercsi", store)
+    tracking.register_model(directory.export, "test-hetercsi", SHAPE)
     assert said == ["warning: the model is not registered (OSError: no space left)"]
