@@ -19,7 +19,7 @@ from tests.stores import plane_waves, spec_of
 def test_it_is_laid_out_as_the_writer_does(tmp_path: Path, train: int) -> None:
     shape, held_out = (4, 4, 4), (2, 4, 4)
     preset = Preset("tiny", (spec_of("P1", shape),), (spec_of("D1", held_out),))
-    counts = Counts(train=train, val=0, test=5)
+    counts = Counts(train=train, val=0, test=5, zeroshot_train=train - 1, zeroshot_val=3)
     with open_writer(tmp_path / "store") as writer:
         for spec, role in ((preset.pretrain[0], "pretrain"), (preset.zeroshot[0], "zeroshot")):
             wanted = counts.of(role)

@@ -115,3 +115,26 @@ def test_what_cannot_be_scored_is_one_line(
     (place / "damaged" / "config.json").write_text("{}")
     code, _, error = evaluate(*(argument.replace("STORE", str(small_store)) for argument in arguments))
     assert code == 2 and says in error and error.count("\n") == 1
+
+
+def a_fullshot_run(folder: Path, store: Path, target: str) -> None:
+    directory = RunDirectory(folder / "runs" / "rival")
+    make_export(directory.export, "lstm", {"slots": 8, "subcarriers": 16, "antennas": 4})
+    job = small_job(store, "rival", replace_model={"name": "lstm"}, data={"target": target})
+    write_json(directory.spec, job.model_dump(mode="json"))
+
+
+def test_a_full_shot_model_is_scored_on_its_target_alone(place: Path, small_store: Path, evaluate) -> None:
+    a_fullshot_run(place, small_store, "H1")
+    code, out, _ = evaluate("rival", "--json")
+    document = json.loads(out)
+    assert code == 0 and (document["shot"], document["target"]) == ("full", "H1")
+    assert {score["set_name"] for score in document["scores"]} == {"H1"}
+    code, out, _ = evaluate("rival", "--store", str(small_store))
+    assert code == 0 and "full-shot results of rival" in " ".join(out.split())
+    code, out, _ = evaluate("rival", "released", "--sets", "H1,H2")
+    assert code == 0 and "rival (full-shot)" in out and "zero-shot and full-shot results" in out
+    code, out, _ = evaluate("runs/rival/model", "--store", str(small_store))
+    assert code == 0 and "full-shot results of model" in " ".join(out.split())
+    code, _, error = evaluate("rival", "--sets", "H2")
+    assert code == 2 and "trained on H1 alone" in error and error.count("\n") == 1

@@ -147,3 +147,11 @@ def test_the_command_has_what_the_preset_says(tmp_path: Path, monkeypatch: pytes
         "wavetrain channels make --preset hetercsi --store 'my data' --sets 8 --train 9 --val 1 --test 2 --seed 3"
     )
     assert "--store /elsewhere/x --train 1000" in StorePreset(name="demo").command(Path("/elsewhere/x"))
+
+
+def test_training_samples_of_held_out_sets_are_part_of_the_command() -> None:
+    preset = StorePreset(name="demo", sets=("Z1",), train=0, val=0, test=5, zeroshot_train=7, zeroshot_val=2)
+    command = preset.command(Path("data/target"))
+    assert command.endswith("--train 0 --val 0 --test 5 --zeroshot-train 7 --zeroshot-val 2")
+    assert preset.counts.of("zeroshot") == {"train": 7, "val": 2, "test": 5}
+    assert StorePreset(name="demo").counts.of("zeroshot") == {"train": 0, "val": 0, "test": 128}
