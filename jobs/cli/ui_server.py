@@ -17,6 +17,7 @@ POLL_S = 0.3
 SAY_EVERY_S = 10.0
 ANY = ("0.0.0.0", "::", "")
 HOSTS, ORIGINS = "MLFLOW_SERVER_ALLOWED_HOSTS", "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"
+HTTP_PORT = 80
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -75,7 +76,9 @@ def _in_address(host: str) -> str:
 
 def allowed(names: Sequence[str], port: int) -> dict[str, str]:
     """What MLflow's server reads from its environment: the hosts and origins that it answers, and no others."""
-    hosts = [f"{_in_address(name)}:{port}" for name in names]
+    # A browser leaves the port out where it is that of http.
+    ends = (f":{port}", "") if port == HTTP_PORT else (f":{port}",)
+    hosts = [f"{_in_address(name)}{end}" for name in names for end in ends]
     origins = [f"http://{host}" for host in hosts]
     # Through a tunnel the port is another one.
     hosts += [f"{name}:*" for name in LOOPBACK if ":" not in name]

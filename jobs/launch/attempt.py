@@ -20,8 +20,8 @@ def main(run: str, address: str) -> int:
     may go on to the end.
     """
     launch = LaunchFolder(RunDirectory(Path(run)))
-    profile = launch.read_profile().model_copy(update={"ray_address": address})
     try:
+        profile = launch.read_profile().model_copy(update={"ray_address": address})
         job = launch.read_job()
         view = LiveView(every_s=job.tracking.print_every_s)
         # Under Slurm the node says how its attempt ended: it knows whether another one follows.

@@ -10,7 +10,7 @@ from channels.files import write_json
 from orchestrator.run.folder import RunDirectory
 from orchestrator.spec.cluster import Profile
 from orchestrator.spec.job import JobSpec
-from orchestrator.spec.yaml_files import validate
+from orchestrator.spec.kept import read_kept_job, read_kept_profile
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +48,11 @@ class LaunchFolder:
 
     def read_job(self) -> JobSpec:
         """The spec that was submitted."""
-        path = self.path / "spec.json"
-        return validate(JobSpec, json.loads(path.read_text()), str(path))
+        return read_kept_job(self.path / "spec.json")
 
     def read_profile(self) -> Profile:
         """The profile that it was submitted to."""
-        path = self.path / "profile.json"
-        return validate(Profile, json.loads(path.read_text()), str(path))
+        return read_kept_profile(self.path / "profile.json")
 
     def read_submission(self) -> dict[str, Any]:
         """The content of ``submission.json``; empty for a run that was never submitted."""

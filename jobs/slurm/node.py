@@ -21,6 +21,8 @@ from jobs.slurm.member import Member
 from jobs.slurm.requeue import check_scontrol
 from jobs.slurm.signals import SlurmSignals
 from orchestrator.run.folder import RunDirectory
+from orchestrator.spec.cluster import Profile
+from orchestrator.spec.job import JobSpec
 
 
 class NodeTask:
@@ -57,15 +59,20 @@ def node_from_slurm() -> JobNode:
 
 def run_node(launch: LaunchFolder, this: JobNode) -> tuple[int, str]:
     """Exit code and a line on why."""
+    try:
+        profile, job = launch.read_profile(), launch.read_job()
+    except UserError as error:
+        # Nothing has begun, and the limits of every wait are in the profile.
+        return 1, f"{this.host}: {error}"
     rendezvous = Rendezvous(launch.path / "attempts" / this.attempt, this)
     own_processes.adopt_orphans()
     with SlurmSignals().installed() as signals:
         try:
-            _run_attempt(launch, rendezvous, signals)
+            _run_attempt(launch, rendezvous, signals, profile, job)
         except (BootstrapError, UserError) as error:
             rendezvous.fail(error)
             if this.rank == 0:
-                rendezvous.announce_end(*failed_start(rendezvous, launch.read_profile().time_limits.file_s))
+                rendezvous.announce_end(*failed_start(rendezvous, profile.time_limits.file_s))
         finally:
             rendezvous.mark("left")
         code, text = leave(launch, rendezvous, signals)
@@ -74,8 +81,9 @@ def run_node(launch: LaunchFolder, this: JobNode) -> tuple[int, str]:
         return code, text
 
 
-def _run_attempt(launch: LaunchFolder, rendezvous: Rendezvous, signals: SlurmSignals) -> None:
-    profile, job = launch.read_profile(), launch.read_job()
+def _run_attempt(
+    launch: LaunchFolder, rendezvous: Rendezvous, signals: SlurmSignals, profile: Profile, job: JobSpec
+) -> None:
     if rendezvous.node.rank == 0 and profile.slurm is not None and profile.slurm.max_requeues:
         check_scontrol(rendezvous.node.host)
     share = share_of(profile, job.scale.most, len(rendezvous.node.hosts))

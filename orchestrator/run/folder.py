@@ -13,7 +13,8 @@ from channels.files import clear_unfinished, is_unfinished, write_json
 from orchestrator.run.disk_full import disk_full_as_user_error
 from orchestrator.run.file_lock import try_lock
 from orchestrator.spec.job import JobSpec
-from orchestrator.spec.yaml_files import differences, validate
+from orchestrator.spec.kept import read_kept_job
+from orchestrator.spec.yaml_files import differences
 
 LOCK_POLL_S = 0.2
 LAUNCH_WRITE_S = 600.0
@@ -164,12 +165,7 @@ class RunDirectory:
 
     def read_spec(self) -> JobSpec:
         """The spec the run was started with."""
-        content = json.loads(self.spec.read_text())
-        train = content.get("train", {})
-        if train.get("precision") == "bf16" and "tf32" not in train:
-            # Written when bf16 was the name of bf16_pure, before there was tf32.
-            train["precision"] = "bf16_pure"
-        return validate(JobSpec, content, str(self.spec))
+        return read_kept_job(self.spec)
 
 
 def check_resumable(directory: RunDirectory, spec: JobSpec, store_fingerprint: str) -> bool:

@@ -52,6 +52,9 @@ def test_every_name_of_this_machine_is_answered_and_no_other(monkeypatch: pytest
     assert answers("127.0.0.1", "localhost:8080"), "through a tunnel"
     assert not answers("127.0.0.1", "login1:5000")
     assert own_names("::")[0] == "login1"
+    for host in ("login1", "10.0.0.7", "[2001:db8::7]", "localhost"):
+        assert answers("0.0.0.0", host, port=80) and not answers("0.0.0.0", host, port=5000), host
+    assert not answers("0.0.0.0", "evil.example", port=80)
 
 
 def test_what_the_user_allows_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from jobs.slurm import leave as leaving
 from jobs.slurm.bring_up import failed_start, wait_for_all
 from jobs.slurm.head import grace_s
 from jobs.slurm.leave import leave, notify_attempt
-from jobs.slurm.node import NodeTask
+from jobs.slurm.node import NodeTask, run_node
 from jobs.slurm.signals import CANCELLED, SlurmSignals
 from orchestrator.monitoring import whole_gpus
 from orchestrator.monitoring.whole_gpus import Gpus
@@ -49,6 +49,16 @@ def test_the_pickle_holds_a_path_only(tmp_path: Path) -> None:
     task = NodeTask(tmp_path)
     assert vars(pickle.loads(pickle.dumps(task))) == {"run": str(tmp_path)}
     assert vars(task.checkpoint().function) == {"run": str(tmp_path)}, "submitit's own requeue starts the same"
+
+
+@pytest.mark.parametrize(("name", "content"), [("profile.json", None), ("profile.json", "{"), ("spec.json", "[]")])
+def test_what_a_node_cannot_read_is_one_line(launch: LaunchFolder, name: str, content: str | None) -> None:
+    (launch.path / name).unlink()
+    if content is not None:
+        (launch.path / name).write_text(content)
+    code, text = run_node(launch, JobNode(41, 0, 1, HOSTS))
+    assert code == 1 and text.startswith(f"n2: {launch.path / name}: ") and "\n" not in text
+    assert not (launch.path / "attempts").exists()
 
 
 def test_a_time_out_names_the_missing_nodes(tmp_path: Path) -> None:
