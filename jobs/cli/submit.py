@@ -1,5 +1,6 @@
 """``wavetrain submit``: plan, check, snapshot the code and hand the job to a cluster."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,6 +20,7 @@ from jobs.launch.run_status import run_status
 from jobs.launch.sweep import Sweep, make_parent, mark_child, read_sweep
 from jobs.ray_cluster import jobs as ray_jobs
 from jobs.ray_cluster import sweep as ray_sweep
+from jobs.ray_cluster.shell import of_this_shell_alone
 from jobs.slurm.dependency import job_to_wait_for
 from jobs.slurm.limits import check_limits, is_answering
 from jobs.slurm.submission import Submission, prepare_submission
@@ -165,6 +167,8 @@ def _compare(submission: Submission, dry_run: bool) -> None:
 def _check_ray(profile: Profile) -> None:
     ray_jobs.connect(profile.ray_dashboard)
     ray_jobs.check_answers(str(profile.ray_address))
+    if warning := of_this_shell_alone(profile.network, os.environ):
+        typer.echo(warning, err=True)
 
 
 def _check_idle(directory: RunDirectory, query: Query) -> None:

@@ -1,5 +1,6 @@
 """``wavetrain train``: start or resume a run."""
 
+import os
 import threading
 from typing import Annotated
 
@@ -10,6 +11,7 @@ from jobs.cli.channels import make_missing
 from jobs.cli.options import ClusterFileOption, ClusterOption, RootOption, SetOption, SpecArgument, profile_options
 from jobs.ray_cluster.inside_job import adapt, check_store_is_here, enter, record_own_job
 from jobs.ray_cluster.jobs import check_answers
+from jobs.ray_cluster.shell import of_this_shell_alone
 from orchestrator.control.ray_train.session import session_ahead
 from orchestrator.run.folder import RunDirectory
 from orchestrator.spec.cluster import load_profile
@@ -39,6 +41,8 @@ def train(
         raise UserError("a Slurm profile cannot train in this process", where="--cluster", mend=mend)
     if profile.ray_address is not None:
         check_answers(profile.ray_address)
+        if warning := of_this_shell_alone(profile.network, os.environ):
+            typer.echo(warning, err=True)
     with session_ahead(profile) as session:
         # The controller needs torch; meanwhile the session's own process imports what the workers need.
         from jobs.launch.outcome import failure_noticed, notify_end, print_outcome

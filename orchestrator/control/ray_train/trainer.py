@@ -57,6 +57,8 @@ def _make_trainer(job: JobSpec, profile: Profile, directory: RunDirectory) -> Wa
         elastic_resize_monitor_interval_s=RESIZE_INTERVAL_S,
     )
     cache = profile.storage.cache
+    # On a Ray that stands, its nodes start the ranks, and not in this environment.
+    shell = {} if profile.launcher == "ray" else os.environ
     worker = WorkerConfig(
         run=directory.path,
         device=profile.device,
@@ -84,7 +86,7 @@ def _make_trainer(job: JobSpec, profile: Profile, directory: RunDirectory) -> Wa
         run_config=RunConfig(
             name="ray_train",
             storage_path=str(directory.path),
-            worker_runtime_env={"env_vars": rank_environment(profile.network, directory.stacks, os.environ)},
+            worker_runtime_env={"env_vars": rank_environment(profile.network, directory.stacks, shell)},
             checkpoint_config=CheckpointConfig(num_to_keep=job.checkpoint.keep),
         ),
     )
