@@ -21,14 +21,14 @@ from orchestrator.control.stop_request import StopRequest
 
 class CoreWorker:
     def __init__(self):
-        # As Ray's own does on a busy machine, whose other threads do not block the signal.
+        # As Ray's own does on a busy machine, where threads that came before do not block the signal.
         getattr(ctypes.CDLL(ray._raylet.__file__), INSTALL)(b"ray", True)
-        other = threading.Thread(target=time.sleep, args=(5,), daemon=True)
-        other.start()
         signal.pthread_kill(other.ident, signal.SIGTERM)
         time.sleep(3.5)
 
 ray._raylet.CoreWorker = CoreWorker
+other = threading.Thread(target=time.sleep, args=(30,), daemon=True)
+other.start()
 with StopRequest().installed() as stop:
     with sigterm_kept():
         ray._raylet.CoreWorker()
