@@ -7,8 +7,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from channels.files import is_unfinished, write_atomically
 from tests.e2e import clock
 from tests.e2e.matrix.fault_files import (
     Case,
@@ -21,12 +23,14 @@ from tests.e2e.matrix.fault_files import (
     truncate,
 )
 from tests.e2e.matrix.faults import EVERY_STEPS, Bench, Disturb, Finding, Mend
+from tests.e2e.matrix.stopped_starts import stopped_starts
 from tests.e2e.mlflow_server import MlflowServer
 from tests.e2e.raylets import RayletsProcess, add_node, connection, lose_node
-from tests.e2e.runs import Place, family, training_ranks
+from tests.e2e.runs import ROOT, Place, family, training_ranks
 
 RECOVERY_S = 20.0
 """In which a run has a killed worker replaced, without the steps that it repeats."""
+INSIDE_WRITE = Path(__file__).parent / "inside_write"
 TOLERANCE = 1e-5
 """Of losses whose sums are rounded in another order."""
 
@@ -196,6 +200,22 @@ def jump_clock(bench: Bench) -> Finding:
     return replace(found, unaccounted=0.0)
 
 
+def kill_inside_write(bench: Bench) -> Finding:
+    """The controller is killed between writing a small file and its rename; the next attempt clears what it left."""
+    case, request = "kill-inside-write", bench.place.folder / "kill-inside-write"
+    environment = {"PYTHONPATH": f"{INSIDE_WRITE}:{ROOT}", "KILL_INSIDE_WRITE": str(request)}
+
+    def disturb(bench: Bench, case: str, process: "subprocess.Popen[str]") -> None:
+        write_atomically(request, str(process.pid))
+
+    def find_unfinished(bench: Bench, case: str, error: str) -> str:
+        (left,) = [path for path in bench.place.directory(case).rglob(".*.tmp") if is_unfinished(path)]
+        return f"left {left.name}"
+
+    there = replace(bench, place=replace(bench.place, environment=environment))
+    return there.measure(case, disturb, ends=-signal.SIGKILL, mend=find_unfinished)
+
+
 def after_a_kill(case: str, mend: Mend | None = None) -> Case:
     """The controller is killed, something is damaged, the same command goes on."""
     return lambda bench: bench.measure(case, send(signal.SIGKILL), ends=-signal.SIGKILL, mend=mend)
@@ -206,6 +226,7 @@ CASES: dict[str, Case] = {
     "kill-rank-0": lambda bench: bench.measure("kill-rank-0", kill_rank(0)),
     "kill-raylet": kill_raylet,
     "kill-controller": after_a_kill("kill-controller"),
+    "kill-inside-write": kill_inside_write,
     "sigterm": lambda bench: bench.measure("sigterm", send(signal.SIGTERM), ends=143),
     "sigint": lambda bench: bench.measure("sigint", send(signal.SIGINT), ends=130),
     "stop-rank": lambda bench: bench.measure("stop-rank", stop_rank, failures={"hang_floor_s": 10.0}),
@@ -222,6 +243,7 @@ CASES: dict[str, Case] = {
     "mlflow-restarted": restart_mlflow,
     "locked-database": locked_database,
     "clock-jump": jump_clock,
+    "stopped-starts": stopped_starts,
 }
 NEED_ROOT = ("full-disk-checkpoints", "full-disk-events")
 """Cases that mount a disk."""

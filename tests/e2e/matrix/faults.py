@@ -188,7 +188,7 @@ class Bench:
             session = process.pid
         assert codes[-1] == 0, f"{case}: exit code {codes[-1]}\n{out}\n{error}"
         left = left_over(before, self.settled(session)) + self._leaks()
-        finding = self._finding(case, recovery, left, note)
+        finding = self.finding(case, recovery, left, note)
         return replace(finding, exit_codes=tuple(codes), tolerance=tolerance, **self._ledger(case, commanded))
 
     def _ledger(self, case: str, commanded: float) -> dict[str, Any]:
@@ -226,7 +226,8 @@ class Bench:
             time.sleep(0.3)
         return machine
 
-    def _finding(self, case: str, recovery: float | None, left: list[str], note: str) -> Finding:
+    def finding(self, case: str, recovery: float | None, left: list[str], note: str) -> Finding:
+        """What a finished run has come to."""
         steps = [event["step"] for event in self.place.events(case)]
         losses = {event["step"]: event["metrics"]["train/loss"] for event in self.place.events(case)}
         assert losses.keys() == self.losses.keys() or not self.losses
