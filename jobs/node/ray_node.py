@@ -13,7 +13,7 @@ from jobs.node.rendezvous import BadNodeError, BootstrapError, Rendezvous
 from jobs.node.session_folder import SessionFolder, remove_abandoned
 from orchestrator.control.ray_train import fork_server
 from orchestrator.control.ray_train.environment import HOST, NODE, rank_environment, ray_environment
-from orchestrator.control.ray_train.session import OBJECT_STORE_BYTES
+from orchestrator.control.ray_train.session import OBJECT_STORE_BYTES, RAY_FOLDER
 from orchestrator.spec.cluster import Profile
 
 LEAN_NODE = "orchestrator.control.ray_train.lean_node"
@@ -94,7 +94,7 @@ class RayNode:
         command = [
             sys.executable, "-m", LEAN_NODE, "start", "--block", *options,
             "--log-color=false", "--disable-usage-stats",
-            *self.window.options, f"--node-ip-address={self.address}", f"--temp-dir={self.session.path}",
+            *self.window.options, f"--node-ip-address={self.address}", f"--temp-dir={self.session.path / RAY_FOLDER}",
             f"--num-cpus={self.share.cpus}", f"--num-gpus={self.share.gpus}",
             f"--object-store-memory={OBJECT_STORE_BYTES}", "--include-log-monitor=false",
         ]  # fmt: skip

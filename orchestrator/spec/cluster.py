@@ -16,8 +16,9 @@ from orchestrator.spec.yaml_files import validate
 
 TIME_PATTERN = re.compile(r"^(\d+-)?\d{1,2}:\d{2}(:\d{2})?$")
 ENVIRONMENT_PATTERN = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
-LEAST_S = 60
-"""Seconds that an attempt needs to start: with fewer it would be stopped before its first step, again and again."""
+LEAST_S, EARLY_S = 60, 30
+"""Seconds that an attempt needs to start, and by which Slurm may ask it to stop too early: with fewer of both it would
+be stopped before its first step, again and again."""
 DEFAULT_FILE = Path("cluster.yaml")
 
 
@@ -138,7 +139,7 @@ class SlurmSection(Section):
     @model_validator(mode="after")
     def _time_to_train(self) -> "SlurmSection":
         left = seconds(self.time) - self.signal_lead_s
-        if left < LEAST_S:
+        if left < LEAST_S + EARLY_S:
             raise ValueError(
                 f"slurm.time {self.time} less signal_lead_s {self.signal_lead_s} leaves {max(left, 0)} s to start and "
                 f"train, too few for a step; lower signal_lead_s or raise the time"

@@ -33,6 +33,9 @@ class Place:
     folder: Path
     environment: dict[str, str] = field(default_factory=dict)
     """More variables for the commands."""
+    user: str | None = None
+    """Who gives them, by name, if not the tests' own user (root alone may choose)."""
+    python: str = sys.executable
 
     def spec(self, job: JobSpec) -> Path:
         """Write a job spec."""
@@ -44,8 +47,8 @@ class Place:
         """Start a command of ``wavetrain`` in the folder."""
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **self.environment}
         return subprocess.Popen(
-            [sys.executable, "-m", "jobs.cli.main", *arguments],
-            cwd=self.folder, env=environment, text=True,
+            [self.python, "-m", "jobs.cli.main", *arguments],
+            cwd=self.folder, env=environment, text=True, user=self.user, group=self.user,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
         )  # fmt: skip
 
@@ -144,6 +147,12 @@ def training_ranks(processes: list[psutil.Process]) -> list[psutil.Process]:
             if any("RayTrainWorker" in part for part in process.cmdline()):
                 found.append(process)
     return found
+
+
+def session_folders(processes: list[psutil.Process]) -> list[Path]:
+    """Temporary folders of runs, in which their Ray has its own."""
+    options = [option.partition("=") for process in processes for option in process.cmdline()]
+    return sorted({Path(value).parent for name, _, value in options if name in ("--temp-dir", "--temp_dir")})
 
 
 @contextmanager

@@ -109,12 +109,6 @@ def processes_of(job_id: str) -> list[psutil.Process]:
     return list(found.values())
 
 
-def folders_of(processes: list[psutil.Process]) -> list[Path]:
-    """Temporary folders that a job's Ray was given."""
-    options = [option for process in processes for option in process.cmdline() if option.startswith("--temp-dir=")]
-    return sorted({Path(option.partition("=")[2]) for option in options})
-
-
 @contextmanager
 def slurm_cluster() -> Iterator[SlurmCluster]:
     """Bring the cluster up, and down with everything it started."""

@@ -20,6 +20,7 @@ from tests.e2e.runs import (
     at_rest,
     family,
     job_for,
+    session_folders,
     training_ranks,
 )
 
@@ -110,6 +111,8 @@ def test_ctrl_c_checkpoints_ends_killed_and_the_same_command_goes_on(
     place.wait_for_step("stopped", 10, process)
     everyone = family(process)
     with at_rest(training_ranks(everyone)):
+        (folder,) = session_folders(everyone)
+        assert folder.stat().st_mode & 0o777 == 0o700, "others may not look into it, whatever Ray lets them do inside"
         process.send_signal(signal.SIGINT)
     out, error = process.communicate(timeout=RUN_TIMEOUT_S)
     assert process.returncode == 130, (out, error)

@@ -1,12 +1,8 @@
-"""Runs on a real Slurm: to the end, over a time limit, preempted, with lost nodes, cancelled, as a sweep."""
+"""Runs on a real Slurm: to the end, over a time limit, preempted, with lost nodes, cancelled."""
 
 import json
 import os
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -15,9 +11,21 @@ import yaml
 from orchestrator.control.failure_policy import Failure, Kind
 from orchestrator.run.events import EventWriter
 from orchestrator.run.folder import RunDirectory
-from orchestrator.spec.job import JobSpec
-from tests.e2e.runs import Place, assert_all_gone, at_rest, train_without_ray, training_ranks
-from tests.e2e.slurm_cluster import SlurmCluster, folders_of, missing_programs, processes_of, slurm_cluster
+from tests.e2e.runs import Place, assert_all_gone, session_folders, train_without_ray
+from tests.e2e.slurm_cluster import SlurmCluster, missing_programs, processes_of
+from tests.e2e.slurm_runs import (
+    STEPS,
+    attempt_at_rest,
+    hosts,
+    job_for,
+    job_of,
+    other_host,
+    output,
+    submit,
+    submit_urgent,
+    wait_for_attempt,
+    wait_for_stop_request,
+)
 from tests.jobs_for_tests import small_job
 from tests.ranks import RankPools
 
@@ -27,89 +35,11 @@ pytestmark = [
     pytest.mark.timeout(1200),
     pytest.mark.skipif(bool(missing_programs()), reason=f"Slurm is not installed: {', '.join(missing_programs())}"),
 ]
-EPOCHS = 12
-"""Long enough for the tests to catch a run that is quick."""
-STEPS = 12 * EPOCHS
-STEPS_OF_AN_ATTEMPT = 3
-"""So many are made before an attempt is disturbed."""
-ENDED = ("FINISHED", "FAILED", "KILLED")
 
 
 @pytest.fixture(scope="module")
-def slurm() -> Iterator[SlurmCluster]:
-    with slurm_cluster() as cluster:
-        yield cluster
-
-
-@pytest.fixture(scope="module")
-def place(slurm: SlurmCluster, tmp_path_factory: pytest.TempPathFactory) -> Place:
-    folder = tmp_path_factory.mktemp("slurm")
-    section = {"partition": "gpu", "nodes": 2, "gpus_per_node": 0, "time": "0:30:00", "signal_lead_s": 180}
-    network = {"interface": slurm.interface, "check": False}
-    profile = {"launcher": "slurm", "network": network, "slurm": section}
-    # A prefix that is no container shows all the same that the tasks run behind it.
-    container = {"prefix": "env INSIDE=container", "python": sys.executable}
-    checked = {
-        **profile, "network": {**network, "check": True}, "slurm": {**section, "container": container},
-        "notify": {"command": f'echo "$WAVETRAIN_EVENT $WAVETRAIN_RUN $INSIDE" >> {folder}/notices'},
-    }  # fmt: skip
-    profiles = {"mini": profile, "checked": checked}
-    (folder / "cluster.yaml").write_text(yaml.safe_dump({"default": "mini", "profiles": profiles}))
-    return Place(folder, slurm.environment)
-
-
-def job_for(store: Path, name: str, every_steps: int = 50, epochs: int = EPOCHS, workers: int = 2) -> JobSpec:
-    """One rank on each of two nodes, unless there are more workers."""
-    return small_job(
-        store, name, train={"epochs": epochs, "lr": 1e-3, "warmup_epochs": 0.5},
-        checkpoint={"every_steps": every_steps}, scale={"workers": workers},
-    )  # fmt: skip
-
-
-def submit(place: Place, job: JobSpec, *options: str) -> str:
-    done = place.run("submit", str(place.spec(job)), *options)
-    assert done.returncode == 0, done.stderr
-    return job_of(place, job.name)
-
-
-def job_of(place: Place, name: str) -> str:
-    """Id of the Slurm job of a run."""
-    return str(json.loads((place.directory(name) / "launch" / "submission.json").read_text())["job_id"])
-
-
-def output(place: Place, name: str) -> str:
-    """Everything the nodes printed, for a failing test."""
-    return "\n".join(path.read_text() for path in sorted((place.directory(name) / "launch" / "slurm").glob("*_log.*")))
-
-
-def wait_for_attempt(slurm: SlurmCluster, place: Place, name: str, number: int) -> list[psutil.Process]:
-    """The job's processes once the attempt has done some steps."""
-
-    def steps() -> int:
-        attempts = place.events(name, "attempt")
-        last = place.events(name)[-1]["step"] if place.events(name) else 0
-        return last - attempts[-1]["step"] if len(attempts) >= number else 0
-
-    slurm.wait_for(f"attempt {number} of {name}", lambda: steps() >= STEPS_OF_AN_ATTEMPT, 300, look_s=0.05)
-    return processes_of(job_of(place, name))
-
-
-@contextmanager
-def attempt_at_rest(slurm: SlurmCluster, place: Place, name: str, number: int) -> Iterator[list[psutil.Process]]:
-    """Processes of an attempt that has done some steps and does no more of them inside the ``with``."""
-    processes = wait_for_attempt(slurm, place, name, number)
-    with at_rest(training_ranks(processes)):
-        yield processes
-
-
-def wait_for_stop_request(slurm: SlurmCluster, place: Place, name: str) -> None:
-    """Until Slurm's warning has reached the controller."""
-    slurm.wait_for("stop request", RunDirectory(place.directory(name)).stop_request.exists, 150)
-
-
-def submit_urgent(slurm: SlurmCluster) -> str:
-    """A short job that needs all nodes, from the partition before which the runs must give way."""
-    return slurm.run("sbatch", "--parsable", "-p", "urgent", "-N4", "--exclusive", "-o/dev/null", "--wrap=sleep 1")
+def place(slurm_place: Place) -> Place:
+    return slurm_place
 
 
 @pytest.fixture(scope="module")
@@ -253,7 +183,7 @@ def test_cancel_and_scancel_leave_nothing_and_the_same_command_resumes(
     job_id = submit(place, job_for(small_store, endless, epochs=1000))
     before = wait_for_attempt(slurm, place, endless, attempts + 1)
     assert place.events(endless, "attempt")[-1]["step"] == stopped
-    folders = folders_of(before)
+    folders = session_folders(before)
     assert len(before) > 10 and len(folders) == 2
     slurm.run("scancel", job_id)
     assert slurm.wait_for_end(job_id, 150).startswith("CANCELLED")
@@ -330,17 +260,6 @@ def test_a_node_whose_gpu_breaks_is_left_out_of_the_next_attempt(
     assert slurm.wait_for_end(job_id, 180) == "CANCELLED"
 
 
-def hosts(attempt: Path) -> set[str]:
-    """Nodes of an attempt."""
-    return {json.loads(path.read_text())["host"] for path in attempt.glob("ready-*.json")}
-
-
-def other_host(attempt: Path) -> str:
-    """The node that is not the head."""
-    (other,) = hosts(attempt) - {json.loads((attempt / "head.json").read_text())["host"]}
-    return other
-
-
 def kill_raylet(attempt: Path, processes: list[psutil.Process]) -> None:
     """End Ray on the node that is not the head."""
     head = json.loads((attempt / "head.json").read_text())["address"].partition(":")[0]
@@ -348,52 +267,3 @@ def kill_raylet(attempt: Path, processes: list[psutil.Process]) -> None:
     other = [process for process in raylets if f"--node_ip_address={head}" not in process.cmdline()]
     assert len(raylets) == 2 and len(other) == 1
     other[0].kill()
-
-
-def test_a_sweep_is_an_array_whose_jobs_do_not_meet_on_one_node(
-    slurm: SlurmCluster, place: Place, small_store: Path
-) -> None:
-    cluster = yaml.safe_load((place.folder / "cluster.yaml").read_text())
-    cluster["profiles"]["mini"]["slurm"] |= {"nodes": 1, "exclude": ["node2", "node3", "node4"]}
-    (place.folder / "one-node.yaml").write_text(yaml.safe_dump(cluster))
-    job = small_job(small_store, "swept", train={"epochs": 1, "lr": 1e-3}, scale={"workers": 1},
-                    data={"zeroshot_sets": ["H1"]})  # fmt: skip
-    spec = place.spec(job)
-    arguments = ("submit", str(spec), "--sweep", "batching.buckets=1,2", "--parallel", "2")
-    arguments += ("--cluster-file", "one-node.yaml")
-    done = place.run(*arguments)
-    assert done.returncode == 0, done.stderr
-    names = ["swept.buckets-1", "swept.buckets-2"]
-    records = [json.loads((place.directory(name) / "launch" / "submission.json").read_text()) for name in names]
-    array = records[0]["job_id"].partition("_")[0]
-    assert [record["job_id"] for record in records] == [f"{array}_0", f"{array}_1"]
-    assert "ArrayTaskThrottle=2" in slurm.run("scontrol", "show", "job", array)
-    assert "0 to submit" in place.run(*arguments).stdout, "what is on its way is not submitted again"
-    slurm.wait_for("both jobs at once", lambda: len(meetings(place, names)) == 2, 300)
-    one, other = meetings(place, names)
-    assert one["host"] == other["host"] == "node1"
-    assert (
-        one["token"] != other["token"] and one["address"] != other["address"] and one["keepalive"] != other["keepalive"]
-    )
-    for record, name in zip(records, names, strict=True):
-        slurm.wait_for(f"end of {name}", lambda name=name: has_ended(place, name), 400)
-        assert place.state(name)["status"] == "FINISHED", Path(record["logs"])
-    parent = place.state("swept.sweep")["mlflow_run_id"]
-    assert {place.tracked(name).data.tags["mlflow.parentRunId"] for name in names} == {parent}
-    assert "zero-shot results" in place.run("logs", names[1]).stdout
-    assert "0 to submit" in place.run(*arguments).stdout, "what is finished is not submitted again"
-
-
-def has_ended(place: Place, name: str) -> bool:
-    """Whether the controller of a run, if there is one yet, has written how it ended."""
-    return (place.directory(name) / "state.json").exists() and place.state(name)["status"] in ENDED
-
-
-def meetings(place: Place, names: Sequence[str]) -> list[dict[str, Any]]:
-    """Address and token of every run whose Ray is up now."""
-    found = []
-    for name in names:
-        for token in (place.directory(name) / "launch" / "attempts").glob("*/token"):
-            if (token.parent / "ready-0.json").exists() and not (token.parent / "end.json").exists():
-                found.append({"token": token.read_text(), **json.loads((token.parent / "head.json").read_text())})
-    return found

@@ -19,6 +19,9 @@ from orchestrator.spec.cluster import Profile, TimeLimitsSection
 from orchestrator.spec.job import JobSpec
 
 OBJECT_STORE_BYTES = 128 * 2**20
+RAY_FOLDER = "r"
+"""Folder of Ray's own inside that of a session: Ray lets everybody write into it, and only the one around it is ours
+alone. The name is short because names of sockets inside must stay under 108 bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +87,8 @@ def _embedded(session: Session, cpus: int, gpus: int) -> Iterator[None]:
 
         try:
             with sigterm_kept():
-                start_embedded(session.folder, cpus=cpus, gpus=gpus, object_store_bytes=OBJECT_STORE_BYTES)
+                ray_folder = session.folder / RAY_FOLDER
+                start_embedded(ray_folder, cpus=cpus, gpus=gpus, object_store_bytes=OBJECT_STORE_BYTES)
             yield
         finally:
             ray.shutdown()

@@ -212,8 +212,9 @@ def test_the_home_folder_in_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("time", "lead", "fits"),
     [
-        ("99:99:99", 120, False), ("1:60", 30, False), ("1-24:00:00", 120, False), ("0:02:59", 120, False),
-        ("0:03:00", 120, True), ("90:00", 120, True), ("99:59:59", 120, True), ("1-23:59", 120, True),
+        ("99:99:99", 120, False), ("1:60", 30, False), ("1-24:00:00", 120, False), ("0:03:29", 120, False),
+        ("0:02:00", 60, False), ("0:02:00", 30, True), ("0:03:30", 120, True), ("90:00", 120, True),
+        ("99:59:59", 120, True), ("1-23:59", 120, True),
     ],
 )  # fmt: skip
 def test_times_of_slurm(tmp_path: Path, time: str, lead: int, fits: bool) -> None:

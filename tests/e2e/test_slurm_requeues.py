@@ -1,0 +1,174 @@
+"""Attempts that a real Slurm ends before their time, each for another reason: what comes back, with which step."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from orchestrator.run.folder import RunDirectory
+from tests.e2e.runs import Place, at_rest, training_ranks
+from tests.e2e.slurm_cluster import SlurmCluster, missing_programs, processes_of
+from tests.e2e.slurm_runs import (
+    STEPS,
+    attempt_at_rest,
+    has_ended,
+    hosts,
+    job_for,
+    job_of,
+    meetings,
+    other_host,
+    output,
+    submit,
+    submit_urgent,
+    wait_for_attempt,
+    wait_for_stop_request,
+)
+from tests.jobs_for_tests import small_job
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.launching,
+    pytest.mark.timeout(1200),
+    pytest.mark.skipif(bool(missing_programs()), reason=f"Slurm is not installed: {', '.join(missing_programs())}"),
+]
+LIMIT, LEAD_S = "0:02:00", 20
+
+
+@pytest.fixture(scope="module")
+def place(slurm_place: Place) -> Place:
+    return slurm_place
+
+
+def profile_on(place: Place, file: str, nodes: list[str], **section: Any) -> tuple[str, str]:
+    """Options of ``submit`` for a profile that has so many nodes, and whose jobs run on no other ones."""
+    cluster = yaml.safe_load((place.folder / "cluster.yaml").read_text())
+    others = sorted({"node1", "node2", "node3", "node4"} - set(nodes))
+    cluster["profiles"]["mini"]["slurm"] |= {"nodes": len(nodes), "exclude": others, **section}
+    (place.folder / file).write_text(yaml.safe_dump(cluster))
+    return ("--cluster-file", file)
+
+
+@contextmanager
+def at_rest_until_stopped(place: Place, name: str, ranks: list[psutil.Process]) -> Iterator[None]:
+    """Ranks make no step until their run is asked to stop, whatever is done inside the ``with``."""
+    request, over = RunDirectory(place.directory(name)).stop_request, threading.Event()
+
+    def rest() -> None:
+        with at_rest(ranks):
+            while not request.exists() and not over.wait(0.1):
+                pass
+
+    waiting = threading.Thread(target=rest)
+    waiting.start()
+    try:
+        yield
+    finally:
+        over.set()
+        waiting.join()
+
+
+def test_a_limit_of_two_minutes_and_requeues_that_others_ask_for(
+    slurm: SlurmCluster, place: Place, small_store: Path
+) -> None:
+    """Side by side: a run that its limit stops, and one that is requeued as it starts and from a node that drains."""
+    short = profile_on(place, "short.yaml", ["node1"], time=LIMIT, signal_lead_s=LEAD_S)
+    limited = submit(place, job_for(small_store, "limited", every_steps=2 * STEPS, epochs=1000, workers=1), *short)
+    job_id = submit(place, job_for(small_store, "requeued", every_steps=2 * STEPS, epochs=1000))
+    attempts = place.directory("requeued") / "launch" / "attempts"
+    slurm.wait_for("the bootstrap", (attempts / f"{job_id}-0" / "token").exists, 120, look_s=0.02)
+    slurm.run("scontrol", "requeue", job_id)
+    wait_for_attempt(slurm, place, "limited", 1)
+    with at_rest_until_stopped(place, "limited", training_ranks(processes_of(limited))):
+        check_a_requeue_from_a_node_that_drains(slurm, place, job_id, attempts)
+        wait_for_stop_request(slurm, place, "limited")
+    wait_for_attempt(slurm, place, "limited", 2)
+    slurm.run("scancel", limited)
+    stopped = [event["step"] for event in place.events("limited", "end")]
+    assert stopped[0] > 0, "the lead has left time to train"
+    assert [event["step"] for event in place.events("limited", "attempt")] == [0, stopped[0]], output(place, "limited")
+    assert slurm.wait_for_end(limited, 120) == "CANCELLED"
+
+
+def check_a_requeue_from_a_node_that_drains(slurm: SlurmCluster, place: Place, job_id: str, attempts: Path) -> None:
+    """The attempt after a broken start trains, also while its node drains; the next one goes elsewhere."""
+    name = "requeued"
+    wait_for_attempt(slurm, place, name, 1)
+    assert not (attempts / f"{job_id}-0" / "ready-0.json").exists(), "the first start was not broken off"
+    draining = other_host(attempts / f"{job_id}-1")
+    slurm.run("scontrol", "update", f"NodeName={draining}", "State=DRAIN", "Reason=test")
+    try:
+        before = len(place.events(name))
+        slurm.wait_for("steps on a node that drains", lambda: len(place.events(name)) > before + 3, 60)
+        assert "DRAIN" in slurm.run("scontrol", "show", "node", draining)
+        slurm.run("scontrol", "requeue", job_id)
+        wait_for_attempt(slurm, place, name, 2)
+    finally:
+        slurm.run("scontrol", "update", f"NodeName={draining}", "State=RESUME")
+    assert draining not in hosts(attempts / f"{job_id}-2")
+    assert "Restarts=2" in slurm.run("scontrol", "show", "job", job_id)
+    slurm.run("scancel", job_id)
+    first, second = place.events(name, "attempt")
+    saved = [event["step"] for event in place.events(name, "checkpoint")]
+    assert first["step"] == 0 and second["step"] == (saved[0] if saved else 0), output(place, name)
+    slurm.wait_for_end(job_id, 120)
+
+
+def test_a_sweep_is_an_array_whose_jobs_do_not_meet_and_of_which_one_alone_is_preempted(
+    slurm: SlurmCluster, place: Place, small_store: Path
+) -> None:
+    job = small_job(small_store, "swept", train={"epochs": 3, "lr": 1e-3}, scale={"workers": 1},
+                    data={"zeroshot_sets": ["H1"]})  # fmt: skip
+    arguments = ("submit", str(place.spec(job)), "--sweep", "batching.buckets=1,2", "--parallel", "2")
+    arguments += profile_on(place, "one-node.yaml", ["node1"])
+    done = place.run(*arguments)
+    assert done.returncode == 0, done.stderr
+    names = ["swept.buckets-1", "swept.buckets-2"]
+    array = job_of(place, names[0]).partition("_")[0]
+    assert [job_of(place, name) for name in names] == [f"{array}_0", f"{array}_1"]
+    assert "ArrayTaskThrottle=2" in slurm.run("scontrol", "show", "job", array)
+    assert "0 to submit" in place.run(*arguments).stdout, "what is on its way is not submitted again"
+    slurm.wait_for("both jobs at once", lambda: len(meetings(place, names)) == 2, 300)
+    one, other = meetings(place, names)
+    assert one["host"] == other["host"] == "node1"
+    assert all(one[key] != other[key] for key in ("token", "address", "keepalive"))
+    preempted = preempt_one(slurm, place, names)
+    for name in names:
+        slurm.wait_for(f"end of {name}", lambda name=name: has_finished(place, name), 400)
+        restarts = {path.name.rpartition("-")[2] for path in (launch_of(place, name) / "attempts").iterdir()}
+        assert restarts == ({"0", "1"} if name == preempted else {"0"}), output(place, name)
+        assert sorted(place.losses(name)) == list(range(1, 36 + 1))
+    parent = place.state("swept.sweep")["mlflow_run_id"]
+    assert {place.tracked(name).data.tags["mlflow.parentRunId"] for name in names} == {parent}
+    assert "zero-shot results" in place.run("logs", names[1]).stdout
+    assert "0 to submit" in place.run(*arguments).stdout, "what is finished is not submitted again"
+
+
+def launch_of(place: Place, name: str) -> Path:
+    return place.directory(name) / "launch"
+
+
+def has_finished(place: Place, name: str) -> bool:
+    """Whether a run has; one that was preempted is KILLED until it returns."""
+    status = place.state(name)["status"] if has_ended(place, name) else None
+    assert status != "FAILED", output(place, name)
+    return status == "FINISHED"
+
+
+def preempt_one(slurm: SlurmCluster, place: Place, names: list[str]) -> str:
+    """Have Slurm take back the CPU of one of two jobs on node1, both of which have made some steps; its run's name."""
+
+    def state(name: str) -> str:
+        return slurm.run("squeue", "-h", "-t", "all", "-j", job_of(place, name), "-o", "%T")
+
+    with attempt_at_rest(slurm, place, names[0], 1), attempt_at_rest(slurm, place, names[1], 1):
+        # Of four CPUs two are free.
+        urgent = submit_urgent(slurm, "-n1", "-c3", "-wnode1")
+        slurm.wait_for("preemption", lambda: {state(name) for name in names} > {"RUNNING"}, 60)
+        (preempted,) = (name for name in names if state(name) != "RUNNING")
+    assert slurm.wait_for_end(urgent, 120) == "COMPLETED"
+    return preempted
