@@ -57,13 +57,40 @@ def load_model(folder: Path) -> tuple[ModelSpec, PretrainingModel]:
     spec = make_spec(name, options)
     model = spec.build(seed=0)
     tensors = _read_weights(folder / WEIGHTS, _encode(name, options))
-    wanted = {key: tensor.shape for key, tensor in model.state_dict().items()}
-    differing = sorted(key for key in wanted | tensors if key not in tensors or tensors[key].shape != wanted.get(key))
+    differing = _differing(model, tensors)
     if differing:
-        what = f"{len(differing)} tensors do not fit {name} {dict(options)}, first {differing[0]!r}"
+        what = f"{len(differing)} tensors do not fit {name} {dict(options)}, first {differing[0]}"
         raise UserError(what, where=str(folder / WEIGHTS), mend="the checkpoint is of another configuration")
     model.to(next(iter(tensors.values())).dtype).load_state_dict(tensors)
     return spec, model
+
+
+def load_weights(folder: Path, name: str, model: nn.Module) -> None:
+    """Put the weights of an exported model into a network in float32 of the same name and shapes, which may have other
+    options beside.
+
+    Raises:
+        UserError: a file is missing or damaged, another model, or tensors of other shapes.
+    """
+    found, options = _read_config(folder)
+    if found != name:
+        raise UserError(
+            f"holds a {found}, not a {name}", where=str(folder), mend="begin with weights of the same model"
+        )
+    tensors = _read_weights(folder / WEIGHTS, _encode(found, options))
+    differing = _differing(model, tensors)
+    if differing:
+        what = f"{len(differing)} tensors are of other shapes than the job's {name} has, first {differing[0]}"
+        mend = f"it was exported with {' '.join(json.dumps(options).split())}"
+        raise UserError(what, where=str(folder / WEIGHTS), mend=mend)
+    model.load_state_dict({key: tensor.float() for key, tensor in tensors.items()})
+
+
+def _differing(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
+    """Names of tensors that a model has and an export has not, or in another shape, or the other way round."""
+    wanted = {key: tensor.shape for key, tensor in model.state_dict().items()}
+    differ = (key for key in wanted | dict(tensors) if key not in tensors or tensors[key].shape != wanted.get(key))
+    return [repr(key) for key in sorted(differ)]
 
 
 def _encode(name: str, options: Mapping[str, Any]) -> str:

@@ -196,6 +196,12 @@ class PretrainingModel(nn.Module):
         """The layers that ``encode`` runs, first to last; empty where none can be trained on."""
         return ()
 
+    def layers(self) -> tuple[tuple[str, ...], ...]:
+        """Beginnings of the names of the parameters of each layer, from the input to the output; every parameter has
+        one. They are what ``train.layer_lr_decay`` counts; a model that names none cannot be trained with it.
+        """
+        return ()
+
 
 class ModelSpec(Protocol):
     """Everything about a model that can be known without building it."""

@@ -21,6 +21,7 @@ from models.layers.losses import mean_squared_errors, token_losses
 from models.layers.masking import TASKS, MaskRatios, View, host_grids, make_view
 from models.layers.packed_views import PackedViews, packed_views
 from models.layers.packing import Layout, Sequences
+from models.layers.parameters import numbered
 from models.layers.positions import Kind, token_positions
 
 
@@ -97,6 +98,16 @@ class MaskedAutoencoder(PretrainingModel):
         encoded = self.encoder((embedded + positions.to(embedded.dtype))[layout.starts[sample] + index], sequences)
         back = sequences.first_rows()[layout.sample] + layout.index
         return Embedding(None, *layout.padded(encoded[back].float()))
+
+    def layers(self) -> tuple[tuple[str, ...], ...]:
+        """Embedding, blocks of the encoder, what leads to the decoder, its blocks, head."""
+        return (
+            ("patch_embedding",),
+            *numbered("encoder.blocks", len(self.encoder.blocks)),
+            ("encoder.norm", "decoder_embedding", "mask_token"),
+            *numbered("decoder.blocks", len(self.decoder.blocks)),
+            ("decoder.norm", "head"),
+        )
 
     def encoder_index(self, task: str, index: Tensor, grid: Tensor) -> Tensor:
         """Tokens whose positions the encoder's tokens have in a task: themselves.

@@ -13,6 +13,7 @@ from models.layers.attention import BERT_NORM_EPS, PostNormBlock
 from models.layers.losses import token_losses
 from models.layers.masking import MaskRatios, host_grids, make_view
 from models.layers.padded_attention import RowKeys
+from models.layers.parameters import numbered
 
 Rows = Literal["hidden", "all"]
 DEVIATION = 0.02
@@ -61,6 +62,11 @@ class BertNetwork(PretrainingModel):
         if task != "reconstruction":
             raise UserError(f"bert4mimo has no task {task!r}", mend="it has reconstruction")
         return self._reconstruct(batch, MaskDraw(seed=seed, epoch=0))
+
+    def layers(self) -> tuple[tuple[str, ...], ...]:
+        """Embeddings, blocks, output."""
+        inner = numbered("blocks", len(self.blocks))
+        return (("embedding", "subcarriers", "positions", "norm"), *inner, ("output",))
 
     def _reconstruct(self, batch: TokenBatch | PackedBatch, draw: MaskDraw) -> Prediction:
         batch = _padded(batch)

@@ -13,6 +13,7 @@ from models.interface import Embedding, EvaluationTask, MaskDraw, PackedBatch, P
 from models.layers.losses import token_losses
 from models.layers.masking import host_grids
 from models.layers.packing import Layout, Sequences
+from models.layers.parameters import numbered
 from models.snapshot.masking import Masked, hide_tokens, mask_tokens
 from models.snapshot.patches import patch_matrices
 from models.snapshot.spec import SnapshotSpec
@@ -50,6 +51,12 @@ class SnapshotModel(PretrainingModel):
             raise UserError(f"no task {task!r} with patches of side {batch.variant}", mend=f"known: {known}")
         masked = hide_tokens(batch, seed, self.spec.masking)
         return Prediction(values=self._reconstruct(batch, masked), masked=masked.masked)
+
+    def layers(self) -> tuple[tuple[str, ...], ...]:
+        """Embedding, layers of the backbone, or all of it where it has none of that name, head."""
+        blocks = getattr(self.backbone, "layers", None)
+        inner = (("backbone",),) if blocks is None else numbered("backbone.layers", len(blocks))
+        return (("embedding",), *inner, ("head",))
 
     def encode_tokens(self, tokens: Tensor, variant: int, lengths: Tensor | None = None) -> Tensor:
         """Vectors [B, 1 + L, width], the class token's first, of tokens [B, L, 2 p^2].

@@ -42,7 +42,8 @@ class Fragment:
 class TrainingState:
     """Master weights and moments of a DeepSpeed engine, as fragments.
 
-    A model must hold nothing else that training changes: buffers and frozen parameters follow from its specification.
+    A model must hold nothing else that training changes: buffers and frozen parameters follow from its specification,
+    or from the weights that the run began with.
     """
 
     def __init__(self, engine: Any, rank: int, world: int) -> None:

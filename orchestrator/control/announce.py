@@ -11,6 +11,7 @@ from orchestrator.control.failure_policy import describe_all
 from orchestrator.control.prepared import Prepared, RunOutcome
 from orchestrator.report.plan import describe_plan
 from orchestrator.run.folder import RunDirectory
+from orchestrator.run.initial_weights import keep_copy
 from orchestrator.run.progress import RunProgress
 from orchestrator.tracking.outbox import Outbox
 
@@ -19,10 +20,12 @@ NOTE = "mlflow.note.content"
 
 
 def write_run(of: Prepared) -> None:
-    """``spec.json``, which makes the folder that of a run, and ``plan.json``."""
+    """``spec.json``, which makes the folder that of a run, ``plan.json``, and the weights it begins with."""
     of.directory.stop_request.unlink(missing_ok=True)
     write_json(of.directory.spec, of.job.model_dump(mode="json"))
     write_json(of.directory.plan, describe_plan(of.catalogue, of.schedule.plan, of.schedule, of.job.scale.most))
+    if of.initial is not None:
+        keep_copy(of.initial, of.directory)
 
 
 def note_begin(directory: RunDirectory, outbox: Outbox, began_s: float) -> None:
@@ -37,8 +40,10 @@ def announce(of: Prepared, outbox: Outbox) -> None:
     """Parameters, tags, data and files that are known before training."""
     plan, directory = of.schedule.plan, of.directory
     shot = of.job.data.shot
-    marks = {"wavetrain": {"shot": shot}} if shot == "full" else {}
+    marks: dict[str, Any] = {"wavetrain": {"shot": shot}} if shot == "full" else {}
     outbox.parameters(of.job.model_dump(mode="json") | marks)
+    if of.initial is not None:
+        outbox.parameters({"model": {"init_sha256": of.initial.sha256}})
     outbox.tags({"wavetrain.shot": shot} | ({"wavetrain.caveats": "; ".join(of.caveats)} if of.caveats else {}))
     outbox.tags(provenance.tags(of.job, of.profile, plan.fingerprint))
     outbox.tags(provenance.launch_tags(directory))

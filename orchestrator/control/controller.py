@@ -105,6 +105,8 @@ class Controller:
         later = f"tracking is offline: MLflow gets what is kept there by wavetrain sync {of.job.name}"
         where = later if of.job.tracking.offline else f"tracking in {of.tracking_uri}"
         self._view.say(f"run {of.job.name} in {directory.path}; {where}")
+        if of.initial is not None:
+            self._view.say(of.initial.line)
         with ThreadPoolExecutor(1) as beside:
             announced = beside.submit(self._announce)
             with ray_session(of.job, of.profile, self._session):

@@ -10,6 +10,7 @@ from orchestrator.data.target import fit_to_target
 from orchestrator.evaluation.nmse import check_zeroshot_sets
 from orchestrator.evaluation.validation import check_validation_sets
 from orchestrator.run.folder import RunDirectory, check_resumable
+from orchestrator.run.initial_weights import check_beginning
 from orchestrator.shard_cache.placement import check_placement
 from orchestrator.spec.cluster import Profile
 from orchestrator.spec.job import JobSpec
@@ -39,6 +40,7 @@ def prepare(
     schedule = make_schedule(job, catalogue, data.flops)
     check_placement(job.data.placement, data.store, schedule, data.origins, profile.storage.cache, job.data.cache_bytes)
     runs = profile.storage.runs
+    initial = check_beginning(job, spec, runs)
     preflight.check_run_folder(runs)
     directory = RunDirectory(runs / job.name)
     uri = job.tracking.uri or default_uri(runs)
@@ -60,4 +62,5 @@ def prepare(
         directory=directory,
         resumes=resumes,
         tracking_uri=uri,
+        initial=initial,
     )

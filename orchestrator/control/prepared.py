@@ -8,6 +8,7 @@ from channels.store import ChannelStore
 from models.interface import ModelSpec, Shape, caveats
 from orchestrator.evaluation.score import Score
 from orchestrator.run.folder import RunDirectory
+from orchestrator.run.initial_weights import InitialWeights
 from orchestrator.spec.cluster import Profile
 from orchestrator.spec.job import JobSpec, Shot
 from orchestrator.tracking.model_registry import smallest_shape
@@ -33,6 +34,8 @@ class Prepared:
     directory: RunDirectory
     resumes: bool
     tracking_uri: str
+    initial: InitialWeights | None = None
+    """Weights to begin with; None: drawn from the seed."""
 
     @property
     def under_way(self) -> bool:

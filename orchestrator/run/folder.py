@@ -108,6 +108,11 @@ class RunDirectory:
         return self.path / "model"
 
     @property
+    def initial(self) -> Path:
+        """The exported model whose weights the run began with, where the job names one (``model.init``)."""
+        return self.path / "init"
+
+    @property
     def exports(self) -> Path:
         """Weights after epochs that wait to be scored."""
         return self.path / "exports"

@@ -69,6 +69,8 @@ class ModelSection(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True)
     name: str = "hetercsi"
+    init: str | None = None
+    """Weights to begin with: a run, whose final ones are taken, or an exported model's folder (with a slash)."""
 
     @property
     def options(self) -> dict[str, Any]:
@@ -147,6 +149,10 @@ class TrainSection(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     betas: tuple[float, float] = (0.9, 0.95)
     clip_norm: Annotated[float, Field(ge=0)] = 1.0
+    freeze: tuple[str, ...] = ()
+    """Parts of the model whose weights stay as they are: beginnings of their parameters' names, e.g. encoder."""
+    layer_lr_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Factor of the learning rate from one layer to the one before it (BEiT, MAE); 1: the same in all layers."""
     loss_weighting: LossWeighting = "token"
     """What counts the same within a step: every masked token (published), or every sample whatever its length."""
     precision: Precision = "fp32"
@@ -320,9 +326,9 @@ class JobSpec(Section):
         for harmless in ("store", "preset", "zeroshot_sets", "placement", "cache_gb"):
             identity["data"].pop(harmless)
         # A run that was started before a field was there resumes as long as the field keeps its default.
-        kept_defaults = (
+        kept_defaults: tuple[tuple[str, str, Any], ...] = (
             ("batching", "shuffle", "shard"), ("train", "loss_weighting", "token"), ("train", "tf32", False),
-            ("data", "target", None),
+            ("data", "target", None), ("model", "init", None), ("train", "freeze", []), ("train", "layer_lr_decay", 1.0),
         )  # fmt: skip
         for section, field, default in kept_defaults:
             if identity[section][field] == default:
@@ -367,6 +373,8 @@ def make_job(mapping: Mapping[str, Any], overrides: Sequence[str], where: str) -
 def _with_absolute_folders(model: ModelSection) -> ModelSection:
     folders = FOLDER_OPTIONS.get(model.name, ())
     given = {name: value for name, value in model.options.items() if name in folders and isinstance(value, str)}
+    if model.init is not None and "/" in model.init:
+        given["init"] = model.init
     return model.model_copy(update={name: str(expanded(Path(value)).absolute()) for name, value in given.items()})
 
 

@@ -16,6 +16,7 @@ from orchestrator.data.plan import make_schedule
 from orchestrator.data.reader import TrainingData, open_training_data
 from orchestrator.run.adjustments import Adjustments, micro_batches, read_adjustments
 from orchestrator.run.folder import RunDirectory
+from orchestrator.run.initial_weights import load_initial
 from orchestrator.run.worker_config import WorkerConfig
 from orchestrator.shard_cache.placement import (
     NodeGroup,
@@ -100,7 +101,7 @@ def build(config: WorkerConfig, node: str | None = None) -> Parts:
     """All parts of this rank (collective). node: Ray's id of the rank's node, needed where shards are copied.
 
     Raises:
-        UserError: the store, the plan, the model, the device or the cache do not fit the job.
+        UserError: the store, the plan, the model, its first weights, the device or the cache do not fit the job.
     """
     directory = RunDirectory(config.run)
     parts = open_job(directory.read_spec())
@@ -109,8 +110,10 @@ def build(config: WorkerConfig, node: str | None = None) -> Parts:
     group = None if job.data.placement == "shared" or node is None else gather_node_group(node)
     batches = ScheduledBatches(_schedule_on(parts, group), dist.get_rank(), world)
     placement = _place(parts, batches, config, group)
+    network = parts.spec.build(job.seed)
+    load_initial(directory, job, network)
     engine = TrainingEngine(
-        parts.spec.build(job.seed),
+        network,
         job.train,
         device=config.device,
         tasks=len(parts.spec.tasks),

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from models.interface import MaskDraw, PretrainingModel
 from models.layers.blocks import checkpoint_activations, compile_blocks
-from models.layers.parameters import optimizer_groups
+from models.layers.parameters import freeze, optimizer_groups
 from orchestrator.checkpoint.deepspeed_private import around_exchanges, forget_first_step, set_up_deepspeed
 from orchestrator.monitoring.profiling import optimizing
 from orchestrator.monitoring.step_clock import ExchangeClock, StepClock
@@ -79,19 +79,30 @@ class TrainingEngine:
     def __init__(
         self, model: PretrainingModel, train: TrainSection, *, device: str, tasks: int, packed: bool = False
     ) -> None:
-        """packed: whether batches are laid end to end."""
+        """packed: whether batches are laid end to end.
+
+        Raises:
+            UserError: parts to freeze that the model does not have, or layers that it does not name.
+        """
         set_up_deepspeed(device)
         if device == "cuda":
             set_up_cuda(train.tf32)
         import deepspeed
 
         deepspeed.init_distributed(dist_backend="nccl" if device == "cuda" else "gloo", verbose=False)
+        freeze(model, train.freeze)
+        self._frozen = {
+            name: parameter.detach().clone()
+            for name, parameter in model.named_parameters()
+            if not parameter.requires_grad and dist.get_rank() == 0
+        }
+        """On rank 0, as they were given: the engine may take them apart, or cast them."""
         if train.activation_checkpointing:
             checkpoint_activations(model)
         if train.compile:
             compile_blocks(model, packed)
         optimizer = torch.optim.AdamW(
-            [dict(group) for group in optimizer_groups(model, train.weight_decay)],
+            [dict(group) for group in optimizer_groups(model, train.weight_decay, train.layer_lr_decay)],
             # Each step sets the rate. DeepSpeed makes a step by itself at the start, which must change nothing.
             lr=0.0,
             betas=train.betas,
@@ -137,7 +148,7 @@ class TrainingEngine:
         self._exchange.take()
         engine = self.deepspeed
         for group in engine.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["lr_scale"]
         scale = torch.from_numpy(task_scale(batch.denominators)).to(self.device, non_blocking=True)
         factor = self.world * batch.weight
         sums = torch.zeros(self._tasks, dtype=torch.float32, device=self.device)
@@ -183,17 +194,15 @@ class TrainingEngine:
 
     def full_weights(self) -> dict[str, Tensor]:
         """All parameters and buffers in fp32 on the CPU (collective: every rank calls it, rank 0 gets the result)."""
-        from deepspeed.runtime.zero import GatheredParameters
         from deepspeed.utils import safe_get_full_fp32_param
 
         module = self.deepspeed.module
         weights: dict[str, Tensor] = {}
         for name, parameter in module.named_parameters():
             full = safe_get_full_fp32_param(parameter) if parameter.requires_grad else None
-            # Stage 3 cuts frozen parameters up as well.
-            with GatheredParameters([parameter], enabled=full is None and hasattr(parameter, "ds_id")):
-                if self.rank == 0:
-                    weights[name] = (parameter.data if full is None else full).detach().float().cpu().contiguous()
+            if self.rank == 0:
+                own = self._frozen.get(name, parameter.data)
+                weights[name] = (own if full is None else full).detach().float().cpu().contiguous()
         if self.rank == 0:
             persistent = module.state_dict().keys()
             weights |= {name: buffer.cpu() for name, buffer in module.named_buffers() if name in persistent}

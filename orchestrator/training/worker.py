@@ -68,7 +68,8 @@ def _announce(parts: Parts, progress: Progress, machines: list[str], events: Ran
         rank_machines=machines,
     )  # fmt: skip
     products = products_of_float32(device.type, parts.job.train)
-    for note in (*parts.spec.notes(device.type, parts.data.packed), *([products] if products else [])):
+    frozen = f"stays as it is: {', '.join(parts.job.train.freeze)}" if parts.job.train.freeze else None
+    for note in (*parts.spec.notes(device.type, parts.data.packed), *filter(None, (products, frozen))):
         events.emit("note", text=note)
 
 

@@ -1,0 +1,114 @@
+"""The weights that a run begins with, where its job names some (``model.init``), and which of them it trains.
+
+They are copied into the run's folder before it trains, so that every attempt begins with the same ones, whatever
+becomes of the source; states on disk hold what is trained only.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from channels.errors import UserError
+from channels.files import sync_folder, write_atomically
+from models.export import CONFIG, WEIGHTS, is_export, load_weights, read_spec
+from models.interface import ModelSpec, PretrainingModel
+from models.layers.parameters import freeze, layer_scales
+from models.options import portable_options
+from orchestrator.run.folder import RunDirectory
+from orchestrator.spec.job import JobSpec
+
+
+@dataclass(frozen=True, slots=True)
+class InitialWeights:
+    """source: as the job names it. folder: the exported model. sha256: of its weights. other_options: what it was
+    exported with, where the job's model says otherwise."""
+
+    source: str
+    folder: Path
+    sha256: str
+    other_options: Mapping[str, Any]
+
+    @property
+    def record(self) -> dict[str, str]:
+        """For the run's state and MLflow."""
+        return {"source": self.source, "sha256": self.sha256}
+
+    @property
+    def line(self) -> str:
+        """For people."""
+        others = ", ".join(f"{name} {value!r}" for name, value in sorted(self.other_options.items()))
+        differing = f", which were exported with other options: {others}" if others else ""
+        return f"begins with the weights of {self.source} (sha256 {self.sha256[:16]}){differing}"
+
+
+def check_beginning(job: JobSpec, spec: ModelSpec, runs: Path) -> InitialWeights | None:
+    """What a run of the job begins with; None for weights drawn from the seed. runs: folder of all runs.
+
+    A run that has its copy already needs the source no more.
+
+    Raises:
+        UserError: no such run or export, one of another model or shape, or parts and layers that the model has not.
+    """
+    train, init = job.train, job.model.init
+    if init is None and not train.freeze and train.layer_lr_decay == 1:
+        return None
+    model = spec.build(job.seed)
+    freeze(model, train.freeze)
+    if train.layer_lr_decay != 1:
+        layer_scales(model, train.layer_lr_decay)
+    if init is None:
+        return None
+    kept = RunDirectory(runs / job.name).initial
+    folder = kept if kept.exists() else find_export(init, runs)
+    load_weights(folder, job.model.name, model)
+    own, theirs = (portable_options(job.model.name, _options(one)) for one in (spec, read_spec(folder)))
+    others = {name: value for name, value in theirs.items() if own[name] != value}
+    return InitialWeights(init, folder, hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest(), others)
+
+
+def _options(spec: ModelSpec) -> dict[str, Any]:
+    return {field.name: getattr(spec, field.name) for field in fields(spec)}  # type: ignore[arg-type]
+
+
+def find_export(init: str, runs: Path) -> Path:
+    """Folder of the exported model that ``model.init`` names: a run's final one, or a folder's, or a run's folder's.
+
+    Raises:
+        UserError: there is none.
+    """
+    named = Path(init) if "/" in init else runs / init
+    for folder in (named, RunDirectory(named).export):
+        if is_export(folder):
+            return folder
+    where = f"model.init {init}"
+    if RunDirectory(named).spec.exists():
+        mend = f"let it finish, or name the best one so far: {RunDirectory(named).best}"
+        raise UserError(f"the run in {named} has exported no model yet", where=where, mend=mend)
+    mend = "name a run of the same folder, or the folder of an exported model (with a slash: ./model)"
+    raise UserError(f"there is no run or exported model at {named}", where=where, mend=mend)
+
+
+def keep_copy(initial: InitialWeights, directory: RunDirectory) -> None:
+    """Copy the export into the run's folder, whole or not at all, and write down where it is from."""
+    if not directory.initial.exists():
+        unfinished = directory.initial.with_name(f".{directory.initial.name}.tmp")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir()
+        for name in (WEIGHTS, CONFIG):
+            write_atomically(unfinished / name, (initial.folder / name).read_bytes())
+        unfinished.replace(directory.initial)
+        sync_folder(directory.path)
+    directory.update_state(init=initial.record)
+
+
+def load_initial(directory: RunDirectory, job: JobSpec, model: PretrainingModel) -> None:
+    """Give a network that was just built the weights that the run begins with, if the job names any.
+
+    Raises:
+        UserError: the copy in the run's folder is damaged.
+    """
+    if job.model.init is not None:
+        load_weights(directory.initial, job.model.name, model)
