@@ -67,6 +67,14 @@ def test_parameters_of_the_published_size() -> None:
     assert spec.samples_per_stored((24, 128, 16)) == 24
 
 
+def test_a_row_is_a_subcarrier_on_the_host_and_on_a_device(spec: ModelSpec) -> None:
+    channels = make_channels(3, (1, 7, 4), 5)
+    tokens = spec.tokenise(channels, 1)
+    assert tokens.grid == (1, 7, 1) and tokens.elements is None
+    np.testing.assert_array_equal(tokens.values, np.concatenate([channels.real, channels.imag], axis=3)[:, 0])
+    np.testing.assert_array_equal(spec.patch(torch.from_numpy(channels), 1).numpy(), tokens.values)
+
+
 def test_hidden_rows_change_no_prediction(spec: ModelSpec, model: PretrainingModel) -> None:
     batch = make_rows(spec)
     prediction = model.predict(batch, "reconstruction", seed=5)

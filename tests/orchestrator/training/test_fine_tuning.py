@@ -19,6 +19,7 @@ from orchestrator.training.build import open_job
 from orchestrator.training.engine import task_scale
 from tests.attempts import prepare, work
 from tests.jobs_for_tests import small_job
+from tests.orchestrator.checkpoint.test_format import train as train_and_save
 from tests.orchestrator.training.test_engine import assert_same_training, train_some
 
 FROZEN = ("encoder.", "patch_embedding.")
@@ -62,6 +63,20 @@ def test_layers_learn_at_their_own_rates(ranks: Any, small_store: Path) -> None:
     # Layers: embedding, 4 blocks, link, 2 blocks, head.
     for name, layer in [("head.weight", 0), ("decoder.blocks.1.mlp.0.weight", 1), ("encoder.blocks.3.mlp.0.weight", 4)]:
         assert moved[name] == pytest.approx(1e-3 * 0.5**layer, rel=0.02), name
+
+
+def test_states_hold_what_is_trained_and_go_on_at_another_stage(ranks: Any, small_store: Path, tmp_path: Path) -> None:
+    root = tmp_path / "checkpoints"
+    before, after = (small_job(small_store, train=tuning(stage)) for stage in (3, 0))
+    ranks(2, train_and_save, before, str(root), True, 2, True)
+    [folder] = root.glob("step-*")
+    names = {key for file in folder.glob("*.safetensors") for key in load_file(file)}
+    assert names and not any("encoder.blocks" in name or "patch_embedding" in name for name in names)
+    [found] = ranks(1, train_and_save, after, str(root), False, 2, False)
+    [expected] = ranks(1, train_and_save, after, "unused", True, 4, False)
+    np.testing.assert_allclose(found["losses"], expected["losses"][2:], rtol=1e-5)
+    for name, weight in drawn(after).items():
+        assert np.array_equal(found["weights"][name], weight.numpy()) == name.startswith(FROZEN), name
 
 
 def begin(folder: Path, job: JobSpec) -> RunDirectory:
