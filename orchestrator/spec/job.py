@@ -328,7 +328,8 @@ class JobSpec(Section):
         # A run that was started before a field was there resumes as long as the field keeps its default.
         kept_defaults: tuple[tuple[str, str, Any], ...] = (
             ("batching", "shuffle", "shard"), ("train", "loss_weighting", "token"), ("train", "tf32", False),
-            ("data", "target", None), ("model", "init", None), ("train", "freeze", []), ("train", "layer_lr_decay", 1.0),
+            ("data", "target", None), ("model", "init", None), ("train", "freeze", []),
+            ("train", "layer_lr_decay", 1.0),
         )  # fmt: skip
         for section, field, default in kept_defaults:
             if identity[section][field] == default:
