@@ -81,6 +81,15 @@ def test_both_roles_with_all_their_splits(published: Path):
     assert summary(published / "train" / "D1" / "val_data.mat") == [("P01", "pretrain", "train/D1", {"val": 2})]
 
 
+def test_a_held_out_set_keeps_the_training_samples_that_it_brings(source: Path, tmp_path: Path):
+    for split, count in (("train", 4), ("val", 2)):
+        write_split(source / "zeroshot" / "D3", split, draw(count, *D3.shape, seed=count))
+    assert summary(source) == [("D3", "zeroshot", "zeroshot/D3", {"train": 4, "val": 2, "test": 5})]
+    store = load(source, tmp_path / "store")
+    assert store.sets["D3"].role == "zeroshot"
+    np.testing.assert_array_equal(whole(store, "D3", "train"), draw(4, *D3.shape, seed=4))
+
+
 def test_a_set_is_looked_up_by_role_and_name_without_config(published: Path):
     for file in published.rglob("config.mat"):
         file.unlink()
