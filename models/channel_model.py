@@ -2,10 +2,10 @@
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from channels.errors import UserError
+from models.elements import find_elements
 from models.interface import EvaluationTask, ModelSpec, PretrainingModel, Shape, collate
 
 FORECAST = "time"
@@ -52,8 +52,11 @@ class ChannelModel(nn.Module):
         prediction = self.network.predict(batch, task.name, self.seed)
         mixed = torch.where(prediction.masked[..., None], prediction.values, batch.tokens).flatten(1)
         shape: Shape = (samples.shape[1], samples.shape[2], samples.shape[3])
-        source = torch.from_numpy(token_elements(self.spec, shape, task.variant)).to(samples.device)
-        return mixed[:, source].reshape(samples.shape)
+        elements = find_elements(self.spec, shape, task.variant, samples.device)
+        if elements is None:
+            what = f"the tokens of model {self.spec.name} are more than the numbers of a channel in another order"
+            raise UserError(what, mend="call its network with tokens")
+        return mixed[:, elements.index.flatten()].reshape(samples.shape)
 
     def _task(self) -> EvaluationTask:
         found = [task for task in self.spec.evaluation_tasks if task.name == self.task]
@@ -78,17 +81,3 @@ def _root_power(samples: Tensor) -> Tensor:
         kind = "a channel" if len(samples) == 1 else f"training sample {first} of {len(samples)}"
         raise UserError(f"{kind} {what}", mend="leave it out")
     return power.sqrt()[:, None, None, None, None]
-
-
-def token_elements(spec: ModelSpec, shape: Shape, variant: int) -> NDArray[np.int64]:
-    """Index of each number of a sample [T, K, A, 2] among its tokens [L, D], both flattened: int64 [T K A 2].
-
-    Tokenising only moves numbers, so a sample of distinct numbers shows where each of them goes.
-    """
-    count = int(np.prod(shape))
-    number = np.arange(1, count + 1)
-    numbered = (number + 1j * (number + count)).astype(np.complex64).reshape(1, *shape)
-    seen = spec.tokenise(numbered, variant).values.reshape(-1).astype(np.int64)
-    index = np.empty(2 * count + 1, np.int64)
-    index[seen] = np.arange(len(seen))
-    return index[1:].reshape(2, count).T.reshape(-1).copy()

@@ -17,7 +17,7 @@ MAY_IMPORT = {
 }
 ORDER = {
     "models": (
-        "interface", "options", "layers", "references", "scan", "autoencoder", "hetercsi", "wifo", "snapshot",
+        "interface", "options", "layers", "predictors", "references", "elements", "scan", "autoencoder", "hetercsi", "wifo", "snapshot",
         "baselines", "registry", "export", "channel_model", "released",
     ),
     "orchestrator": (

@@ -1,12 +1,16 @@
 """Channels in, channels out: what is shown stays, what is masked is the network's prediction."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from channels.errors import UserError
-from models.channel_model import ChannelModel, token_elements
-from models.interface import ModelSpec
+from models.channel_model import ChannelModel
+from models.elements import find_elements
+from models.interface import ModelSpec, Tokens
 from models.layers.patches import make_patches, unpatch
 from models.registry import make_spec
 
@@ -81,11 +85,27 @@ def test_power_of_one_snapshot_does_not_matter_to_another() -> None:
 @by_model
 def test_every_number_has_one_place_among_the_tokens(spec: ModelSpec) -> None:
     variant, shape = spec.variants[-1], (1, 7, 5) if spec.samples_per_stored((2, 4, 4)) > 1 else (6, 7, 5)
-    places = token_elements(spec, shape, variant)
-    assert len(set(places.tolist())) == len(places) == 2 * np.prod(shape)
-    channels = some_channels(shape)
-    tokens = spec.tokenise(torch.view_as_complex(channels).numpy(), variant)
-    np.testing.assert_array_equal(tokens.values.reshape(3, -1)[:, places], channels.reshape(3, -1).numpy())
+    elements = find_elements(spec, shape, variant)
+    assert elements is not None
+    assert len(elements.index.unique()) == 2 * np.prod(shape)
+    channels = torch.view_as_complex(some_channels(shape))
+    tokens = torch.from_numpy(spec.tokenise(channels.numpy(), variant).values)
+    assert torch.equal(elements.channels(tokens), channels)
+    assert torch.equal(elements.tokens(channels, tokens), tokens)
+
+
+def test_tokens_that_are_no_plain_channels_have_no_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = SPECS["hetercsi"]
+    plain = type(spec).tokenise
+
+    def doubled(self: ModelSpec, channels: NDArray[np.complex64], variant: int) -> Tokens:
+        tokens = plain(self, channels, variant)
+        return replace(tokens, values=2 * tokens.values)
+
+    monkeypatch.setattr(type(spec), "tokenise", doubled)
+    assert find_elements(spec, (8, 8, 4), 4) is None
+    with pytest.raises(UserError, match="more than the numbers"):
+        ChannelModel(spec, spec.build(seed=1)).eval()(some_channels((8, 8, 4)))
 
 
 def test_bad_input_is_refused() -> None:
