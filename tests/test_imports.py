@@ -17,8 +17,8 @@ MAY_IMPORT = {
 }
 ORDER = {
     "models": (
-        "interface", "options", "layers", "predictors", "references", "elements", "scan", "autoencoder", "hetercsi", "wifo", "snapshot",
-        "baselines", "registry", "export", "channel_model", "released",
+        "interface", "options", "layers", "predictors", "references", "elements", "scan", "autoencoder", "hetercsi",
+        "wifo", "snapshot", "baselines", "registry", "export", "channel_model", "released",
     ),
     "orchestrator": (
         "spec", "run", "data", "shard_cache", "checkpoint", "monitoring", "training", "evaluation", "tracking",

@@ -161,6 +161,8 @@ def _print_tables(trained: Sequence[Trained], scores: "dict[str, list[Score]]") 
     from rich.console import Console
 
     from orchestrator.evaluation.comparison import comparison_table
+    from orchestrator.evaluation.direction_table import direction_comparison
+    from orchestrator.evaluation.score import direction_averages
     from orchestrator.evaluation.shot import TITLES
     from orchestrator.evaluation.table import to_tables
 
@@ -174,6 +176,8 @@ def _print_tables(trained: Sequence[Trained], scores: "dict[str, list[Score]]") 
     else:
         fullshot = [model.name for model in trained if model.target is not None]
         console.print(comparison_table(scores, fullshot))
+        if any(direction_averages(found) for found in scores.values()):
+            console.print(direction_comparison(scores))
     for model in trained:
         for caveat in _marks(model).get("caveats", ()):
             console.print(f"{model.name}: {caveat}", markup=False, highlight=False, soft_wrap=True)

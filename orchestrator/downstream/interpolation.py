@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.channel_model import token_elements
+from channels.errors import UserError
+from models.elements import find_elements
 from orchestrator.downstream.embedding import Batches, Embeddings
 from orchestrator.downstream.heads import Scaling
 from orchestrator.downstream.pool import READ_AT_ONCE, Pool
@@ -56,7 +57,11 @@ def patch_sets(pool: Pool, batches: Sequence[Batches], embeddings: Embeddings, g
 def _targets(batch: Batches, count: int, given: Given | None) -> tuple[Tensor, Tensor]:
     """``targets`` and ``counted`` of a set."""
     shape = batch.spec.tokenise(np.zeros((1, *batch.shape), np.complex64), batch.patch).values.shape[1:]
-    source = torch.from_numpy(token_elements(batch.spec, batch.shape, batch.patch))
+    elements = find_elements(batch.spec, batch.shape, batch.patch)
+    if elements is None:
+        mend = "choose another encoder for this task"
+        raise UserError(f"tokens of {batch.spec.name} are not the channel's numbers", where="interpolation", mend=mend)
+    source = elements.index.flatten()
     pieces = []
     for start in range(0, count, READ_AT_ONCE):
         index = np.arange(start, min(start + READ_AT_ONCE, count))

@@ -6,7 +6,8 @@ under -20.04 dB) and against the clean one (``clean``). Samples are averaged lin
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +18,38 @@ from torch import Tensor
 from channels.errors import UserError
 from channels.signal import add_noise, sample_keys
 from channels.store import ChannelStore
+from models.elements import find_elements
 from models.export import load_model
 from models.interface import EvaluationTask, ModelSpec, PretrainingModel, TokenBatch, collate
-from models.references import REFERENCES
-from orchestrator.data.reader import Origin, chosen_zeroshot_sets, read_samples, token_lengths
+from models.predictors.lmmse import Covariance
+from orchestrator.data.reader import Origin, chosen_zeroshot_sets, read_samples, sample_shape, token_lengths
+from orchestrator.evaluation.directions import Directions, WholeVectors, compare_all
+from orchestrator.evaluation.references import reference_guesses, training_covariance
 from orchestrator.evaluation.score import CLEAN, MODEL, NOISY, Score
 from orchestrator.spec.job import EvaluationSection, JobSpec
+
+
+@dataclass(slots=True)
+class _Found:
+    """Scores of one predictor against one target, an entry a batch."""
+
+    nmse: list[NDArray[np.float64]] = field(default_factory=list)
+    directions: list[Directions] = field(default_factory=list)
+
+    def score(self, task: str, set_name: str, predictor: str, target: str) -> Score | None:
+        """The means over the samples; None where nothing was masked."""
+        nmse = np.concatenate(self.nmse)
+        if not len(nmse):
+            return None
+        sgcs = _mean([found.sgcs for found in self.directions])
+        se_share = _mean([found.se_share for found in self.directions])
+        return Score(task, set_name, predictor, target, float(nmse.mean()), len(nmse), sgcs, se_share)
+
+
+def _mean(parts: Sequence[NDArray[np.float64]]) -> float | None:
+    """Over the samples of all batches; None where there is none."""
+    values = np.concatenate(parts) if parts else np.empty(0)
+    return float(values.mean()) if len(values) else None
 
 
 def check_zeroshot_sets(store: ChannelStore, job: JobSpec, spec: ModelSpec) -> tuple[str, ...]:
@@ -57,9 +84,13 @@ def score_set(
     spec: ModelSpec, model: PretrainingModel, store: ChannelStore, set_name: str, job: JobSpec, device: str
 ) -> list[Score]:
     """The same of a model that is loaded, on the device and in evaluation mode."""
+    covariance = None
+    if "lmmse" in job.evaluation.reference_names:
+        origin = origin_of(spec, store, set_name, spec.evaluation_tasks[0].variant)
+        covariance = training_covariance(store, origin, job, device)
     scores: list[Score] = []
     for task in spec.evaluation_tasks:
-        scores.extend(_evaluate_task(spec, model, store, set_name, task, job, device))
+        scores.extend(_evaluate_task(spec, model, store, set_name, task, job, device, covariance))
     return scores
 
 
@@ -71,23 +102,30 @@ def _evaluate_task(
     task: EvaluationTask,
     job: JobSpec,
     device: str,
+    covariance: Covariance | None,
 ) -> list[Score]:
-    errors: dict[tuple[str, str], list[NDArray[np.float64]]] = defaultdict(list)
+    elements = find_elements(spec, sample_shape(origin_of(spec, store, set_name, task.variant)), task.variant, device)
+    found: dict[tuple[str, str], _Found] = defaultdict(_Found)
+    section = job.evaluation
     with torch.inference_mode():
         for noisy, clean in scored_batches(spec, store, set_name, task.variant, job, device):
-            prediction = model.predict(noisy, task.name, job.evaluation.seed)
-            guesses: dict[str, Tensor] = {MODEL: prediction.values}
-            if job.evaluation.references:
-                guesses |= _reference_guesses(spec, task, noisy, prediction.masked)
-            for predictor, values in guesses.items():
-                for target, truth in ((NOISY, noisy.tokens), (CLEAN, clean)):
-                    errors[predictor, target].append(sample_nmse(values, truth, prediction.masked, noisy.elements))
-    return [
-        Score(task.name, set_name, predictor, target, float(np.mean(values)), len(values))
-        for (predictor, target), parts in errors.items()
-        for values in [np.concatenate(parts)]
-        if len(values)
-    ]
+            prediction = model.predict(noisy, task.name, section.seed)
+            masked = prediction.masked
+            guesses = {MODEL: prediction.values}
+            names = section.reference_names
+            guesses |= reference_guesses(names, spec, task, noisy, masked, elements, covariance)
+            targets = {NOISY: noisy.tokens, CLEAN: clean}
+            counted = counted_elements(masked, noisy.elements)
+            for target, truth in targets.items():
+                power = summed_squares(truth, counted)
+                for predictor, values in guesses.items():
+                    found[predictor, target].nmse.append(sample_nmse(values, truth, counted, power))
+            if elements is not None and section.link_snr_db is not None:
+                whole = WholeVectors.of(elements, masked)
+                for who, directions in compare_all(whole, guesses, targets, section.link_snr_db).items():
+                    found[who].directions.append(directions)
+    scores = (of.score(task.name, set_name, *who) for who, of in found.items())
+    return [score for score in scores if score is not None]
 
 
 def origin_of(spec: ModelSpec, store: ChannelStore, set_name: str, variant: int) -> Origin:
@@ -114,18 +152,22 @@ def scored_batches(
         yield batch, torch.from_numpy(spec.tokenise(clean, variant).values).to(device)
 
 
-def _reference_guesses(spec: ModelSpec, task: EvaluationTask, batch: TokenBatch, masked: Tensor) -> dict[str, Tensor]:
-    return {name: spec.reference(name, task, batch, masked) for name in REFERENCES}
+def counted_elements(masked: Tensor, elements: Tensor | None) -> Tensor:
+    """What an error counts, bool [B, L, 1 or D] of masked tokens [B, L] and real elements [B, L, D] (None: all)."""
+    return masked[..., None] if elements is None else masked[..., None] & elements
 
 
-def sample_nmse(values: Tensor, truth: Tensor, masked: Tensor, elements: Tensor | None) -> NDArray[np.float64]:
+def summed_squares(values: Tensor, counted: Tensor) -> Tensor:
+    """Float64 [B], over the counted of values [B, L, D]."""
+    return (values.double().square() * counted).sum(dim=(1, 2))
+
+
+def sample_nmse(values: Tensor, truth: Tensor, counted: Tensor, power: Tensor) -> NDArray[np.float64]:
     """NMSE of each sample that has anything masked, float64 [<= B].
 
-    values, truth: [B, L, D]. masked: bool [B, L]. elements: bool [B, L, D] or None, False for elements to leave out.
+    values, truth: [B, L, D]. counted: bool [B, L, 1 or D]. power: float64 [B], the ``summed_squares`` of the truth.
     """
-    counted = masked[..., None] if elements is None else masked[..., None] & elements
-    error = ((values - truth).double().square() * counted).sum(dim=(1, 2))
-    power = (truth.double().square() * counted).sum(dim=(1, 2))
+    error = summed_squares(values - truth, counted)
     scored = power > 0
     result: NDArray[np.float64] = (error[scored] / power[scored]).cpu().numpy()
     return result

@@ -56,7 +56,7 @@ def check_validation_sets(store: ChannelStore, job: JobSpec) -> tuple[str, ...]:
 
 def validate(export: Path, store_path: Path, names: Sequence[str], job: JobSpec, device: str = "cpu") -> Validation:
     """Score an exported model on the first ``evaluation.validation_samples`` of each set's validation split."""
-    changes = {"split": SPLIT, "samples": job.evaluation.validation_samples, "references": False}
+    changes = {"split": SPLIT, "samples": job.evaluation.validation_samples, "references": False, "link_snr_db": None}
     job = job.model_copy(update={"evaluation": job.evaluation.model_copy(update=changes)})
     spec, model = load_model(export)
     model = model.to(device).eval()

@@ -14,7 +14,7 @@ from orchestrator.report.rows import run_rows, score_rows, step_rows, to_csv
 from orchestrator.report.run_figures import draw_all
 from orchestrator.report.summary import duration, summary
 from orchestrator.report.zeroshot import fullshot_tables, zeroshot_tables
-from orchestrator.report.zeroshot_section import fullshot_section, zeroshot_section
+from orchestrator.report.zeroshot_section import direction_section, fullshot_section, zeroshot_section
 
 CAPTIONS = {
     "plan": "Samples of an epoch by length. Dashed: bucket boundaries, across which samples never share a batch.",
@@ -63,6 +63,7 @@ def render(
         section("Runs", _runs_table(records), _descriptions(records)),
         section("Zero-shot errors", *zeroshot_section(records, tables)),
         *([section("Full-shot errors", *fullshot_section(known))] if known else []),
+        section("Directions", *direction_section(records)),
         section("Training", _figure(figures, "curves")),
         section("Plan", _figure(figures, "plan")),
         section("Padding and throughput", _figure(figures, "padding")),

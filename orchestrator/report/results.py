@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from channels.files import write_atomically, write_json
-from orchestrator.evaluation.score import NOISY, PREDICTOR_NAMES, Score
+from orchestrator.evaluation.score import MODEL, NOISY, PREDICTOR_NAMES, Score
 from orchestrator.evaluation.shot import STEMS, TITLES
 from orchestrator.evaluation.table import to_csv, to_document
 from orchestrator.report.figure import legend_above, new_figure, to_png
 from orchestrator.spec.job import Shot
 
-COLOURS = ("#0072B2", "#BBBBBB", "#E69F00", "#009E73")
+COLOURS = {
+    MODEL: "#0072B2", "zero": "#BBBBBB", "repeat_last": "#E69F00", "linear": "#009E73", "prony": "#CC79A7",
+    "pad": "#D55E00", "lmmse": "#56B4E9",
+}  # fmt: skip
 
 
 def write_results(scores: Sequence[Score], folder: Path, shot: Shot = "zero") -> list[Path]:
@@ -33,7 +36,7 @@ def read_results(folder: Path, shot: Shot = "zero") -> list[Score]:
     if not path.exists():
         return []
     document = json.loads(path.read_text())
-    return [Score(**{key: row[key] for key in Score.__slots__}) for row in document["scores"]]
+    return [Score(**{key: row[key] for key in Score.__slots__ if key in row}) for row in document["scores"]]
 
 
 def draw_scores(scores: Sequence[Score], title: str) -> Any:
@@ -48,10 +51,10 @@ def draw_scores(scores: Sequence[Score], title: str) -> Any:
     figure, panels = new_figure(len(tasks), 1, size, squeeze=False)
     width = 0.8 / len(predictors)
     for panel, task in zip(panels[:, 0], tasks, strict=True):
-        for number, (predictor, colour) in enumerate(zip(predictors, COLOURS, strict=False)):
+        for number, predictor in enumerate(predictors):
             centres = [index + (number - (len(predictors) - 1) / 2) * width for index in range(len(names))]
             heights = [values.get((task, name, predictor), 0.0) for name in names]
-            panel.bar(centres, heights, width, color=colour, label=PREDICTOR_NAMES[predictor])
+            panel.bar(centres, heights, width, color=COLOURS[predictor], label=PREDICTOR_NAMES[predictor])
         panel.axhline(0.0, color="black", linewidth=0.8)
         panel.set_xticks(range(len(names)), names)
         panel.set_ylabel("NMSE (dB)")

@@ -59,6 +59,7 @@ def score_rows(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
         {
             "run": record.name, "task": score.task, "set": score.set_name, "predictor": score.predictor,
             "target": score.target, "samples": score.samples, "nmse": score.nmse, "nmse_db": score.decibels,
+            "sgcs": score.sgcs, "se_share": score.se_share,
         }
         for record in records
         for score in record.scores

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from orchestrator.evaluation.score import AVERAGE
+from orchestrator.evaluation.score import AVERAGE, CLEAN, PREDICTOR_NAMES, direction_averages
 from orchestrator.report.heat import HeatTable, darkness, least_error
-from orchestrator.report.markup import text
+from orchestrator.report.markup import html_table, text
 from orchestrator.report.record import RunRecord
 from orchestrator.report.zeroshot import on_published_sets, published_averages
 
@@ -13,6 +13,12 @@ HEAT = (8, 81, 156)
 DARK = 0.68
 """Share of that colour from which white text reads better than black."""
 
+DIRECTIONS = (
+    "Antenna vectors that were predicted whole, against the clean channel, mean over the sets: squared generalised "
+    "cosine similarity (1 is the right direction), and spectral efficiency of precoding along them as a share of that "
+    "along the true ones."
+)
+
 
 def zeroshot_section(records: Sequence[RunRecord], tables: Sequence[HeatTable]) -> list[str]:
     """Notes and tables, in order."""
@@ -20,8 +26,8 @@ def zeroshot_section(records: Sequence[RunRecord], tables: Sequence[HeatTable]) 
         return ['<p class="note">No run has been scored yet: the table is made when training has finished.</p>']
     how_to_read = (
         "Normalised mean squared error in dB on sets that were not trained on, against the noisy target; lower is "
-        "better, 0 dB is as bad as predicting nothing. Darker cells have less error. Repeat last and linear need no "
-        "training."
+        "better, 0 dB is as bad as predicting nothing. Darker cells have less error. Repeat last, linear, "
+        "PAD, Prony and LMMSE need no training."
     )
     least = least_error(tables)
     heats = (_heat(table, least) for table in tables)
@@ -70,3 +76,22 @@ def _heat_cell(value: float | None, least: float, mark: str) -> str:
     colour = ",".join(str(round(255 + share * (part - 255))) for part in HEAT)
     ink = "#fff" if share > DARK else "#222"
     return f'<td{mark} style="background:rgb({colour});color:{ink}">{value:.2f}</td>'
+
+
+def direction_section(records: Sequence[RunRecord]) -> list[str]:
+    """A note and a table, rows by task and run; nothing where no run has such scores."""
+    rows = []
+    for task in dict.fromkeys(score.task for record in records for score in record.scores):
+        for record in records:
+            rows += [(task, record.name, *cells) for cells in _direction_rows(record, task)]
+    if not rows:
+        return []
+    head = ("task", "run", "prediction", "similarity", "share of efficiency")
+    return [f'<p class="note">{text(DIRECTIONS)}</p>', html_table(head, rows, text_columns=(0, 1, 2))]
+
+
+def _direction_rows(record: RunRecord, task: str) -> list[tuple[str, str, str]]:
+    """Prediction, similarity and share, of the model first."""
+    means = direction_averages(record.scores)
+    found = [(label, means.get((task, predictor, CLEAN))) for predictor, label in PREDICTOR_NAMES.items()]
+    return [(label, f"{pair[0]:.3f}", f"{100 * pair[1]:.1f} %") for label, pair in found if pair is not None]

@@ -21,6 +21,8 @@ Shot = Literal["zero", "full"]
 LossWeighting = Literal["token", "sample"]
 Select = Literal["val", "zeroshot", "last"]
 Precision = Literal["fp32", "bf16", "bf16_pure"]
+ReferenceName = Literal["zero", "repeat_last", "linear", "pad", "prony", "lmmse"]
+DEFAULT_REFERENCES: tuple[ReferenceName, ...] = ("zero", "repeat_last", "linear", "prony")
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 
 
@@ -232,8 +234,17 @@ class EvaluationSection(Section):
     """Beside the training: at most so many validation samples of every pre-training set."""
     select: Select = "val"
     """What chooses the best model: its validation samples, the zero-shot sets, or nothing (the last one is taken)."""
-    references: bool = True
-    """Also score zero, repeat-last and linear interpolation."""
+    references: bool | tuple[ReferenceName, ...] = True
+    """Predictions without training that are also scored: true for ``DEFAULT_REFERENCES``, or some by name."""
+    link_snr_db: float | None = 10.0
+    """Of one antenna, for the spectral efficiency of precoding along predictions; null: directions are not scored."""
+
+    @property
+    def reference_names(self) -> tuple[ReferenceName, ...]:
+        """Those of ``references``, each once."""
+        if isinstance(self.references, bool):
+            return DEFAULT_REFERENCES if self.references else ()
+        return tuple(dict.fromkeys(self.references))
 
 
 class TrackingSection(Section):

@@ -12,7 +12,7 @@ from channels.errors import UserError
 from models.export import save_model
 from models.registry import make_spec
 from orchestrator.control.scoring import keep_if_best
-from orchestrator.evaluation.nmse import evaluate_set, sample_nmse
+from orchestrator.evaluation.nmse import counted_elements, evaluate_set, sample_nmse, summed_squares
 from orchestrator.evaluation.score import CLEAN, NOISY, Score, averages, decibels
 from orchestrator.evaluation.table import to_csv, to_metrics, to_tables
 from orchestrator.report.results import read_results, write_results
@@ -27,10 +27,12 @@ def test_nmse_counts_masked_real_places_only() -> None:
     guess[0, 0] = 9.0
     guess[0, 1, 0] = 0.0
     masked = torch.tensor([[False, True], [False, False]])
-    assert sample_nmse(guess, truth, masked, None).tolist() == pytest.approx([9 / 25])
+    counted = counted_elements(masked, None)
+    assert sample_nmse(guess, truth, counted, summed_squares(truth, counted)).tolist() == pytest.approx([9 / 25])
     elements = torch.ones(2, 2, 2, dtype=torch.bool)
     elements[0, 1, 1] = False
-    assert sample_nmse(guess, truth, masked, elements).tolist() == pytest.approx([1.0])
+    counted = counted_elements(masked, elements)
+    assert sample_nmse(guess, truth, counted, summed_squares(truth, counted)).tolist() == pytest.approx([1.0])
 
 
 def test_averages_are_of_linear_values() -> None:
@@ -74,7 +76,8 @@ def scores(small_store: Path, tmp_path_factory: pytest.TempPathFactory) -> list[
 
 
 def test_every_sample_is_scored_by_every_predictor(scores: list[Score]) -> None:
-    assert len(scores) == 3 * 4 * 2
+    assert len(scores) == 3 * 4 * 2 + 2
+    assert {score.task for score in scores if score.predictor == "prony"} == {"time"}
     assert {score.samples for score in scores} == {10}
     assert {score.task for score in scores} == {"reconstruction", "time", "frequency"}
 
@@ -121,5 +124,7 @@ def test_results_read_back_and_have_their_names(scores: list[Score], tmp_path: P
     metrics = to_metrics(scores)
     for name in ("eval/nmse_db/time/H2", "eval/nmse_db/time/avg", "eval/clean_nmse_db/frequency/avg"):
         assert name in metrics
-    assert len(to_tables(scores, "x")) == 2
+    for name in ("eval/sgcs/time/H2", "eval/clean_se_share/frequency/avg", "eval/clean_sgcs/time/avg"):
+        assert 0 < metrics[name] < 1
+    assert len(to_tables(scores, "x")) == 3
     assert write_results([], tmp_path / "none") == [] and not (tmp_path / "none").exists()

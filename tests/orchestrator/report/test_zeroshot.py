@@ -5,11 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from orchestrator.evaluation.score import AVERAGE
+from orchestrator.evaluation.score import AVERAGE, Score
 from orchestrator.report.heat import darkness
 from orchestrator.report.published import published
 from orchestrator.report.read_run import read_run
 from orchestrator.report.zeroshot import published_averages, zeroshot_tables
+from orchestrator.report.zeroshot_section import direction_section
 from orchestrator.run.folder import RunDirectory
 from tests.orchestrator.report.recorded import scored
 
@@ -32,6 +33,14 @@ def test_published_methods_stand_beside_the_published_sets_only(broken_off: RunD
         and ("WiFo", -4.60) in zip(table.rows, [row[0] for row in table.values], strict=True)
     )
     assert published_averages(["snapshot"]) is None
+
+
+def test_directions_stand_in_a_table_where_there_are_any(broken_off: RunDirectory) -> None:
+    record = scored(read_run(broken_off, "FINISHED"), "mine", 0.1)
+    assert direction_section([record]) == []
+    directed = [Score("time", name, "prony", "clean", 0.1, 5, sgcs, 0.9) for name, sgcs in (("D1", 0.7), ("D2", 0.8))]
+    page = "".join(direction_section([replace(record, scores=(*record.scores, *directed))]))
+    assert all(cell in page for cell in ("mine", "Prony", "0.750", "90.0 %")) and "repeat last" not in page
 
 
 def test_published_averages_are_those_of_their_rows() -> None:
