@@ -29,12 +29,14 @@ def find_targets(task: Task, pool: Pool) -> Targets:
         UserError: a set without the label, a label of another shape or with values that are none, sets whose codebooks
             differ, a codebook that the array does not resolve.
     """
-    name = next((name for name in task.label if all(name in one.labels for one in pool.sets)), None)
-    if name is not None:
-        values = [_stored(task, one, name) for one in pool.sets]
+    found = [one.label(task.label) for one in pool.sets]
+    names = [label[0] for label in found if label is not None]
+    if len(names) == len(pool.sets):
+        values = [_stored(task, one, name) for one, name in zip(pool.sets, names, strict=True)]
+        source = f"label {' or '.join(dict.fromkeys(names))}"
         if task.is_classification:
-            return _of_classes(task, np.concatenate(values), name)
-        return _of_numbers(task, values, name)
+            return _of_classes(task, np.concatenate(values), source)
+        return _of_numbers(task, values, source)
     if task.codebook is None:
         raise _missing(task, pool)
     return _beams(task, pool)
@@ -59,9 +61,7 @@ def check_classes(task: Task, trained: NDArray[np.int64], tested: NDArray[np.int
 
 
 def _missing(task: Task, pool: Pool) -> UserError:
-    one = next(one for one in pool.sets if one.label(task.label) is None or len(pool.sets) > 1)
-    lacking = [found for found in pool.sets if task.label[0] not in found.labels]
-    one = lacking[0] if lacking else one
+    one = next(one for one in pool.sets if one.label(task.label) is None)
     has = ", ".join(sorted(one.labels)) or "no label at all"
     mend = f"it has {has}; import it with its labels, leave it out with sets, or leave out the task"
     return UserError(f"task {task.name}: no label {' or '.join(task.label)}", where=f"set {one.name}", mend=mend)
@@ -98,21 +98,21 @@ def _from_origin(task: Task, one: PooledSet, columns: NDArray[np.float64]) -> ND
     return relative
 
 
-def _of_classes(task: Task, values: NDArray[np.int64], name: str) -> Targets:
+def _of_classes(task: Task, values: NDArray[np.int64], source: str) -> Targets:
     outputs = int(values.max()) + 1 if task.classes is None else task.classes
     if values.min() < 0 or values.max() >= outputs:
         wrong = int(values[(values < 0) | (values >= outputs)][0])
         mend = "correct the label, or set classes in the task"
-        raise UserError(f"task {task.name}: class {wrong} is not within 0..{outputs - 1}", where=name, mend=mend)
-    return Targets(values, outputs, f"label {name}")
+        raise UserError(f"task {task.name}: class {wrong} is not within 0..{outputs - 1}", where=source, mend=mend)
+    return Targets(values, outputs, source)
 
 
-def _of_numbers(task: Task, parts: list[NDArray[Any]], name: str) -> Targets:
+def _of_numbers(task: Task, parts: list[NDArray[Any]], source: str) -> Targets:
     widths = sorted({part.shape[1] for part in parts})
     if len(widths) > 1:
         what = f"task {task.name}: {widths[0]} numbers in one set, {widths[1]} in another"
         raise UserError(what, where="label", mend="set columns in the task")
-    return Targets(np.concatenate(parts), widths[0], f"label {name}")
+    return Targets(np.concatenate(parts), widths[0], source)
 
 
 def _beams(task: Task, pool: Pool) -> Targets:

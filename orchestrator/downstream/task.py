@@ -57,9 +57,9 @@ class Task(Section):
     metrics: Annotated[tuple[Metric, ...], Field(min_length=1)]
     """The first one is drawn."""
     label: tuple[str, ...] = ()
-    """Names of stored labels: the first one that every set has."""
+    """Names that stored labels go by: of every set the first one that it has."""
     codebook: Positive | Literal["antennas"] | None = None
-    """Where no stored label is there: the best of so many DFT beams, computed from the channel."""
+    """Where a set has no such label, for all sets: the best of so many DFT beams, computed from the channel."""
     classes: Annotated[int, Field(ge=2)] | None = None
     """Classes 0 .. classes - 1 of a stored label; null: as many as occur."""
     absent_classes: Literal["refuse", "count"] = "refuse"
