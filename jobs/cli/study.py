@@ -6,15 +6,17 @@ from typing import Annotated, get_args
 import typer
 
 from channels.errors import UserError
+from jobs.cli.downstream.study import study_downstream
 from jobs.cli.options import ClusterFileOption, ClusterOption
 from jobs.studies.children import ChildFailedError, is_finished
+from jobs.studies.downstream.spec import NAME as FIG3_WIMAMBA
 from jobs.studies.spec import Child, Scale, Study, StudyName, known_scales, make_study
 from orchestrator.spec.cluster import load_profile
 from orchestrator.spec.yaml_files import validate
 
 
 def study(
-    what: Annotated[str, typer.Argument(help="table3, fig4 or fig1c.", show_default=False)],
+    what: Annotated[str, typer.Argument(help="table3, fig4, fig1c or fig3-wimamba.", show_default=False)],
     scale: Annotated[str, typer.Option(help="small (minutes on two cores), medium or published.")] = "small",
     samples: Annotated[int | None, typer.Option(help="Samples of a set, in place of the scale's.")] = None,
     model: Annotated[str | None, typer.Option(help="tiny, base or published, in place of the scale's.")] = None,
@@ -23,11 +25,20 @@ def study(
     name: Annotated[str | None, typer.Option(help="Name of the sweep (default: e.g. table3-small).")] = None,
     stores: Annotated[Path, typer.Option(help="Folder for the channels that are made.")] = Path("data"),
     seed: Annotated[int, typer.Option(min=0, help="Seed of channels and runs.")] = 42,
+    source: Annotated[
+        list[Path] | None, typer.Option(help="fig3-wimamba: labelled channels to import (repeatable).")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and run nothing.")] = False,
     cluster: ClusterOption = None,
     cluster_file: ClusterFileOption = None,
 ) -> None:
     """Run an ablation of the paper at a scale and write its table; again: goes on with what is not finished."""
+    if what == FIG3_WIMAMBA:
+        study_downstream(
+            name or f"{what}-{scale}", scale, samples, epochs, source or [], stores, seed, cluster, cluster_file,
+            dry_run=dry_run,
+        )  # fmt: skip
+        return
     kind = _kind(what)
     changes = {
         "samples": samples,
@@ -62,7 +73,7 @@ def study(
 def _kind(what: str) -> StudyName:
     known: dict[str, StudyName] = {kind: kind for kind in get_args(StudyName)}
     if what not in known:
-        raise UserError(f"no study {what!r}", where="study", mend=f"there are {', '.join(known)}")
+        raise UserError(f"no study {what!r}", where="study", mend=f"there are {', '.join((*known, FIG3_WIMAMBA))}")
     return known[what]
 
 

@@ -20,6 +20,7 @@ MODELS: dict[str, tuple[dict[str, Any], tuple[tuple[int, int, int], ...]]] = {
     "lwm": ({"size": "tiny", "patches": [4]}, SNAPSHOTS),
     "raw": ({"patches": [4]}, SNAPSHOTS),
     "hetercsi": ({"size": "tiny", "position": "grid"}, SAMPLES),
+    "wifo": ({"size": "tiny"}, SAMPLES),
 }
 
 
@@ -35,11 +36,13 @@ def batch_of(spec: ModelSpec, scales: tuple[tuple[int, int, int], ...], rows: li
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("name", "packed"), [*((name, False) for name in MODELS), ("lwm", True), ("hetercsi", True)])
+@pytest.mark.parametrize(
+    ("name", "packed"), [*((name, False) for name in MODELS), ("lwm", True), ("hetercsi", True), ("wifo", True)]
+)
 def test_an_embedding_is_the_same_in_any_batch(name: str, packed: bool) -> None:
     spec, model, scales = made(name)
     together: Embedding = model.encode(batch_of(spec, scales, list(range(len(scales))), packed))
-    assert (together.class_token is None) == (name in ("raw", "hetercsi"))
+    assert (together.class_token is None) == (name in ("raw", "hetercsi", "wifo"))
     assert together.patches.dtype == torch.float32
     assert not together.patches[~together.valid].any()
     for row, scale in enumerate(scales):
