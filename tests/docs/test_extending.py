@@ -2,6 +2,7 @@
 
 import importlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,14 @@ def test_channels_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     exec(compile(python_blocks()[0].body, "extending.md", "exec"), {})
     store = ChannelStore.open(tmp_path / "data" / "lab")
     assert store.read("lab-hall", "train", np.arange(64)).shape == (64, 8, 16, 4)
+
+
+def test_embeddings_of_ones_own_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"__name__": "extending"}
+    for block in python_blocks()[:3]:
+        exec(compile(block.body, "extending.md", "exec"), names)
+    assert names["embedding"].class_token.shape == (4, 32) and names["embedding"].patches.shape == (4, 4, 32)
 
 
 def test_a_model_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
