@@ -139,7 +139,8 @@ def decide(section: FailuresSection, past: Sequence[Kind], error: BaseException,
     """What to do after the last of ``past`` failures. now: the adjustments of the attempt that failed."""
     kind = past[-1]
     number = past.count(kind)
-    wait_s = min(section.backoff_s * 2.0 ** min(number - 1, MOST_DOUBLINGS), section.backoff_cap_s)
+    # What fails once starts again at once: most ranks are lost for no reason that lasts.
+    wait_s = min(section.backoff_s * 2.0 ** min(number - 2, MOST_DOUBLINGS), section.backoff_cap_s) * (number > 1)
     retry = number <= section.budget(kind)
     adjustments = now
     if isinstance(error, TrainingDivergedError) and error.step is not None:

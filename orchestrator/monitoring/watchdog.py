@@ -18,6 +18,10 @@ REMEMBERED_STEPS = 100
 STEPS_TO_KNOW = 5
 FIRST_STEPS_S = 900.0
 """Patience until step times are known: the first steps may compile kernels."""
+LOOKS = 20
+"""Within the least patience, or within ten seconds where that is more."""
+GRACE_S = 0.5
+"""For other ranks to write down their stacks once they have looked."""
 RECORDER_S = 20.0
 """For the flight recorder; then the process ends without it."""
 
@@ -43,7 +47,7 @@ class Watchdog(threading.Thread):
         self._stacks = stacks
         self._factor = factor
         self._floor_s, self._first_s = floor_s, first_s
-        self._look_s = min(floor_s, 10.0) / 4
+        self._look_s = min(floor_s, 10.0) / LOOKS
         self._end = end
         self._seconds: deque[float] = deque(maxlen=REMEMBERED_STEPS)
         self._last = time.monotonic()
@@ -99,7 +103,7 @@ class Watchdog(threading.Thread):
         finally:
             # Once this rank ends, all do. So it gives the others time for one more look, in which they write their
             # stacks.
-            time.sleep(self._look_s + 1.0)
+            time.sleep(self._look_s + GRACE_S)
             self._end(HANG_EXIT_CODE)
 
     def _write_down(self, seconds: float) -> None:

@@ -28,7 +28,7 @@ class FailuresSection(Section):
     bad_data: Budget = 0
     """A file is missing or broken; tries help only where it comes back."""
     backoff_s: Annotated[float, Field(ge=0)] = 1.0
-    """Wait before the next attempt; doubled with every failure of the same kind."""
+    """Wait before the next attempt: none after the first failure of a kind, then this, doubled each time."""
     backoff_cap_s: Annotated[float, Field(ge=0)] = 300.0
     hang_factor: Factor = 20.0
     """No step for so many times the median step time is a hang,"""

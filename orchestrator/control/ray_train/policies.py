@@ -6,6 +6,7 @@ Ray pickles the policies one by one for the process of its controller, so what t
 import time
 from typing import Any
 
+import ray
 from ray.train import FailureConfig
 
 from orchestrator.control.ray_train.backoff import Backoff
@@ -18,6 +19,7 @@ from orchestrator.control.ray_train.private import (
     FixedScalingPolicy,
     NoopDecision,
     ResizeDecision,
+    WorkerGroupCallback,
 )
 from orchestrator.run.folder import RunDirectory
 
@@ -36,6 +38,21 @@ class BudgetedFailurePolicy(FailurePolicy):  # type: ignore[misc]
         failures = getattr(training_failed_error, "worker_failures", None)
         alone = getattr(training_failed_error, "controller_failure", training_failed_error)
         return FailureDecision.RETRY if self._book.fail(failures or {-1: alone}) else FailureDecision.RAISE
+
+
+class EndBrokenGroup(WorkerGroupCallback):  # type: ignore[misc]
+    """Ends what is left of a group that has failed, at once.
+
+    Ray Train asks its ranks first to take down their process group, then to shut down, and waits for seconds for a rank
+    that is stopped or stuck.
+    """
+
+    def before_worker_group_shutdown(self, worker_group: Any) -> None:
+        """Called in the controller of Ray Train, before its own callbacks."""
+        status = worker_group.get_latest_poll_status()
+        if status is not None and status.errors:
+            for worker in worker_group.get_workers():
+                ray.kill(worker.actor)
 
 
 class _PatientStart:

@@ -11,6 +11,7 @@ from typing import Any
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 from ray.train.v2._internal.execution.failure_handling import FailureDecision, FailurePolicy
 from ray.train.v2._internal.execution.scaling_policy import (
     ElasticScalingPolicy,
@@ -19,6 +20,7 @@ from ray.train.v2._internal.execution.scaling_policy import (
     ResizeDecision,
     ScalingPolicy,
 )
+from ray.train.v2._internal.execution.worker_group import WorkerGroup
 
 __all__ = [
     "METHODS",
@@ -31,6 +33,7 @@ __all__ = [
     "PlacementGroupCleanerCallback",
     "ResizeDecision",
     "ScalingPolicy",
+    "WorkerGroupCallback",
 ]
 
 
@@ -56,6 +59,9 @@ METHODS = (
     ),
     Method(ElasticScalingPolicy, "_get_reserved_resources", ("self",)),
     Method(ElasticScalingPolicy, "_count_possible_workers", ("self", "reserved_resources")),
+    Method(WorkerGroupCallback, "before_worker_group_shutdown", ("self", "worker_group")),
+    Method(WorkerGroup, "get_latest_poll_status", ("self",)),
+    Method(WorkerGroup, "get_workers", ("self",)),
     Method(TorchTrainer, "_create_default_callbacks", ("self",)),
     Method(TorchTrainer, "_initialize_and_run_controller", ("self", "controller_init_kwargs")),
 )

@@ -10,7 +10,12 @@ from orchestrator.control.ray_train.background import Background
 from orchestrator.control.ray_train.device_check import DeviceCheck
 from orchestrator.control.ray_train.environment import rank_environment
 from orchestrator.control.ray_train.failure_book import FailureBook
-from orchestrator.control.ray_train.policies import BudgetedFailurePolicy, FixedPolicy, PartitionScalingPolicy
+from orchestrator.control.ray_train.policies import (
+    BudgetedFailurePolicy,
+    EndBrokenGroup,
+    FixedPolicy,
+    PartitionScalingPolicy,
+)
 from orchestrator.control.ray_train.private import DatasetsCallback, PlacementGroupCleanerCallback
 from orchestrator.run.folder import RunDirectory
 from orchestrator.run.worker_config import WorkerConfig
@@ -41,7 +46,7 @@ class WavetrainTrainer(TorchTrainer):  # type: ignore[misc]
         callbacks: list[Any] = super()._create_default_callbacks()
         # No data of Ray's: its callback would start an actor for it with every group.
         unused = (DatasetsCallback,) if self._dashboard else (DatasetsCallback, PlacementGroupCleanerCallback)
-        return [callback for callback in callbacks if not isinstance(callback, unused)]
+        return [EndBrokenGroup(), *(callback for callback in callbacks if not isinstance(callback, unused))]
 
     def _initialize_and_run_controller(self, **arguments: Any) -> Any:
         return super()._initialize_and_run_controller(**(arguments | self._policies))

@@ -107,7 +107,7 @@ def test_a_device_found_broken_explains_what_a_device_can_cause(before, kind, ra
     assert blame_devices(before, {}) is before
 
 
-def test_every_kind_has_its_budget_and_the_wait_doubles_up_to_its_cap() -> None:
+def test_every_kind_has_its_budget_and_the_wait_after_its_first_failure_doubles_up_to_its_cap() -> None:
     section = FailuresSection(worker=4, preemption=1, backoff_s=2, backoff_cap_s=5)
     past: list[Kind] = []
     decided = []
@@ -115,7 +115,7 @@ def test_every_kind_has_its_budget_and_the_wait_doubles_up_to_its_cap() -> None:
         past.append(kind)
         decision = decide(section, past, GLOO, NONE)
         decided.append((decision.retry, decision.wait_s))
-    assert decided == [(True, 2), (True, 4), (True, 2), (True, 5), (False, 4), (True, 5), (False, 5)]
+    assert decided == [(True, 0), (True, 2), (True, 0), (True, 4), (False, 2), (True, 5), (False, 5)]
 
 
 def test_a_diverged_step_is_skipped_where_the_budget_allows_to_go_back() -> None:

@@ -18,7 +18,12 @@ from ray.train.v2._internal.execution.worker_group.poll import WorkerStatus
 
 from orchestrator.control.ray_train import policies
 from orchestrator.control.ray_train.failure_book import FailureBook
-from orchestrator.control.ray_train.policies import BudgetedFailurePolicy, FixedPolicy, PartitionScalingPolicy
+from orchestrator.control.ray_train.policies import (
+    BudgetedFailurePolicy,
+    EndBrokenGroup,
+    FixedPolicy,
+    PartitionScalingPolicy,
+)
 from orchestrator.control.ray_train.private import NoopDecision, ResizeDecision
 from orchestrator.run.events import read_events
 from orchestrator.run.folder import RunDirectory
@@ -111,6 +116,34 @@ def control(directory: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> Callabl
     return run
 
 
+class Rank:
+    def __init__(self, number: int) -> None:
+        self.actor = number
+
+
+class Ended(Group):
+    """A group that has ended with an error, or well."""
+
+    def __init__(self, error: BaseException | None) -> None:
+        super().__init__(lambda: error)
+
+    def get_workers(self) -> list[Any]:
+        return [Rank(0), Rank(1)]
+
+    def get_latest_poll_status(self) -> Any:
+        return self.poll_status()
+
+
+@pytest.mark.parametrize(("error", "ended"), [(ActorDiedError("gone"), [0, 1]), (None, [])])
+def test_what_is_left_of_a_broken_group_is_ended_at_once(
+    error: BaseException | None, ended: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed: list[int] = []
+    monkeypatch.setattr(ray, "kill", killed.append)
+    EndBrokenGroup().before_worker_group_shutdown(Ended(error))
+    assert killed == ended
+
+
 def kinds(directory: RunDirectory) -> list[str]:
     return [event["failure"]["kind"] for event in read_events(directory.failures)[0]]
 
@@ -124,11 +157,11 @@ def ends() -> None:
 
 
 def test_the_next_group_starts_when_the_wait_is_over(directory: RunDirectory, control: Callable[..., Any]) -> None:
-    groups = Groups([gone, gone, ends])
-    assert control(groups, worker=2, backoff_s=0.3) == "FinishedState"
-    first, second, third = groups.started
+    groups = Groups([gone, gone, gone, ends])
+    assert control(groups, worker=3, backoff_s=0.3) == "FinishedState"
+    _, first, second, third = groups.started
     assert second - first >= 0.3 and third - second >= 0.6
-    assert kinds(directory) == ["worker", "worker"]
+    assert kinds(directory) == ["worker"] * 3
 
 
 def test_a_spent_budget_ends_the_run_without_a_wait(directory: RunDirectory, control: Callable[..., Any]) -> None:
@@ -144,7 +177,7 @@ def test_a_stop_request_lets_the_next_group_start_at_once(directory: RunDirector
         return gone()
 
     started = time.monotonic()
-    assert control(Groups([gone_while_stopped, ends]), worker=1, backoff_s=300) == "FinishedState"
+    assert control(Groups([gone, gone_while_stopped, ends]), worker=2, backoff_s=300) == "FinishedState"
     assert time.monotonic() - started < 60
 
 
