@@ -20,15 +20,17 @@ FASTEST: dict[str, tuple[Wanted, ...]] = {"cuda": ("triton", "mamba_ssm"), "cpu"
 
 
 @cache
-def choose_backend(device: str, wanted: Wanted = "auto") -> Backend:
+def choose_backend(device: str, wanted: Wanted = "auto", packed: bool = False) -> Backend:
     """The backend for a device type (``cpu``, ``cuda``), logged once a process.
 
-    ``auto``: the first of ``FASTEST`` that runs there, else ``torch``; on CUDA each is tried on the device. Raises
-    UserError where the wanted one cannot run.
+    ``auto``: the first of ``FASTEST`` that runs there, else ``torch``; on CUDA each is tried on the device. packed: for
+    packed sequences. Raises UserError where the wanted one cannot run.
     """
     backend, reasons = None, []
     for name in FASTEST.get(device, ()) if wanted == "auto" else (wanted,):
         backend, reason = _backend(name, device)
+        if packed and backend is not None and not backend.packs:
+            backend, reason = None, f"{name} has no sequence boundaries for packed batches"
         if backend is not None:
             break
         reasons.append(str(reason))
@@ -43,7 +45,7 @@ def choose_backend(device: str, wanted: Wanted = "auto") -> Backend:
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def compiler_knows(device: str, wanted: Wanted) -> bool:
     """Whether torch.compile can trace through the chosen backend, whose operations it then takes as they are."""
-    return choose_backend(device, wanted).name == "triton"
+    return choose_backend(device, wanted, False).name == "triton"
 
 
 def _backend(wanted: Wanted, device: str) -> tuple[Backend | None, str | None]:
@@ -86,7 +88,7 @@ def _kernel_backend() -> tuple[Backend | None, str | None]:
     if (reason := load_fault(SCAN)) is not None:
         return None, f"{reason} (docs/models-wimamba.md says how to build it)"
     note = "mamba_ssm (compiled CUDA kernel)"
-    return Backend("mamba_ssm", note, kernel_scan, kernel_convolution, half=True), None
+    return Backend("mamba_ssm", note, kernel_scan, kernel_convolution, half=True, packs=False), None
 
 
 def _fault_on_device(backend: Backend) -> str | None:

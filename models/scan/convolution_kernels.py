@@ -6,7 +6,7 @@ A program holds [steps, channels] of one sample and group; time is in scan order
 import triton
 import triton.language as tl
 
-from models.scan.scan_kernels import VARYING, sequence_of, token_of
+from models.scan.scan_kernels import VARYING, room_of, sequence_of, series_at, token_of
 
 
 @triton.jit
@@ -32,20 +32,20 @@ def filtered(x, x_t, weight, bias, step, count, backward, known, TAPS: tl.conste
 @triton.jit(do_not_specialize=VARYING)
 def convolve(
     x, x_b, x_t, x_g, weight, bias, lengths, out, length, groups, channels, reverse,
-    TAPS: tl.constexpr, STEPS: tl.constexpr, CHANNELS: tl.constexpr, PADDED: tl.constexpr,
+    TAPS: tl.constexpr, STEPS: tl.constexpr, CHANNELS: tl.constexpr, PADDED: tl.constexpr, PACKED: tl.constexpr,
 ):  # fmt: skip
     """out, contiguous. Programs: blocks of steps, blocks of channels, batch * groups."""
-    sample, group, count, backward = sequence_of(lengths, length, groups, reverse, PADDED)
+    sample, first_row, group, count, backward = sequence_of(lengths, length, groups, reverse, PADDED, PACKED)
     step = tl.program_id(0) * STEPS + tl.arange(0, STEPS)
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     known = channel < channels
     shift = tl.load(bias + group * channels + channel, mask=known, other=0.0)
     weight += (group * channels + channel) * TAPS
-    x += sample * x_b + group * x_g + channel[None, :]
+    x = series_at(x, sample, first_row, group, x_b, x_t, x_g, PACKED) + channel[None, :]
     total = filtered(x, x_t, weight, shift, step, count, backward, known, TAPS)
     result = tl.where((step < count)[:, None], total * tl.sigmoid(total), 0.0)
-    place = ((sample * length + token_of(step, count, backward)) * groups + group) * channels
-    mask = (step < length)[:, None] & known[None, :]
+    place = ((first_row + token_of(step, count, backward)) * groups + group) * channels
+    mask = (step < room_of(length, count, PACKED))[:, None] & known[None, :]
     tl.store(out + place[:, None] + channel[None, :], result.to(out.dtype.element_ty), mask=mask)
 
 
@@ -62,19 +62,19 @@ def slope(x, x_t, weight, bias, d_out, d_out_t, step, count, backward, known, TA
 def convolution_gradients(
     x, x_b, x_t, x_g, weight, bias, lengths, d_out, d_out_b, d_out_t, d_out_g, d_x, d_weight, d_bias,
     length, blocks, groups, channels, reverse,
-    TAPS: tl.constexpr, STEPS: tl.constexpr, CHANNELS: tl.constexpr, PADDED: tl.constexpr,
+    TAPS: tl.constexpr, STEPS: tl.constexpr, CHANNELS: tl.constexpr, PADDED: tl.constexpr, PACKED: tl.constexpr,
 ):  # fmt: skip
     """d_x, contiguous, and what is to be summed: d_weight [batch, groups, blocks of steps, channels, taps] and d_bias,
     which has no taps. Programs as of ``convolve``.
     """
-    sample, group, count, backward = sequence_of(lengths, length, groups, reverse, PADDED)
+    sample, first_row, group, count, backward = sequence_of(lengths, length, groups, reverse, PADDED, PACKED)
     step = tl.program_id(0) * STEPS + tl.arange(0, STEPS)
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     known = channel < channels
     shift = tl.load(bias + group * channels + channel, mask=known, other=0.0)
     weight += (group * channels + channel) * TAPS
-    x += sample * x_b + group * x_g + channel[None, :]
-    d_out += sample * d_out_b + group * d_out_g + channel[None, :]
+    x = series_at(x, sample, first_row, group, x_b, x_t, x_g, PACKED) + channel[None, :]
+    d_out = series_at(d_out, sample, first_row, group, d_out_b, d_out_t, d_out_g, PACKED) + channel[None, :]
     own = slope(x, x_t, weight, shift, d_out, d_out_t, step, count, backward, known, TAPS)
     total = own * tl.load(weight + TAPS - 1, mask=known, other=0.0)[None, :]
     for later in tl.static_range(1, TAPS):
@@ -82,8 +82,8 @@ def convolution_gradients(
         other = slope(x, x_t, weight, shift, d_out, d_out_t, step + later, count, backward, known, TAPS)
         total += other * tl.load(weight + TAPS - 1 - later, mask=known, other=0.0)[None, :]
     total = tl.where((step < count)[:, None], total, 0.0)
-    place = ((sample * length + token_of(step, count, backward)) * groups + group) * channels
-    mask = (step < length)[:, None] & known[None, :]
+    place = ((first_row + token_of(step, count, backward)) * groups + group) * channels
+    mask = (step < room_of(length, count, PACKED))[:, None] & known[None, :]
     tl.store(d_x + place[:, None] + channel[None, :], total.to(d_x.dtype.element_ty), mask=mask)
     row = (tl.program_id(2).to(tl.int64) * blocks + tl.program_id(0)) * channels + channel
     tl.store(d_bias + row, tl.sum(own, axis=0), mask=known)

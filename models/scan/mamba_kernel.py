@@ -1,7 +1,8 @@
 """The compiled CUDA operations of mamba-ssm and causal-conv1d as differentiable functions.
 
 Both want time innermost: every series is copied once, and that copy reverses the time of reversed groups. Neither knows
-lengths. Series are float32, bfloat16 or float16, all of one type; what is fixed over time is float32.
+lengths, nor the ends of packed sequences. Series are float32, bfloat16 or float16, all of one type; what is fixed over
+time is float32.
 """
 
 from typing import Any
@@ -10,9 +11,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from models.layers.packing import Sequences
 from models.scan.chunked import chunked_scan, shifted_convolution
 from models.scan.kernel_package import CONVOLUTION, SCAN, load, load_fault
-from models.scan.problem import ScanProblem, valid_steps
+from models.scan.problem import Extents, ScanProblem, valid_steps
 
 TAPS = range(2, 5)
 """Taps that causal-conv1d is compiled for."""
@@ -26,9 +28,10 @@ def kernel_scan(problem: ScanProblem) -> Tensor:
     u, reverse = problem.u, problem.reverse
     if u.dtype == torch.float64:
         return chunked_scan(problem)
-    if problem.lengths is not None:
+    valid = _valid(u, problem.lengths)
+    if valid is not None:
         # A padded step without input leaves a zero state zero.
-        u = u * valid_steps(u, problem.lengths)
+        u = u * valid
     u, delta, B, C = (time_innermost(part, reverse) for part in (u, problem.delta, problem.B, problem.C))
     z = None if problem.z is None else time_innermost(problem.z, reverse).flatten(1, 2)
     bias = None if problem.delta_bias is None else problem.delta_bias.flatten()
@@ -36,12 +39,15 @@ def kernel_scan(problem: ScanProblem) -> Tensor:
     fixed = (problem.A.flatten(0, 1), B, C, problem.D.flatten())
     out: Tensor = _Scan.apply(*channels, *fixed, z, bias, problem.softplus)  # type: ignore[no-untyped-call]
     mixed = time_second(out.view(u.shape), reverse)
-    return mixed if problem.lengths is None else mixed * valid_steps(mixed, problem.lengths)
+    return mixed if valid is None else mixed * valid
 
 
-def kernel_convolution(
-    x: Tensor, weight: Tensor, bias: Tensor, reverse: tuple[bool, ...], lengths: Tensor | None
-) -> Tensor:
+def _valid(series: Tensor, lengths: Extents) -> Tensor | None:
+    assert not isinstance(lengths, Sequences), "packed sequences go to another backend"
+    return None if lengths is None else valid_steps(series, lengths)
+
+
+def kernel_convolution(x: Tensor, weight: Tensor, bias: Tensor, reverse: tuple[bool, ...], lengths: Extents) -> Tensor:
     """As ``models.scan.operations.short_convolution``, on a CUDA device.
 
     In PyTorch where causal-conv1d does not load or has no kernel for so many taps.
@@ -49,7 +55,7 @@ def kernel_convolution(
     if weight.shape[-1] not in TAPS or x.dtype == torch.float64 or load_fault(CONVOLUTION) is not None:
         compute = torch.promote_types(x.dtype, weight.dtype)
         return shifted_convolution(x.to(compute), weight, bias, reverse, lengths).to(x.dtype)
-    valid = None if lengths is None else valid_steps(x, lengths)
+    valid = _valid(x, lengths)
     series = time_innermost(x if valid is None else x * valid, reverse)
     taps = (weight.flatten(0, 1).contiguous(), bias.flatten().contiguous())
     out: Tensor = _Convolution.apply(series.flatten(1, 2), *taps)  # type: ignore[no-untyped-call]

@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
+from models.layers.packing import Sequences
 from models.scan.backends import choose_backend
-from models.scan.problem import Backend, ScanProblem
+from models.scan.problem import Backend, Extents, ScanProblem
 
 
 def selective_scan(
@@ -19,7 +20,7 @@ def selective_scan(
     *,
     softplus: bool = True,
     reverse: tuple[bool, ...] = (False,),
-    lengths: Tensor | None = None,
+    lengths: Extents = None,
     backend: Backend | None = None,
 ) -> Tensor:
     """Selective scan of Mamba (Gu and Dao 2023, algorithm 2), all groups in one call.
@@ -28,12 +29,13 @@ def selective_scan(
     u, delta, z: [batch, L, groups, channels]. B, C: [batch, L, groups, states]. A: [groups, channels, states]. D,
     delta_bias: [groups, channels]. reverse: one flag a group, True to scan from the last token to the first. lengths:
     int64 [batch], valid tokens of a padded batch: no padding reaches a valid token, in either direction, and the output
-    is zero in padding. Returns [batch, L, groups, channels] of u's type; computed in float32 (float64 if u is).
+    is zero in padding. Or packed sequences, series being [1, rows, ...]: each is scanned as if it were alone. Returns
+    [batch, L, groups, channels] of u's type; computed in float32 (float64 if u is).
     """
     assert len(reverse) == u.shape[2], "one direction a group"
     assert u.shape == delta.shape, "one step size a channel"
     assert B.shape == C.shape == (*u.shape[:3], A.shape[-1]), "one B and C a group"
-    backend = backend or choose_backend(u.device.type)
+    backend = backend or choose_backend(u.device.type, "auto", isinstance(lengths, Sequences))
     series, fixed = _types(u, backend)
     # Autocast must not reach inside: a backend says itself what it computes in.
     with torch.autocast(u.device.type, enabled=False):
@@ -59,7 +61,7 @@ def short_convolution(
     bias: Tensor,
     *,
     reverse: tuple[bool, ...] = (False,),
-    lengths: Tensor | None = None,
+    lengths: Extents = None,
     backend: Backend | None = None,
 ) -> Tensor:
     """SiLU of the depthwise causal convolution before the scan; in reversed groups it looks at later tokens.
@@ -68,7 +70,7 @@ def short_convolution(
     channels]. lengths: as of ``selective_scan``. Returns the shape and type of x.
     """
     assert len(reverse) == x.shape[2], "one direction a group"
-    backend = backend or choose_backend(x.device.type)
+    backend = backend or choose_backend(x.device.type, "auto", isinstance(lengths, Sequences))
     series, fixed = _types(x, backend)
     with torch.autocast(x.device.type, enabled=False):
         return backend.convolution(x.to(series), weight.to(fixed), bias.to(fixed), reverse, lengths).to(x.dtype)

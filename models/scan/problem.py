@@ -7,6 +7,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from models.layers.packing import Sequences
+
+Extents = Tensor | Sequences | None
+"""Where samples end: int64 [batch], valid tokens of a padded batch; or sequences that lie end to end in a batch of one;
+None where all tokens are valid."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScanProblem:
@@ -25,7 +31,7 @@ class ScanProblem:
     delta_bias: Tensor | None
     softplus: bool
     reverse: tuple[bool, ...]
-    lengths: Tensor | None
+    lengths: Extents
 
     @property
     def steps(self) -> Tensor:
@@ -39,14 +45,15 @@ class Backend:
     """A way to run scans. note: one line for the log, what runs and why.
 
     convolution: of (x, weight, bias, reverse, lengths), as of ``short_convolution``. half: it takes series of bfloat16
-    and float16 as they are and computes in float32; others are given float32.
+    and float16 as they are and computes in float32; others are given float32. packs: it takes packed sequences.
     """
 
     name: str
     note: str
     scan: Callable[[ScanProblem], Tensor]
-    convolution: Callable[[Tensor, Tensor, Tensor, tuple[bool, ...], Tensor | None], Tensor]
+    convolution: Callable[[Tensor, Tensor, Tensor, tuple[bool, ...], Extents], Tensor]
     half: bool = False
+    packs: bool = True
 
 
 def unit_stride(series: Tensor) -> Tensor:

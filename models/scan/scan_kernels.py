@@ -6,7 +6,8 @@ and recomputes a chunk's states from the state before it. A program holds [state
 channels on its lanes, states in the registers of a lane.
 
 Time in a kernel is scan order: step i of a reversed group is token count - 1 - i of the ``count`` valid ones; padding
-is never scanned. Nothing is summed by atomics, so results do not depend on the order of programs.
+is never scanned. Packed sequences lie end to end in one series; each is scanned as a sample of its own. Nothing is
+summed by atomics, so results do not depend on the order of programs.
 """
 
 import triton
@@ -35,15 +36,43 @@ def token_of(step, count, backward):
 
 
 @triton.jit
-def sequence_of(lengths, length, groups, reverse, PADDED: tl.constexpr):
-    """(sample, group, valid tokens, whether backward) of a program whose third index is sample * groups + group."""
+def sequence_of(lengths, length, groups, reverse, PADDED: tl.constexpr, PACKED: tl.constexpr):
+    """(sample, first row, group, valid tokens, whether backward) of a program whose third index is sample * groups +
+    group.
+
+    Rows are the tokens of all samples, one after the other. lengths: valid tokens of each sample if PADDED; if PACKED
+    their first rows and the end, and ``sample`` is 0, the place of the one series that they lie in.
+    """
     pair = tl.program_id(2)
     sample = (pair // groups).to(tl.int64)
     group = pair % groups
+    first = sample * length
     count = length
     if PADDED:
         count = tl.load(lengths + sample).to(tl.int32)
-    return sample, group, count, ((reverse >> group) & 1) == 1
+    if PACKED:
+        first = tl.load(lengths + sample).to(tl.int64)
+        count = (tl.load(lengths + sample + 1) - first).to(tl.int32)
+        sample = sample * 0
+    return sample, first, group, count, ((reverse >> group) & 1) == 1
+
+
+@triton.jit
+def room_of(length, count, PACKED: tl.constexpr):
+    """Steps of a sample that are written: with its padding; packed, the next row is another sample's."""
+    room = length
+    if PACKED:
+        room = count
+    return room
+
+
+@triton.jit
+def series_at(series, sample, first, group, series_b, series_t, series_g, PACKED: tl.constexpr):
+    """A series from the first token of a program's sample and group on."""
+    series += sample * series_b + group * series_g
+    if PACKED:
+        series += first * series_t
+    return series
 
 
 @triton.jit
@@ -81,13 +110,13 @@ def end_states(
     u, u_b, u_t, u_g, delta, delta_b, delta_t, delta_g, B, B_b, B_t, B_g, A, bias, lengths, ends, sizes,
     length, chunks, groups, channels, states, reverse,
     CHUNK: tl.constexpr, GROUP: tl.constexpr, STATES: tl.constexpr, CHANNELS: tl.constexpr,
-    SOFTPLUS: tl.constexpr, BIASED: tl.constexpr, PADDED: tl.constexpr,
+    SOFTPLUS: tl.constexpr, BIASED: tl.constexpr, PADDED: tl.constexpr, PACKED: tl.constexpr,
 ):  # fmt: skip
     """ends [batch, groups, chunks, states, channels]: state after a chunk that starts at zero. sizes [batch, groups,
     chunks, channels]: sum of its step sizes. Programs: chunks, blocks of channels, batch * groups.
     """
     chunk = tl.program_id(0)
-    sample, group, count, backward = sequence_of(lengths, length, groups, reverse, PADDED)
+    sample, first_row, group, count, backward = sequence_of(lengths, length, groups, reverse, PADDED, PACKED)
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     state = tl.arange(0, STATES)
     known, held = channel < channels, state < states
@@ -95,9 +124,9 @@ def end_states(
     shift = tl.zeros((CHANNELS,), tl.float32)
     if BIASED:
         shift = tl.load(bias + group * channels + channel, mask=known, other=0.0)
-    u += sample * u_b + group * u_g + channel
-    delta += sample * delta_b + group * delta_g + channel
-    B += sample * B_b + group * B_g + state
+    u = series_at(u, sample, first_row, group, u_b, u_t, u_g, PACKED) + channel
+    delta = series_at(delta, sample, first_row, group, delta_b, delta_t, delta_g, PACKED) + channel
+    B = series_at(B, sample, first_row, group, B_b, B_t, B_g, PACKED) + state
     h = tl.zeros((STATES, CHANNELS), tl.float32)
     total = tl.zeros((CHANNELS,), tl.float32)
     for first in range(chunk * CHUNK, chunk * CHUNK + CHUNK, GROUP):
@@ -155,11 +184,12 @@ def outputs(
     A, D, bias, lengths, starts, out,
     length, chunks, groups, channels, states, reverse,
     CHUNK: tl.constexpr, GROUP: tl.constexpr, STATES: tl.constexpr, CHANNELS: tl.constexpr,
-    SOFTPLUS: tl.constexpr, BIASED: tl.constexpr, GATED: tl.constexpr, PADDED: tl.constexpr, STARTED: tl.constexpr,
+    SOFTPLUS: tl.constexpr, BIASED: tl.constexpr, GATED: tl.constexpr, PADDED: tl.constexpr, PACKED: tl.constexpr,
+    STARTED: tl.constexpr,
 ):  # fmt: skip
     """out, contiguous, from the state before each chunk; zero if not STARTED. Programs as of ``end_states``."""
     chunk = tl.program_id(0)
-    sample, group, count, backward = sequence_of(lengths, length, groups, reverse, PADDED)
+    sample, first_row, group, count, backward = sequence_of(lengths, length, groups, reverse, PADDED, PACKED)
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     state = tl.arange(0, STATES)
     known, held = channel < channels, state < states
@@ -168,12 +198,12 @@ def outputs(
     shift = tl.zeros((CHANNELS,), tl.float32)
     if BIASED:
         shift = tl.load(bias + group * channels + channel, mask=known, other=0.0)
-    u += sample * u_b + group * u_g + channel
-    delta += sample * delta_b + group * delta_g + channel
-    B += sample * B_b + group * B_g + state
-    C += sample * C_b + group * C_g + state
+    u = series_at(u, sample, first_row, group, u_b, u_t, u_g, PACKED) + channel
+    delta = series_at(delta, sample, first_row, group, delta_b, delta_t, delta_g, PACKED) + channel
+    B = series_at(B, sample, first_row, group, B_b, B_t, B_g, PACKED) + state
+    C = series_at(C, sample, first_row, group, C_b, C_t, C_g, PACKED) + state
     if GATED:
-        z += sample * z_b + group * z_g + channel
+        z = series_at(z, sample, first_row, group, z_b, z_t, z_g, PACKED) + channel
     h = tl.zeros((STATES, CHANNELS), tl.float32)
     if STARTED:
         row = tl.program_id(2).to(tl.int64) * chunks + chunk
@@ -198,11 +228,11 @@ def outputs(
         for offset in tl.static_range(GROUP):
             step = first + offset
             token = token_of(step, count, backward)
-            token_row = (sample * length + token) * groups + group
+            token_row = (first_row + token) * groups + group
             tl.store(
                 out + token_row * channels + channel,
                 results[offset].to(out.dtype.element_ty),
-                mask=known & (step < length),
+                mask=known & (step < room_of(length, count, PACKED)),
             )
 
 
@@ -212,11 +242,11 @@ def start_gradients(
     A, bias, lengths, gradients,
     length, chunks, groups, channels, states, reverse,
     CHUNK: tl.constexpr, GROUP: tl.constexpr, STATES: tl.constexpr, CHANNELS: tl.constexpr,
-    SOFTPLUS: tl.constexpr, BIASED: tl.constexpr, GATED: tl.constexpr, PADDED: tl.constexpr,
+    SOFTPLUS: tl.constexpr, BIASED: tl.constexpr, GATED: tl.constexpr, PADDED: tl.constexpr, PACKED: tl.constexpr,
 ):  # fmt: skip
     """gradients, as ``ends``: of the state before a chunk, by the outputs of that chunk alone. Programs likewise."""
     chunk = tl.program_id(0)
-    sample, group, count, backward = sequence_of(lengths, length, groups, reverse, PADDED)
+    sample, first_row, group, count, backward = sequence_of(lengths, length, groups, reverse, PADDED, PACKED)
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     state = tl.arange(0, STATES)
     known, held = channel < channels, state < states
@@ -224,11 +254,11 @@ def start_gradients(
     shift = tl.zeros((CHANNELS,), tl.float32)
     if BIASED:
         shift = tl.load(bias + group * channels + channel, mask=known, other=0.0)
-    delta += sample * delta_b + group * delta_g + channel
-    C += sample * C_b + group * C_g + state
-    d_out += sample * d_out_b + group * d_out_g + channel
+    delta = series_at(delta, sample, first_row, group, delta_b, delta_t, delta_g, PACKED) + channel
+    C = series_at(C, sample, first_row, group, C_b, C_t, C_g, PACKED) + state
+    d_out = series_at(d_out, sample, first_row, group, d_out_b, d_out_t, d_out_g, PACKED) + channel
     if GATED:
-        z += sample * z_b + group * z_g + channel
+        z = series_at(z, sample, first_row, group, z_b, z_t, z_g, PACKED) + channel
     d_h = tl.zeros((STATES, CHANNELS), tl.float32)
     for turned in range(0, CHUNK, GROUP):
         for offset in tl.static_range(GROUP):
@@ -254,7 +284,8 @@ def operand_gradients(
     d_u, d_delta, d_z, d_B, d_C, d_A, d_D, d_bias,
     batch, length, chunks, groups, channels, states, reverse,
     CHUNK: tl.constexpr, GROUP: tl.constexpr, STATES: tl.constexpr, CHANNELS: tl.constexpr,
-    SOFTPLUS: tl.constexpr, BIASED: tl.constexpr, GATED: tl.constexpr, PADDED: tl.constexpr, STARTED: tl.constexpr,
+    SOFTPLUS: tl.constexpr, BIASED: tl.constexpr, GATED: tl.constexpr, PADDED: tl.constexpr, PACKED: tl.constexpr,
+    STARTED: tl.constexpr,
 ):  # fmt: skip
     """Gradients of all operands. starts, gradients: what comes into each chunk from before and from behind it.
 
@@ -262,7 +293,7 @@ def operand_gradients(
     d_D, d_bias [batch, groups, chunks, channels], all to be summed. Programs as of ``end_states``.
     """
     chunk = tl.program_id(0)
-    sample, group, count, backward = sequence_of(lengths, length, groups, reverse, PADDED)
+    sample, first_row, group, count, backward = sequence_of(lengths, length, groups, reverse, PADDED, PACKED)
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     state = tl.arange(0, STATES)
     known, held = channel < channels, state < states
@@ -272,13 +303,13 @@ def operand_gradients(
     shift = tl.zeros((CHANNELS,), tl.float32)
     if BIASED:
         shift = tl.load(bias + group * channels + channel, mask=known, other=0.0)
-    u += sample * u_b + group * u_g + channel
-    delta += sample * delta_b + group * delta_g + channel
-    B += sample * B_b + group * B_g + state
-    C += sample * C_b + group * C_g + state
-    d_out += sample * d_out_b + group * d_out_g + channel
+    u = series_at(u, sample, first_row, group, u_b, u_t, u_g, PACKED) + channel
+    delta = series_at(delta, sample, first_row, group, delta_b, delta_t, delta_g, PACKED) + channel
+    B = series_at(B, sample, first_row, group, B_b, B_t, B_g, PACKED) + state
+    C = series_at(C, sample, first_row, group, C_b, C_t, C_g, PACKED) + state
+    d_out = series_at(d_out, sample, first_row, group, d_out_b, d_out_t, d_out_g, PACKED) + channel
     if GATED:
-        z += sample * z_b + group * z_g + channel
+        z = series_at(z, sample, first_row, group, z_b, z_t, z_g, PACKED) + channel
     row = tl.program_id(2).to(tl.int64) * chunks + chunk
     place = (row * states + state[:, None]) * channels + channel[None, :]
     both = held[:, None] & known[None, :]
@@ -308,14 +339,14 @@ def operand_gradients(
         for turned in tl.static_range(GROUP):
             step = first + GROUP - 1 - turned
             inside = step < count
-            written = step < length
+            written = step < room_of(length, count, PACKED)
             token = token_of(step, count, backward)
             size, raw = load_step(delta + token * delta_t, shift, inside, known, SOFTPLUS)
             value = tl.load(u + token * u_t, mask=known & inside, other=0.0).to(tl.float32)
             source = tl.load(B + token * B_t, mask=held & inside, other=0.0).to(tl.float32)
             readout = tl.load(C + token * C_t, mask=held & inside, other=0.0).to(tl.float32)
             d_y = tl.load(d_out + token * d_out_t, mask=known & inside, other=0.0).to(tl.float32)
-            token_row = (sample * length + token) * groups + group
+            token_row = (first_row + token) * groups + group
             decay = tl.exp2(size[None, :] * rates)
             decayed = decay * before[GROUP - 1 - turned]
             driven = size * value

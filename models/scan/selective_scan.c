@@ -9,7 +9,11 @@
 
 #define CHUNK 32
 
-static inline int64_t chunks_of(const Shape *shape) { return (shape->time + CHUNK - 1) / CHUNK; }
+/* Chunks of all samples before this one: each has room for its own and at most one more. */
+static inline int64_t first_chunk(const Shape *shape, int64_t sample) {
+    if (shape->offsets) return shape->offsets[sample] / CHUNK + sample;
+    return sample * ((shape->time + CHUNK - 1) / CHUNK);
+}
 
 /* log(1 + e^x) = max(x, 0) + log1p(e^-|x|), with log1p(y) = 2 atanh(y / (2 + y)) as a series. */
 static inline lanes softplus(lanes x) {
@@ -34,13 +38,27 @@ static inline float sum(lanes value) {
 }
 
 int64_t scan_start_floats(const Shape *shape) {
-    return shape->batch * shape->groups * blocks_of(shape) * chunks_of(shape) * shape->states * LANES;
+    return first_chunk(shape, shape->batch) * shape->groups * blocks_of(shape) * shape->states * LANES;
+}
+
+/* Where the states of a block of channels lie at the starts of chunks: [chunks, states, LANES]. */
+static inline int64_t start_place(const Shape *shape, int64_t sample, int64_t group, int64_t block) {
+    const int64_t first = first_chunk(shape, sample), count = first_chunk(shape, sample + 1) - first;
+    const int64_t blocks = blocks_of(shape);
+    return (first * shape->groups * blocks + (group * blocks + block) * count) * shape->states * LANES;
 }
 
 typedef struct {
     Series u, delta, z, B, C; /* z.data NULL: no gate */
     const float *A, *D, *bias; /* [groups, channels, states], [groups, channels]; bias NULL: none */
 } Operands;
+
+static inline Operands operands_of(const Shape *shape, const Operands *in, int64_t sample) {
+    Operands own = *in;
+    own.u = located(shape, in->u, sample), own.delta = located(shape, in->delta, sample);
+    own.z = located(shape, in->z, sample), own.B = located(shape, in->B, sample), own.C = located(shape, in->C, sample);
+    return own;
+}
 
 /* Constants of one block of channels. */
 typedef struct {
@@ -76,9 +94,11 @@ static inline void load_rates(const Shape *shape, const Operands *in, const Bloc
     for (int n = 0; n < states; n++) rates[n] = load_strided(A + n, states, block->count) * 1.44269504f;
 }
 
-static inline __attribute__((always_inline)) void forward_block(const Shape *shape, const Operands *in, Series out,
+static inline __attribute__((always_inline)) void forward_block(const Shape *shape, const Operands *all, Series out,
                                                                 float *starts, int64_t sample, int64_t group,
                                                                 int64_t index, int states) {
+    const Operands own = operands_of(shape, all, sample), *in = &own;
+    out = located(shape, out, sample);
     const Block block = block_at(shape, in, sample, group, index);
     lanes rates[states], h[states];
     load_rates(shape, in, &block, rates, states);
@@ -107,11 +127,10 @@ static inline __attribute__((always_inline)) void forward_block(const Shape *sha
 /* starts: scan_start_floats floats for the backward pass, or NULL. */
 void scan_forward(const Shape *shape, const Operands *in, Series out, float *starts) {
     const int64_t blocks = blocks_of(shape), items = shape->batch * shape->groups * blocks;
-    const int64_t kept = chunks_of(shape) * shape->states * LANES;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(shape->threads)
     for (int64_t item = 0; item < items; item++) {
         const int64_t sample = item / blocks / shape->groups, group = item / blocks % shape->groups;
-        float *mine = starts ? starts + item * kept : NULL;
+        float *mine = starts ? starts + start_place(shape, sample, group, item % blocks) : NULL;
         if (shape->states == 8) forward_block(shape, in, out, mine, sample, group, item % blocks, 8);
         else if (shape->states == 16) forward_block(shape, in, out, mine, sample, group, item % blocks, 16);
         else forward_block(shape, in, out, mine, sample, group, item % blocks, (int)shape->states);
@@ -218,10 +237,21 @@ static inline __attribute__((always_inline)) void backward_chunk(const Shape *sh
     memcpy(w->dh + index * states, dh, sizeof dh);
 }
 
-static inline __attribute__((always_inline)) void backward_group(const Shape *shape, const Operands *in,
-                                                                 const float *starts, const Gradients *grad,
+static inline Gradients gradients_of(const Shape *shape, const Gradients *grad, int64_t sample) {
+    Gradients own = *grad;
+    own.out = located(shape, grad->out, sample);
+    own.u = located(shape, grad->u, sample), own.delta = located(shape, grad->delta, sample);
+    own.z = located(shape, grad->z, sample), own.B = located(shape, grad->B, sample);
+    own.C = located(shape, grad->C, sample);
+    return own;
+}
+
+static inline __attribute__((always_inline)) void backward_group(const Shape *shape, const Operands *all,
+                                                                 const float *starts, const Gradients *gradients,
                                                                  int64_t sample, int64_t group, lanes *memory, int states) {
-    const int64_t blocks = blocks_of(shape), chunks = chunks_of(shape), valid = valid_steps(shape, sample);
+    const Operands own = operands_of(shape, all, sample), *in = &own;
+    const Gradients due = gradients_of(shape, gradients, sample), *grad = &due;
+    const int64_t blocks = blocks_of(shape), valid = valid_steps(shape, sample);
     memset(memory, 0, workspace_lanes(shape) * sizeof(lanes));
     Workspace w = workspace_at(memory, shape);
     for (int64_t index = 0; index < blocks; index++) {
@@ -233,8 +263,7 @@ static inline __attribute__((always_inline)) void backward_group(const Shape *sh
         memset(w.sum_B, 0, 2 * CHUNK * states * sizeof(lanes));
         for (int64_t index = 0; index < blocks; index++) {
             const Block block = block_at(shape, in, sample, group, index);
-            const int64_t item = (sample * shape->groups + group) * blocks + index;
-            const float *start = starts + (item * chunks + chunk) * states * LANES;
+            const float *start = starts + start_place(shape, sample, group, index) + chunk * states * LANES;
             repeat_chunk(shape, in, &block, start, first, last, w.rates + index * states, &w, states);
             backward_chunk(shape, in, grad, &block, first, last, index, &w, states);
         }

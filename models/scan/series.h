@@ -2,7 +2,8 @@
  *
  * Eight neighbouring channels of a group go through time together, one in each lane of a vector. Only the first
  * lengths[sample] steps of a sample are touched, counted from the first token in either direction; a reversed group
- * starts at the last of them. Work is shared out in pieces that do not depend on the number of threads, and neither do
+ * starts at the last of them. Packed samples lie end to end in one series; each is gone through on its own, as if it
+ * were one of a batch. Work is shared out in pieces that do not depend on the number of threads, and neither do
  * the results.
  */
 
@@ -27,6 +28,7 @@ typedef struct {
 typedef struct {
     int64_t batch, time, groups, channels, states;
     const int64_t *lengths; /* [batch], NULL: all steps */
+    const int64_t *offsets; /* [batch + 1], first step of each packed sample and the end; NULL: not packed */
     const uint8_t *reverse; /* [groups] */
     int64_t softplus;
     int64_t threads;
@@ -83,7 +85,17 @@ static inline float *at(Series series, int64_t sample, int64_t step, int64_t gro
     return series.data + sample * series.batch + step * series.time + group * series.group;
 }
 
+/* The series as that of one sample: what its steps are counted from. */
+static inline Series located(const Shape *shape, Series series, int64_t sample) {
+    if (shape->offsets && series.data) {
+        series.data += shape->offsets[sample] * series.time;
+        series.batch = 0;
+    }
+    return series;
+}
+
 static inline int64_t valid_steps(const Shape *shape, int64_t sample) {
+    if (shape->offsets) return shape->offsets[sample + 1] - shape->offsets[sample];
     return shape->lengths ? shape->lengths[sample] : shape->time;
 }
 
@@ -94,6 +106,7 @@ static inline int64_t time_of(int64_t index, int64_t valid, int reversed) { retu
 
 static inline void clear_padding(const Shape *shape, Series series, int64_t sample, int64_t group, int64_t channel,
                                  int64_t count) {
+    if (shape->offsets) return;
     for (int64_t step = valid_steps(shape, sample); step < shape->time; step++)
         store(at(series, sample, step, group) + channel, (lanes){}, count);
 }

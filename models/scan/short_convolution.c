@@ -38,11 +38,12 @@ void filter_forward(const Shape *shape, const Filter *in, Series out) {
         const lanes bias = load(in->bias + group * shape->channels + channel, count);
         lanes taps[MAX_TAPS], window[MAX_TAPS] = {};
         load_taps(shape, in, group, channel, taps);
+        const Series x = located(shape, in->x, sample), own = located(shape, out, sample);
         for (int64_t step = 0; step < valid; step++) {
             const int64_t time = time_of(step, valid, shape->reverse[group]);
-            const lanes next = load(at(in->x, sample, time, group) + channel, count);
+            const lanes next = load(at(x, sample, time, group) + channel, count);
             const lanes y = filter_step(window, next, taps, in->taps, bias);
-            store(at(out, sample, time, group) + channel, y * sigmoid(y), count);
+            store(at(own, sample, time, group) + channel, y * sigmoid(y), count);
         }
         clear_padding(shape, out, sample, group, channel, count);
     }
@@ -59,15 +60,17 @@ void filter_backward(const Shape *shape, const Filter *in, Series dout, Series d
         const lanes bias = load(in->bias + group * shape->channels + channel, count);
         lanes taps[MAX_TAPS], window[MAX_TAPS] = {}, due[MAX_TAPS] = {}, dtaps[MAX_TAPS] = {}, total = {};
         load_taps(shape, in, group, channel, taps);
+        const Series x = located(shape, in->x, sample);
+        const Series dy_of = located(shape, dout, sample), dx_of = located(shape, dx, sample);
         /* due[j]: gradient of x at j - last steps from the current one, complete once it leaves the window. */
         for (int64_t step = 0; step < valid + last; step++) {
             for (int64_t tap = 0; tap < last; tap++) due[tap] = due[tap + 1];
             due[last] = (lanes){};
             if (step < valid) {
                 const int64_t time = time_of(step, valid, shape->reverse[group]);
-                const lanes next = load(at(in->x, sample, time, group) + channel, count);
+                const lanes next = load(at(x, sample, time, group) + channel, count);
                 const lanes y = filter_step(window, next, taps, in->taps, bias), s = sigmoid(y);
-                const lanes dy = load(at(dout, sample, time, group) + channel, count) * s * (1.0f + y * (1.0f - s));
+                const lanes dy = load(at(dy_of, sample, time, group) + channel, count) * s * (1.0f + y * (1.0f - s));
                 for (int64_t tap = 0; tap <= last; tap++) {
                     due[tap] += taps[tap] * dy;
                     dtaps[tap] += window[tap] * dy;
@@ -75,7 +78,7 @@ void filter_backward(const Shape *shape, const Filter *in, Series dout, Series d
                 total += dy;
             }
             if (step >= last)
-                store(at(dx, sample, time_of(step - last, valid, shape->reverse[group]), group) + channel, due[0], count);
+                store(at(dx_of, sample, time_of(step - last, valid, shape->reverse[group]), group) + channel, due[0], count);
         }
         const int64_t place = (sample * shape->groups + group) * shape->channels + channel;
         for (int64_t tap = 0; tap <= last; tap++)

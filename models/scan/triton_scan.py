@@ -10,9 +10,10 @@ import torch
 import triton
 from torch import Tensor
 
+from models.layers.packing import Sequences
 from models.scan import scan_kernels
 from models.scan.chunked import chunked_scan
-from models.scan.problem import ScanProblem, unit_stride
+from models.scan.problem import Extents, ScanProblem, unit_stride
 
 LANES = 32
 """Threads of a warp; a program is one warp."""
@@ -32,7 +33,7 @@ def triton_scan(problem: ScanProblem) -> Tensor:
         return chunked_scan(problem)
     out: Tensor = forward(
         problem.u, problem.delta, problem.A, problem.B, problem.C, problem.D, problem.z, problem.delta_bias,
-        problem.lengths, problem.softplus, reverse_bits(problem.reverse),
+        *parted(problem.lengths), problem.softplus, reverse_bits(problem.reverse),
     )[0]  # fmt: skip
     return out
 
@@ -48,18 +49,20 @@ def forward(
     z: Tensor | None,
     bias: Tensor | None,
     lengths: Tensor | None,
+    longest: int,
     softplus: bool,
     reverse: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(output, state before each chunk, sums of their step sizes); the last two empty for a single chunk.
 
-    reverse: bit g is set for a reversed group g. One opaque operation, so that torch.compile traces what is around it.
+    lengths, longest: as of ``parted``. reverse: bit g is set for a reversed group g. One opaque operation, so that
+    torch.compile traces what is around it.
     """
     u, delta, B, C = unit_stride(u), unit_stride(delta), unit_stride(B), unit_stride(C)
     z = None if z is None else unit_stride(z)
     A, D = A.contiguous(), D.contiguous()
     bias = None if bias is None else bias.contiguous()
-    call = _Call(u, A, bias is not None, softplus, reverse, lengths)
+    call = _Call(u, A, bias is not None, softplus, reverse, lengths, longest)
     out = torch.empty(u.shape, dtype=u.dtype, device=u.device)
     states, sizes = call.new_states(u)
     # Triton launches on the current device, whatever the tensors' own.
@@ -85,10 +88,11 @@ def _(
     z: Tensor | None,
     bias: Tensor | None,
     lengths: Tensor | None,
+    longest: int,
     softplus: bool,
     reverse: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    call = _Call(u, A, bias is not None, softplus, reverse, lengths)
+    call = _Call(u, A, bias is not None, softplus, reverse, lengths, longest)
     return torch.empty(u.shape, dtype=u.dtype, device=u.device), *call.new_states(u)
 
 
@@ -104,6 +108,7 @@ def gradients(
     z: Tensor | None,
     bias: Tensor | None,
     lengths: Tensor | None,
+    longest: int,
     states: Tensor,
     sizes: Tensor,
     softplus: bool,
@@ -114,7 +119,7 @@ def gradients(
     z = None if z is None else unit_stride(z)
     A, D = A.contiguous(), D.contiguous()
     bias = None if bias is None else bias.contiguous()
-    call = _Call(u, A, bias is not None, softplus, reverse, lengths)
+    call = _Call(u, A, bias is not None, softplus, reverse, lengths, longest)
     d_u, d_delta, d_z = (_like(part, u) for part in (u, delta, z))
     parts = (call.grid[1], *B.shape)
     shapes = (parts, parts, call.states_shape, call.sizes_shape, call.sizes_shape)
@@ -145,6 +150,7 @@ def _(
     z: Tensor | None,
     bias: Tensor | None,
     lengths: Tensor | None,
+    longest: int,
     states: Tensor,
     sizes: Tensor,
     softplus: bool,
@@ -154,16 +160,18 @@ def _(
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    *tensors, softplus, reverse = inputs
+    *tensors, longest, softplus, reverse = inputs
     ctx.save_for_backward(*tensors, *output[1:])
-    ctx.settings = (softplus, reverse)
+    ctx.settings = (longest, softplus, reverse)
 
 
 def _backward(context: Any, d_out: Tensor, d_states: Tensor, d_sizes: Tensor) -> tuple[Any, ...]:
-    found = gradients(d_out, *context.saved_tensors, *context.settings)
+    *tensors, states, sizes = context.saved_tensors
+    longest, *settings = context.settings
+    found = gradients(d_out, *tensors, longest, states, sizes, *settings)
     present = [part is not None for part in context.saved_tensors[:8]]
     wanted = [part if here else None for part, here in zip(found, present, strict=True)]
-    return *wanted, None, None, None
+    return *wanted, None, None, None, None
 
 
 forward.register_autograd(_backward, setup_context=_keep)
@@ -180,18 +188,34 @@ class _Call:
     """Dimensions of a call: grid, numbers and flags that its kernels share."""
 
     def __init__(
-        self, u: Tensor, A: Tensor, biased: bool, softplus: bool, reverse: int, lengths: Tensor | None
+        self,
+        u: Tensor,
+        A: Tensor,
+        biased: bool,
+        softplus: bool,
+        reverse: int,
+        lengths: Tensor | None,
+        longest: int,
     ) -> None:
         batch, length, groups, channels = u.shape
+        if packed := longest > 0:
+            assert lengths is not None, "the first rows of packed samples"
+            batch = len(lengths) - 1
         states = A.shape[2]
         rows = triton.next_power_of_2(states)
         block = min(CHANNELS, triton.next_power_of_2(channels))
-        chunks = (length + CHUNK - 1) // CHUNK
-        self.chunked = length > CHUNK
+        steps = longest if packed else length
+        chunks = (steps + CHUNK - 1) // CHUNK
+        self.chunked = steps > CHUNK
         self.grid = (chunks, triton.cdiv(channels, block), batch * groups)
         self.numbers = (length, chunks, groups, channels, states, reverse)
         sizes = {"CHUNK": CHUNK, "GROUP": max(1, min(GROUP, HELD // rows)), "STATES": rows, "CHANNELS": block}
-        self.flags = sizes | {"SOFTPLUS": softplus, "BIASED": biased, "PADDED": lengths is not None}
+        self.flags = sizes | {
+            "SOFTPLUS": softplus,
+            "BIASED": biased,
+            "PADDED": lengths is not None and not packed,
+            "PACKED": packed,
+        }
         self.states_shape = (batch, groups, chunks, states, channels)
         self.sizes_shape = (batch, groups, chunks, channels)
 
@@ -232,6 +256,12 @@ class _Call:
             values, sizes, A, chunks, groups, channels, states,
             ROWS=ROWS, LANES=LANES, BACKWARD=backward, num_warps=1,
         )  # fmt: skip
+
+
+def parted(lengths: Extents) -> tuple[Tensor | None, int]:
+    """What kernels take for the ends of samples: lengths of padded ones and 0; or of packed ones the first rows and the
+    end, and how long the longest is."""
+    return (lengths.offsets, lengths.longest) if isinstance(lengths, Sequences) else (lengths, 0)
 
 
 def view(series: Tensor | None) -> tuple[Any, ...]:

@@ -12,9 +12,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from models.layers.packing import Sequences
 from models.scan.backends import Wanted, choose_backend, compiler_knows
 from models.scan.operations import selective_scan, short_convolution
-from models.scan.problem import Backend
+from models.scan.problem import Backend, Extents
 
 REVERSE = (False, True)
 """Directions of the two halves."""
@@ -78,10 +79,11 @@ class BidirectionalMamba(nn.Module):
         self.skip = nn.Parameter(torch.ones(2 * inner))
         self.out_weight = _uniform((2, size.half, inner), fan_in=inner)
 
-    def forward(self, tokens: Tensor, lengths: Tensor | None) -> Tensor:
-        """[B, L, width] of tokens [B, L, 2, width / 2]; lengths int64 [B] valid tokens, None for all."""
+    def forward(self, tokens: Tensor, lengths: Extents) -> Tensor:
+        """[B, L, width] of tokens [B, L, 2, width / 2]; lengths as of ``MambaBackbone``."""
         if not torch.compiler.is_compiling():
-            return self._mix(tokens, lengths, choose_backend(tokens.device.type, self.size.scan))
+            packed = isinstance(lengths, Sequences)
+            return self._mix(tokens, lengths, choose_backend(tokens.device.type, self.size.scan, packed))
         if not compiler_knows(tokens.device.type, self.size.scan):
             return cast(Tensor, self._aside(tokens, lengths))
         from models.scan.triton_backend import TRITON
@@ -89,11 +91,11 @@ class BidirectionalMamba(nn.Module):
         return self._mix(tokens, lengths, TRITON)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _aside(self, tokens: Tensor, lengths: Tensor | None) -> Tensor:
+    def _aside(self, tokens: Tensor, lengths: Extents) -> Tensor:
         """``forward`` as it is inside compiled blocks: most backends call what torch.compile cannot look into."""
         return self.forward(tokens, lengths)
 
-    def _mix(self, tokens: Tensor, lengths: Tensor | None, backend: Backend) -> Tensor:
+    def _mix(self, tokens: Tensor, lengths: Extents, backend: Backend) -> Tensor:
         size = self.size
         channels, gate = grouped_linear(tokens, self.in_weight).chunk(2, dim=-1)
         channels = short_convolution(
@@ -138,7 +140,7 @@ class PublishedLayer(nn.Module):
         )
         self.norm_out = nn.LayerNorm(width)
 
-    def forward(self, tokens: Tensor, lengths: Tensor | None) -> Tensor:
+    def forward(self, tokens: Tensor, lengths: Extents) -> Tensor:
         """[B, L, width] of tokens [B, L, width]."""
         halves = self.proj_in(self.norm_in(tokens)).unflatten(-1, (2, -1))
         tokens = self.norm_mixed(tokens + self.dropout(self.proj_out(self.mamba(halves, lengths))))
@@ -156,7 +158,7 @@ class PaperLayer(nn.Module):
         self.mamba = BidirectionalMamba(size)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, tokens: Tensor, lengths: Tensor | None) -> Tensor:
+    def forward(self, tokens: Tensor, lengths: Extents) -> Tensor:
         """[B, L, width] of tokens [B, L, width]."""
         halves = tokens.reshape(*tokens.shape[:2], 2, -1)
         return cast(Tensor, tokens + self.dropout(self.mamba(halves, lengths)))
@@ -169,11 +171,16 @@ class MambaBackbone(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(layers)
 
-    def forward(self, tokens: Tensor, lengths: Tensor | None) -> Tensor:
-        """[B, L, width] of tokens [B, L, width]; lengths int64 [B] valid tokens, None for all."""
+    def forward(self, tokens: Tensor, lengths: Extents) -> Tensor:
+        """[B, L, width] of tokens [B, L, width]; lengths int64 [B] valid tokens, None for all.
+
+        Or [N, width] of tokens [N, width] of packed sequences.
+        """
+        packed = isinstance(lengths, Sequences)
+        tokens = tokens[None] if packed else tokens
         for layer in self.layers:
             tokens = layer(tokens, lengths)
-        return tokens
+        return tokens[0] if packed else tokens
 
 
 def grouped_linear(tokens: Tensor, weight: Tensor) -> Tensor:

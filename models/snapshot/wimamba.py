@@ -65,6 +65,11 @@ class WiMambaSpec(SnapshotSpec):
             return SnapshotModel(self, embedding, MambaBackbone(layers), head)
 
     @property
+    def packs(self) -> bool:
+        """With every backend of the scan but mamba-ssm's, which has no sequence boundaries."""
+        return self.scan != "mamba_ssm"
+
+    @property
     def keeps_float32(self) -> bool:
         """Decays, step biases and skips of the scan."""
         return True
@@ -73,11 +78,11 @@ class WiMambaSpec(SnapshotSpec):
         """Raises UserError where the wanted backend of the selective scan cannot run."""
         # Some backend always can. To find out which, a GPU must be used, and a controller would hold memory there.
         if device == "cpu" or self.scan != "auto":
-            choose_backend(device, self.scan)
+            choose_backend(device, self.scan, False)
 
     def notes(self, device: str, packed: bool) -> tuple[str, ...]:
         """The backend of the selective scan."""
-        return (f"selective scan: {choose_backend(device, self.scan).note}",)
+        return (f"selective scan: {choose_backend(device, self.scan, packed).note}",)
 
     def forward_flops(self, shape: Shape, variant: int) -> float:
         """Operations of one snapshot: embedding, layers and head; the head leaves the class token out."""

@@ -38,8 +38,8 @@ MODELS: dict[str, dict[str, Any]] = {
     "wimamba": {"patches": [4]},
     "lwm": {"size": "tiny", "patches": [4]},
 }
-FORMS = [("hetercsi", False), ("hetercsi", True), ("wimamba", False), ("lwm", False)]
-IDS = ["hetercsi", "hetercsi packed", "wimamba", "lwm"]
+FORMS = [("hetercsi", False), ("hetercsi", True), ("wimamba", False), ("wimamba", True), ("lwm", False)]
+IDS = ["hetercsi", "hetercsi packed", "wimamba", "wimamba packed", "lwm"]
 DRAW = MaskDraw(seed=7, epoch=3)
 RATIOS = MaskRatios()
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from channels.errors import UserError
 from models.interface import MaskDraw, collate
+from models.layers.packing import Sequences
 from models.layers.parameters import cast_parameters
 from models.scan.backends import Wanted, choose_backend
 from models.scan.operations import selective_scan, short_convolution
@@ -21,7 +22,16 @@ from models.scan.problem import Backend
 from models.snapshot.graphs import GraphedEncode
 from models.snapshot.model import SnapshotModel
 from models.snapshot.wimamba import WiMambaSpec
-from tests.models.scan.references import BOTH, REFERENCE, convolution_outcomes, operands, outcomes, worst
+from tests.models.scan.references import (
+    ALONE,
+    BOTH,
+    REFERENCE,
+    convolution_outcomes,
+    operands,
+    outcomes,
+    sequences_of,
+    worst,
+)
 from tests.models.snapshots import random_channels
 
 pytestmark = pytest.mark.gpu
@@ -74,6 +84,22 @@ def test_scan_agrees_for_padded_batches(backend: Backend, device: str, lengths: 
     result = found(backend, device, 200, lengths)
     assert worst(expected(200, lengths), result) < CLOSE
     assert all(not result[0][sample, count:].any() for sample, count in enumerate(lengths))
+
+
+@pytest.mark.parametrize("lengths", [(1, 2, 15, 16, 17, 33, 257), (5, 5, 5), (64, 1000)])
+def test_packed_sequences_are_as_if_alone(backend: Backend, device: str, lengths: tuple[int, ...]) -> None:
+    if not backend.packs:
+        pytest.skip(f"{backend.name} has no sequence boundaries")
+    sequences = sequences_of(*lengths)
+    here = Sequences(sequences.runs, sequences.order.to(device), sequences.offsets.to(device))
+    parts = operands(1, sequences.rows, 9, 8)
+    reference = outcomes(ALONE, parts, torch.float64, reverse=BOTH, lengths=sequences)
+    there = {name: part.to(device) for name, part in parts.items()}
+    result = outcomes(backend, there, torch.float32, reverse=BOTH, lengths=here)
+    assert worst(reference, [part.cpu() for part in result]) < CLOSE
+    reference = convolution_outcomes(ALONE, sequences.rows, 11, 4, sequences, torch.float64)
+    result = convolution_outcomes(backend, sequences.rows, 11, 4, here, torch.float32, device)
+    assert worst(reference, [part.cpu() for part in result]) < CLOSE
 
 
 def test_padding_reaches_nothing(backend: Backend, device: str) -> None:

@@ -1,9 +1,11 @@
 """Random snapshots and batches for the tests of models of single snapshots."""
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from models.interface import ModelSpec, TokenBatch, collate
+from models.interface import MaskDraw, ModelSpec, PackedBatch, PretrainingModel, TokenBatch, collate
+from models.layers.packing import pack
 
 
 def random_channels(count: int, subcarriers: int, antennas: int, seed: int = 0) -> NDArray[np.complex64]:
@@ -35,3 +37,19 @@ def alone(batch: TokenBatch, row: int) -> TokenBatch:
         weight=batch.weight[row : row + 1],
         variant=batch.variant,
     )
+
+
+def packed_and_padded(spec: ModelSpec, variant: int) -> tuple[PackedBatch, TokenBatch]:
+    """The same samples of four scales, in no order of length, in both forms; one is a filler."""
+    scales = [(2, 32, 16), (2, 18, 10), (1, 4, 4), (2, 8, 64)]
+    parts = [spec.tokenise(random_channels(*scale, seed=i), variant) for i, scale in enumerate(scales)]
+    weight = np.asarray([1, 0, 2, 0.5, 1, 1, 3], np.float32)
+    keys = np.arange(100, 107)
+    return pack(parts, keys, weight, variant), collate(parts, keys, weight, variant)
+
+
+def loss_and_gradient(model: PretrainingModel, batch: TokenBatch | PackedBatch) -> tuple[float, torch.Tensor]:
+    """Loss sum of a batch, and its gradient in one row."""
+    loss = model(batch, MaskDraw(seed=0, epoch=0)).sum()
+    gradients = torch.autograd.grad(loss, list(model.parameters()))
+    return loss.item(), torch.cat([gradient.flatten() for gradient in gradients])

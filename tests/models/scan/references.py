@@ -1,11 +1,15 @@
 """Operands, references in float64 and errors, for the tests of every backend of the selective scan."""
 
+from collections import Counter
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from models.layers.packing import Sequences
 from models.scan.operations import selective_scan, short_convolution
-from models.scan.problem import Backend
+from models.scan.problem import Backend, Extents, ScanProblem
 from tests.models.scan.sequential import sequential_scan
 
 BOTH = (False, True)
@@ -32,6 +36,32 @@ def reference_convolution(
 
 
 REFERENCE = Backend("sequential", "", sequential_scan, reference_convolution)
+
+
+def sequences_of(*lengths: int) -> Sequences:
+    """Of these lengths, in ascending order."""
+    return Sequences.of(torch.tensor(lengths), Counter(lengths))
+
+
+def _cut(sequences: Extents, series: Tensor) -> list[Tensor]:
+    assert isinstance(sequences, Sequences)
+    return list(torch.split(series, sequences.offsets.diff().tolist(), dim=1))
+
+
+def _scan_alone(problem: ScanProblem) -> Tensor:
+    names = [name for name in ("u", "delta", "B", "C", "z") if getattr(problem, name) is not None]
+    cut = zip(*(_cut(problem.lengths, getattr(problem, name)) for name in names), strict=True)
+    singles = [replace(problem, **dict(zip(names, parts, strict=True)), lengths=None) for parts in cut]
+    return torch.cat([sequential_scan(single) for single in singles], dim=1)
+
+
+def _convolve_alone(x: Tensor, weight: Tensor, bias: Tensor, reverse: tuple[bool, ...], lengths: Extents) -> Tensor:
+    singles = [reference_convolution(part, weight, bias, reverse, None) for part in _cut(lengths, x)]
+    return torch.cat(singles, dim=1)
+
+
+ALONE = Backend("sequential", "", _scan_alone, _convolve_alone)
+"""Packed sequences, each in a call of its own."""
 
 
 def operands(batch: int, length: int, channels: int, states: int, groups: int = 2, seed: int = 0) -> dict[str, Tensor]:
@@ -80,14 +110,15 @@ def worst(expected: list[Tensor], found: list[Tensor]) -> float:
 
 
 def convolution_outcomes(
-    backend: Backend, length: int, channels: int, taps: int, lengths: Tensor | None, dtype: torch.dtype,
+    backend: Backend, length: int, channels: int, taps: int, lengths: Extents, dtype: torch.dtype,
     device: str = "cpu",
 ) -> list[Tensor]:  # fmt: skip
-    """The output of the short convolution and the gradients of its operands, of three samples."""
+    """Output of the short convolution and gradients of its operands, of three samples or of packed sequences."""
     generator = torch.Generator().manual_seed(0)
-    shapes = ((3, length, 2, channels), (2, channels, taps), (2, channels))
+    batch = 1 if isinstance(lengths, Sequences) else 3
+    shapes = ((batch, length, 2, channels), (2, channels, taps), (2, channels))
     drawn = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
     leaves = [part.to(device, dtype).requires_grad_() for part in drawn]
-    counts = None if lengths is None else lengths.to(device)
+    counts = lengths.to(device) if isinstance(lengths, Tensor) else lengths
     out = short_convolution(*leaves, reverse=BOTH, lengths=counts, backend=backend)
     return [out.detach(), *torch.autograd.grad((out * out.cos()).sum(), leaves)]

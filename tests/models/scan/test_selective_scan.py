@@ -23,12 +23,14 @@ from models.scan.kernel_package import CONVOLUTION, MODULES, OPERATIONS, SCAN, l
 from models.scan.operations import selective_scan, short_convolution
 from models.scan.problem import Backend, ScanProblem
 from tests.models.scan.references import (
+    ALONE,
     BOTH,
     REFERENCE,
     convolution_outcomes,
     operands,
     operands_without,
     outcomes,
+    sequences_of,
     worst,
 )
 from tests.models.scan.sequential import sequential_scan
@@ -77,6 +79,46 @@ def test_agrees_for_padded_batches(backend: Backend, lengths: list[int]) -> None
     found = outcomes(backend, parts, torch.float32, **options)
     assert worst(expected, found) < 1e-5
     assert all(not found[0][sample, count:].any() for sample, count in enumerate(lengths))
+
+
+@pytest.mark.parametrize("lengths", [(1,), (1, 1, 2, 3, 31, 32, 33, 64, 97), (5, 5, 5, 200), (64, 64)])
+def test_packed_sequences_are_scanned_as_if_alone(backend: Backend, lengths: tuple[int, ...]) -> None:
+    parts = operands(1, sum(lengths), channels=9, states=8)
+    options = {"reverse": BOTH, "lengths": sequences_of(*lengths)}
+    expected = outcomes(ALONE, parts, torch.float64, **options)
+    assert worst(expected, outcomes(backend, parts, torch.float32, **options)) < 1e-5
+
+
+@pytest.mark.parametrize("left_out", ["z", "delta_bias", "softplus"])
+def test_packed_sequences_without_optional_operands(backend: Backend, left_out: str) -> None:
+    parts, options = operands_without(left_out, 1, 40, channels=4, states=3)
+    options["lengths"] = sequences_of(3, 4, 33)
+    expected = outcomes(ALONE, parts, torch.float64, **options)
+    assert worst(expected, outcomes(backend, parts, torch.float32, **options)) < 1e-5
+
+
+def test_nothing_of_a_packed_sequence_reaches_another(backend: Backend) -> None:
+    """Not even what is not finite: a state that is multiplied by zero would carry it on."""
+    parts = {name: part.float() for name, part in operands(1, 12, channels=3, states=4).items()}
+    options = {"reverse": BOTH, "lengths": sequences_of(3, 4, 5), "backend": backend}
+    before = selective_scan(**parts, **options)  # type: ignore[arg-type]
+    parts["u"][0, 4] = 1e30
+    after = selective_scan(**parts, **options)  # type: ignore[arg-type]
+    others = torch.tensor([0, 1, 2, 7, 8, 9, 10, 11])
+    assert torch.equal(after[:, others], before[:, others])
+    assert not torch.equal(after, before)
+
+
+def test_native_packs_with_the_bits_of_single_sequences(compiled: Backend) -> None:
+    lengths = (1, 31, 32, 70)
+    parts = {name: part.float() for name, part in operands(1, sum(lengths), channels=20, states=8).items()}
+    together = outcomes(compiled, parts, torch.float32, reverse=BOTH, lengths=sequences_of(*lengths))[0]
+    first = 0
+    for length in lengths:
+        rows = slice(first, first + length)
+        alone = {name: part[:, rows] if part.dim() == 4 else part for name, part in parts.items()}
+        assert torch.equal(together[:, rows], selective_scan(**alone, reverse=BOTH, backend=compiled))  # type: ignore[arg-type]
+        first += length
 
 
 @pytest.mark.parametrize("reverse", [(False,), (True,), (False, False, True)])
@@ -166,6 +208,13 @@ def test_convolution_agrees(backend: Backend, taps: int, lengths: list[int] | No
     counts = None if lengths is None else torch.tensor(lengths)
     expected = convolution_outcomes(REFERENCE, 40, 11, taps, counts, torch.float64)
     assert worst(expected, convolution_outcomes(backend, 40, 11, taps, counts, torch.float32)) < 1e-5
+
+
+@pytest.mark.parametrize("taps", [1, 2, 4])
+def test_the_convolution_does_not_look_into_another_packed_sequence(backend: Backend, taps: int) -> None:
+    sequences = sequences_of(1, 2, 3, 3, 31)
+    expected = convolution_outcomes(ALONE, 40, 11, taps, sequences, torch.float64)
+    assert worst(expected, convolution_outcomes(backend, 40, 11, taps, sequences, torch.float32)) < 1e-5
 
 
 class ScanExtension(ModuleType):
@@ -295,6 +344,11 @@ def test_mamba_ssm_without_its_kernel_is_refused_in_one_line(monkeypatch: pytest
 
 def test_mamba_ssm_with_its_kernel_is_chosen_on_cuda_only(extensions: Backend) -> None:
     assert choose_backend.__wrapped__("cuda", "auto").name == "mamba_ssm"
+    with pytest.raises(UserError, match="mamba_ssm has no sequence boundaries") as caught:
+        choose_backend.__wrapped__("cuda", "mamba_ssm", True)
+    assert "\n" not in str(caught.value)
+    packed = choose_backend.__wrapped__("cuda", "auto", True)
+    assert packed.name == "torch" and "no sequence boundaries" in packed.note
     with pytest.raises(UserError, match="runs on CUDA"):
         choose_backend.__wrapped__("cpu", "mamba_ssm")
     with pytest.raises(UserError, match="runs on CUDA"):

@@ -23,21 +23,24 @@ def test_arithmetic_in_the_interpreter() -> None:
 
 
 @needs_triton
+@pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("name", ["end_states", "carry", "outputs", "start_gradients", "operand_gradients"])
-def test_scan_kernels_compile_for_hopper(name: str) -> None:
+def test_scan_kernels_compile_for_hopper(name: str, packed: bool) -> None:
     from models.scan import scan_kernels
 
     sizes = {"CHUNK": 4, "GROUP": 2, "STATES": 8, "CHANNELS": 16, "ROWS": 4, "LANES": 32}
-    flags = dict.fromkeys(("SOFTPLUS", "BIASED", "GATED", "PADDED", "STARTED", "BACKWARD"), True)
-    compile_for_hopper(getattr(scan_kernels, name), sizes | flags)
+    flags = dict.fromkeys(("SOFTPLUS", "BIASED", "GATED", "STARTED", "BACKWARD"), True)
+    compile_for_hopper(getattr(scan_kernels, name), sizes | flags | {"PADDED": not packed, "PACKED": packed})
 
 
 @needs_triton
+@pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("name", ["convolve", "convolution_gradients"])
-def test_convolution_kernels_compile_for_hopper(name: str) -> None:
+def test_convolution_kernels_compile_for_hopper(name: str, packed: bool) -> None:
     from models.scan import convolution_kernels
 
-    compile_for_hopper(getattr(convolution_kernels, name), {"TAPS": 4, "STEPS": 16, "CHANNELS": 16, "PADDED": True})
+    sizes = {"TAPS": 4, "STEPS": 16, "CHANNELS": 16}
+    compile_for_hopper(getattr(convolution_kernels, name), sizes | {"PADDED": not packed, "PACKED": packed})
 
 
 SERIES = ("u", "delta", "z", "B", "C", "x", "out", "d_out", "d_u", "d_delta", "d_z", "d_x")
@@ -55,7 +58,9 @@ def compile_for_hopper(kernel, constants: dict[str, object]) -> None:
             return "constexpr"
         if name in NUMBERS or name[-2:] in ("_b", "_t", "_g"):
             return "i32"
-        return "*i64" if name == "lengths" else "*bf16" if name in SERIES else "*fp32"
+        if name == "lengths":
+            return "*i32" if constants["PACKED"] else "*i64"
+        return "*bf16" if name in SERIES else "*fp32"
 
     signature = {name: kind(name) for name in kernel.arg_names}
     known = {name: value for name, value in constants.items() if name in signature}

@@ -10,12 +10,14 @@ from models.scan.operations import selective_scan, short_convolution
 from models.scan.triton_backend import TRITON
 from models.snapshot import mamba_layers
 from tests.models.scan.references import (
+    ALONE,
     BOTH,
     REFERENCE,
     convolution_outcomes,
     operands,
     operands_without,
     outcomes,
+    sequences_of,
     worst,
 )
 
@@ -50,6 +52,22 @@ def test_scan_agrees_for_padded_batches(lengths: list[int]) -> None:
     found = outcomes(TRITON, parts, torch.float32, **options)
     assert worst(expected, found) < 1e-5
     assert all(not found[0][sample, count:].any() for sample, count in enumerate(lengths))
+
+
+@pytest.mark.usefixtures("short_chunks")
+@pytest.mark.parametrize("lengths", [(1, 3, 4, 9), (2, 2, 3), (5,)])
+def test_packed_sequences_are_scanned_as_if_alone(lengths: tuple[int, ...]) -> None:
+    parts = operands(1, sum(lengths), channels=3, states=2)
+    options = {"reverse": BOTH, "lengths": sequences_of(*lengths)}
+    expected = outcomes(ALONE, parts, torch.float64, **options)
+    assert worst(expected, outcomes(TRITON, parts, torch.float32, **options)) < 1e-5
+
+
+@pytest.mark.parametrize("lengths", [(1, 2, 3, 3, 33), (2, 5)])
+def test_the_convolution_does_not_look_into_another_packed_sequence(lengths: tuple[int, ...]) -> None:
+    sequences = sequences_of(*lengths)
+    expected = convolution_outcomes(ALONE, sequences.rows, 3, 4, sequences, torch.float64)
+    assert worst(expected, convolution_outcomes(TRITON, sequences.rows, 3, 4, sequences, torch.float32)) < 1e-5
 
 
 @pytest.mark.usefixtures("short_chunks")
@@ -111,14 +129,17 @@ def test_convolution_of_half_precision_is_computed_in_single() -> None:
 
 
 @pytest.mark.usefixtures("short_chunks")
-def test_a_compiled_layer_traces_through_both_operations(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_compiled_layer_traces_through_both_operations(monkeypatch: pytest.MonkeyPatch, packed: bool) -> None:
     """One graph without a break; outputs and gradients are those of the plain layer."""
     monkeypatch.setattr(mamba_layers, "compiler_knows", lambda device, wanted: True)
-    monkeypatch.setattr(mamba_layers, "choose_backend", lambda device, wanted: TRITON)
+    monkeypatch.setattr(mamba_layers, "choose_backend", lambda device, wanted, packed: TRITON)
     layer = mamba_layers.BidirectionalMamba(mamba_layers.MambaSize(width=6, state=2, conv=4, scan="triton"))
     tokens = torch.randn(2, 6, 2, 3, generator=torch.Generator().manual_seed(0))
+    lengths = sequences_of(2, 4, 6) if packed else torch.tensor([6, 3])
+    tokens = tokens.flatten(0, 1)[None] if packed else tokens
     results = []
     for call in (layer, torch.compile(layer, backend="aot_eager", fullgraph=True, dynamic=False)):
-        out = call(tokens, torch.tensor([6, 3]))
+        out = call(tokens, lengths)
         results.append([out.detach(), *torch.autograd.grad(out.square().sum(), list(layer.parameters()))])
     assert worst(*results) < 1e-6

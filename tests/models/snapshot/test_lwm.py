@@ -1,19 +1,17 @@
 """LWM and the raw baseline: published counts, norm and residuals, attention, padding."""
 
-import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from channels.errors import UserError
-from models.interface import MaskDraw, ModelSpec, PackedBatch, TokenBatch, collate
-from models.layers.packing import pack
+from models.interface import MaskDraw, ModelSpec
 from models.layers.parameters import count_parameters
 from models.registry import make_spec
 from models.snapshot.lwm import LwmSpec, UnbiasedNorm
 from models.snapshot.raw import RawSpec
 from tests.models.learning import losses_by_heart
-from tests.models.snapshots import alone, random_batch, random_channels
+from tests.models.snapshots import alone, loss_and_gradient, packed_and_padded, random_batch, random_channels
 
 DRAW = MaskDraw(seed=0, epoch=0)
 SCALES = [(2, 32, 16), (2, 18, 10), (1, 4, 4)]
@@ -143,26 +141,13 @@ def test_bad_options_are_refused(options: dict[str, object], field: str) -> None
         make_spec("lwm", options)
 
 
-def packed_and_padded(spec: ModelSpec, variant: int) -> tuple[PackedBatch, TokenBatch]:
-    scales = [*SCALES, (2, 8, 64)]
-    parts = [spec.tokenise(random_channels(*scale, seed=i), variant) for i, scale in enumerate(scales)]
-    weight = np.asarray([1, 0, 2, 0.5, 1, 1, 3], np.float32)
-    keys = np.arange(100, 107)
-    return pack(parts, keys, weight, variant), collate(parts, keys, weight, variant)
-
-
 @pytest.mark.parametrize("variant", [4, 8])
 @pytest.mark.parametrize("values", ["published", "paper"])
 def test_packed_batches_train_as_padded_ones(variant: int, values: str) -> None:
     spec = make_spec("lwm", {"size": "tiny", "dropout": 0.0, "patches": [4, 8], "mask_values": values})
     assert spec.packs
     model = spec.build(0)
-    found = []
-    for batch in packed_and_padded(spec, variant):
-        loss = model(batch, DRAW)
-        gradients = torch.autograd.grad(loss.sum(), list(model.parameters()))
-        found.append((loss.item(), torch.cat([gradient.flatten() for gradient in gradients])))
-    (packed, mine), (padded, theirs) = found
+    (packed, mine), (padded, theirs) = (loss_and_gradient(model, batch) for batch in packed_and_padded(spec, variant))
     assert packed == pytest.approx(padded, rel=1e-5)
     assert (mine - theirs).norm() < 1e-5 * theirs.norm()
 

@@ -17,7 +17,7 @@ from models.snapshot.masking import mask_tokens
 from models.snapshot.model import SnapshotModel
 from models.snapshot.wimamba import WiMambaSpec
 from tests.models.learning import losses_by_heart
-from tests.models.snapshots import alone, random_batch, random_channels
+from tests.models.snapshots import alone, loss_and_gradient, packed_and_padded, random_batch, random_channels
 
 DRAW = MaskDraw(seed=0, epoch=0)
 TINY = WiMambaSpec(size="tiny")
@@ -139,6 +139,28 @@ def test_padding_changes_no_loss_and_no_prediction(construction: str, scan: Want
         assert torch.equal(together.masked[row, :length], lone.masked[0])
         assert not together.masked[row, length:].any()
     assert model(batch, DRAW).item() == pytest.approx(sum(model(one, DRAW).item() for one in singles), rel=1e-5)
+
+
+@pytest.mark.parametrize("scan", ["torch", "native"])
+@pytest.mark.parametrize("construction", ["published", "paper"])
+def test_packed_batches_train_and_predict_as_padded_ones(construction: str, scan: Wanted) -> None:
+    if scan == "native" and choose_backend("cpu").name != "native":
+        pytest.skip("no C compiler here")
+    model = small_spec(construction, scan).build(0).eval()
+    flat, rows = packed_and_padded(model.spec, 4)
+    (packed, mine), (padded, theirs) = (loss_and_gradient(model, batch) for batch in (flat, rows))
+    assert packed == pytest.approx(padded, rel=1e-5)
+    assert (mine - theirs).norm() < 1e-5 * theirs.norm()
+    with torch.no_grad():
+        one, other = (model.predict(batch, "reconstruction_4x4", seed=1) for batch in (flat, rows))
+    valid = torch.arange(rows.tokens.shape[1]) < rows.lengths[:, None]
+    assert torch.equal(one.masked, other.masked[valid])
+    assert torch.allclose(one.values, other.values[valid], atol=1e-5)
+
+
+def test_it_packs_unless_it_is_bound_to_a_scan_that_cannot() -> None:
+    assert TINY.packs and not small_spec("published", "mamba_ssm").packs
+    assert TINY.notes("cpu", packed=True) == TINY.notes("cpu", packed=False)
 
 
 def test_what_lies_in_padding_is_never_seen(spec: WiMambaSpec) -> None:

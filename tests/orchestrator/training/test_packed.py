@@ -118,9 +118,11 @@ def test_a_batch_holds_the_samples_of_the_padded_one(small_store: Path) -> None:
         np.testing.assert_array_equal(flat.tokens.numpy(), rows.tokens[true].numpy()[valid])
 
 
-@pytest.mark.parametrize("name", ["wimamba", "raw"])
-def test_models_without_packed_batches_refuse_them_in_one_line(small_store: Path, name: str) -> None:
-    job = snapshot_job(small_store, SNAPSHOT_MODELS[name])
+@pytest.mark.parametrize(("name", "options"), [("wimamba", {"scan": "mamba_ssm"}), ("raw", {})])
+def test_models_without_packed_batches_refuse_them_in_one_line(
+    small_store: Path, name: str, options: dict[str, str]
+) -> None:
+    job = snapshot_job(small_store, SNAPSHOT_MODELS[name] | options)
     spec = make_spec(name, job.model.options)
     with pytest.raises(
         UserError, match=f"batching.strategy packed: model {name} takes padded batches only; .*"
