@@ -43,9 +43,11 @@ def session_ahead(profile: Profile) -> Iterator[Session | None]:
         yield None
         return
     # Socket names inside must stay under 108 bytes, so the folder is as short as it can be.
-    folder = Path(tempfile.mkdtemp(prefix="wt-", dir="/tmp" if Path("/tmp").is_dir() else None))
-    write_atomically(folder / "token", secrets.token_hex(32), mode=0o600)
+    folder = Path("/tmp" if Path("/tmp").is_dir() else tempfile.gettempdir()) / f"wt-{secrets.token_hex(6)}"
+    # Before the folder is there, so that nothing is left whenever this process is killed.
     reaper_process = reaper.start(folder)
+    folder.mkdir(mode=0o700)
+    write_atomically(folder / "token", secrets.token_hex(32), mode=0o600)
     environment = ray_environment(profile.time_limits) | _gloo_on_loopback() | fork_server.environment(folder)
     environment |= {"RAY_AUTH_MODE": "token", reaper.MARK: str(folder / "token")}
     server = fork_server.start(folder, profile.device, environment) if fork_server.serves(profile.device) else None

@@ -17,7 +17,7 @@ from tests.e2e.matrix.leftovers import left_over, look
 MOMENTS = 50
 STOPS_OF_A_RUN = 5
 SEED = 20
-BEYOND = 1.1
+BEYOND = 1.3
 """Moments lie between the first millisecond and so many times the time until the first step of an undisturbed start."""
 FIRST_S = 0.001
 STOP_S = 60.0

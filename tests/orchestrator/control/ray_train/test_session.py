@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from ray._private import utils, worker
@@ -36,6 +37,35 @@ with StopRequest().installed() as stop:
     assert ray._raylet.CoreWorker is CoreWorker
 print("goes on")
 """
+
+
+KILLED = """
+import os
+from orchestrator.control.ray_train import session
+from orchestrator.spec.cluster import Profile
+
+def end(path, *content, **options):
+    print(path.parent, oct(path.parent.stat().st_mode & 0o777), flush=True)
+    os._exit(143)
+
+session.write_atomically = end
+with session.session_ahead(Profile()):
+    pass
+"""
+
+
+def test_a_process_that_is_killed_with_its_first_file_leaves_no_folder() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+        timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 143, done.stderr
+    folder, mode = done.stdout.split()
+    assert mode == "0o700"
+    deadline = time.monotonic() + 30
+    while Path(folder).exists():
+        assert time.monotonic() < deadline, folder
+        time.sleep(0.05)
 
 
 def test_a_signal_while_ray_starts_is_ours() -> None:

@@ -1,19 +1,18 @@
 """Attempts that a real Slurm ends before their time, each for another reason: what comes back, with which step."""
 
+import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import yaml
 
 from orchestrator.run.folder import RunDirectory
 from tests.e2e.runs import Place, at_rest, training_ranks
-from tests.e2e.slurm_cluster import SlurmCluster, missing_programs, processes_of
-from tests.e2e.slurm_runs import (
+from tests.e2e.slurm.runs import (
     STEPS,
     attempt_at_rest,
     has_ended,
@@ -26,8 +25,8 @@ from tests.e2e.slurm_runs import (
     submit,
     submit_urgent,
     wait_for_attempt,
-    wait_for_stop_request,
 )
+from tests.e2e.slurm_cluster import SlurmCluster, missing_programs
 from tests.jobs_for_tests import small_job
 
 pytestmark = [
@@ -53,50 +52,39 @@ def profile_on(place: Place, file: str, nodes: list[str], **section: Any) -> tup
     return ("--cluster-file", file)
 
 
-@contextmanager
-def at_rest_until_stopped(place: Place, name: str, ranks: list[psutil.Process]) -> Iterator[None]:
-    """Ranks make no step until their run is asked to stop, whatever is done inside the ``with``."""
+@pytest.fixture(scope="module")
+def limited(slurm: SlurmCluster, place: Place, small_store: Path) -> Iterator[str]:
+    """A run with a limit of two minutes, which rests after some steps until it is asked to stop, beside the tests."""
+    name = "limited"
+    short = profile_on(place, "short.yaml", ["node4"], time=LIMIT, signal_lead_s=LEAD_S)
+    job_id = submit(place, job_for(small_store, name, every_steps=2 * STEPS, workers=1), *short)
     request, over = RunDirectory(place.directory(name)).stop_request, threading.Event()
 
     def rest() -> None:
-        with at_rest(ranks):
+        with at_rest(training_ranks(wait_for_attempt(slurm, place, name, 1))):
             while not request.exists() and not over.wait(0.1):
                 pass
 
     waiting = threading.Thread(target=rest)
     waiting.start()
-    try:
-        yield
-    finally:
-        over.set()
-        waiting.join()
+    yield name
+    over.set()
+    waiting.join()
+    with suppress(subprocess.CalledProcessError):
+        # It is over, unless a test has failed.
+        slurm.run("scancel", job_id)
 
 
-def test_a_limit_of_two_minutes_and_requeues_that_others_ask_for(
+@pytest.mark.usefixtures("limited")
+def test_a_requeue_during_the_start_and_one_from_a_node_that_drains(
     slurm: SlurmCluster, place: Place, small_store: Path
 ) -> None:
-    """Side by side: a run that its limit stops, and one that is requeued as it starts and from a node that drains."""
-    short = profile_on(place, "short.yaml", ["node1"], time=LIMIT, signal_lead_s=LEAD_S)
-    limited = submit(place, job_for(small_store, "limited", every_steps=2 * STEPS, epochs=1000, workers=1), *short)
-    job_id = submit(place, job_for(small_store, "requeued", every_steps=2 * STEPS, epochs=1000))
-    attempts = place.directory("requeued") / "launch" / "attempts"
-    slurm.wait_for("the bootstrap", (attempts / f"{job_id}-0" / "token").exists, 120, look_s=0.02)
-    slurm.run("scontrol", "requeue", job_id)
-    wait_for_attempt(slurm, place, "limited", 1)
-    with at_rest_until_stopped(place, "limited", training_ranks(processes_of(limited))):
-        check_a_requeue_from_a_node_that_drains(slurm, place, job_id, attempts)
-        wait_for_stop_request(slurm, place, "limited")
-    wait_for_attempt(slurm, place, "limited", 2)
-    slurm.run("scancel", limited)
-    stopped = [event["step"] for event in place.events("limited", "end")]
-    assert stopped[0] > 0, "the lead has left time to train"
-    assert [event["step"] for event in place.events("limited", "attempt")] == [0, stopped[0]], output(place, "limited")
-    assert slurm.wait_for_end(limited, 120) == "CANCELLED"
-
-
-def check_a_requeue_from_a_node_that_drains(slurm: SlurmCluster, place: Place, job_id: str, attempts: Path) -> None:
     """The attempt after a broken start trains, also while its node drains; the next one goes elsewhere."""
     name = "requeued"
+    job_id = submit(place, job_for(small_store, name, every_steps=2 * STEPS, epochs=1000))
+    attempts = place.directory(name) / "launch" / "attempts"
+    slurm.wait_for("the bootstrap", (attempts / f"{job_id}-0" / "token").exists, 120, look_s=0.02)
+    slurm.run("scontrol", "requeue", job_id)
     wait_for_attempt(slurm, place, name, 1)
     assert not (attempts / f"{job_id}-0" / "ready-0.json").exists(), "the first start was not broken off"
     draining = other_host(attempts / f"{job_id}-1")
@@ -146,6 +134,15 @@ def test_a_sweep_is_an_array_whose_jobs_do_not_meet_and_of_which_one_alone_is_pr
     assert {place.tracked(name).data.tags["mlflow.parentRunId"] for name in names} == {parent}
     assert "zero-shot results" in place.run("logs", names[1]).stdout
     assert "0 to submit" in place.run(*arguments).stdout, "what is finished is not submitted again"
+
+
+def test_a_limit_of_two_minutes_leaves_time_to_train(slurm: SlurmCluster, place: Place, limited: str) -> None:
+    """It began before the other tests, so that there is little to wait for."""
+    assert slurm.wait_for_end(job_of(place, limited)) == "COMPLETED", output(place, limited)
+    stopped = place.events(limited, "end")[0]["step"]
+    assert 0 < stopped < STEPS
+    assert [event["step"] for event in place.events(limited, "attempt")] == [0, stopped], output(place, limited)
+    assert len(place.events(limited)) == STEPS
 
 
 def launch_of(place: Place, name: str) -> Path:

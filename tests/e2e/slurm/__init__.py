@@ -1,0 +1,1 @@
+"""Runs on a real Slurm that others end, and those of several users."""
