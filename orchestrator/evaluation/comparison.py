@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from orchestrator.evaluation.score import AVERAGE, CLEAN, MODEL, NOISY, Score, averages, decibels
-from orchestrator.evaluation.shot import TITLES
+from orchestrator.evaluation.shot import TITLES, marked
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -49,7 +49,7 @@ def comparison_table(scores: Mapping[str, Sequence[Score]], fullshot: Collection
     table.add_column("task")
     table.add_column("set")
     for model in scores:
-        table.add_column(f"{model} (full-shot)" if model in fullshot else model, justify="right", no_wrap=True)
+        table.add_column(marked(model, "full" if model in fullshot else "zero"), justify="right", no_wrap=True)
     for task, name, cells in comparison_rows(scores, fullshot):
         texts = ["-" if cell is None else f"{cell[0]:.2f} ({cell[1]:.2f})" for cell in cells]
         is_average = name == AVERAGE

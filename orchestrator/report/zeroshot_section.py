@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from orchestrator.evaluation.score import AVERAGE, CLEAN, PREDICTOR_NAMES, direction_averages
+from orchestrator.evaluation.shot import marked
 from orchestrator.report.heat import HeatTable, darkness, least_error
 from orchestrator.report.markup import html_table, text
 from orchestrator.report.record import RunRecord
@@ -83,7 +84,9 @@ def direction_section(records: Sequence[RunRecord]) -> list[str]:
     rows = []
     for task in dict.fromkeys(score.task for record in records for score in record.scores):
         for record in records:
-            rows += [(task, record.name, *cells) for cells in _direction_rows(record, task)]
+            rows += [
+                (task, marked(record.name, record.job.data.shot), *cells) for cells in _direction_rows(record, task)
+            ]
     if not rows:
         return []
     head = ("task", "run", "prediction", "similarity", "share of efficiency")

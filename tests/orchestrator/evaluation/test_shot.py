@@ -8,6 +8,7 @@ import pytest
 from orchestrator.control.scoring import Scores
 from orchestrator.evaluation.comparison import comparison_rows, comparison_table
 from orchestrator.evaluation.score import AVERAGE, CLEAN, MODEL, NOISY, Score
+from orchestrator.evaluation.shot import marked
 from orchestrator.report.page import write_report
 from orchestrator.report.read_run import read_run
 from orchestrator.report.results import read_results, write_results
@@ -46,6 +47,10 @@ def test_a_comparison_has_no_average_of_a_full_shot_model() -> None:
     table = comparison_table(scores, ["rival"])
     assert table.title == "zero-shot and full-shot results"
     assert [column.header for column in table.columns[2:]] == ["pretrained", "rival (full-shot)"]
+
+
+def test_a_full_shot_model_is_marked_where_both_kinds_stand() -> None:
+    assert (marked("rival", "full"), marked("rival", "zero")) == ("rival (full-shot)", "rival")
 
 
 def test_a_report_keeps_full_shot_errors_apart(broken_off: RunDirectory, tmp_path: Path) -> None:
