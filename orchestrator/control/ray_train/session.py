@@ -19,6 +19,8 @@ from orchestrator.spec.cluster import Profile, TimeLimitsSection
 from orchestrator.spec.job import JobSpec
 
 OBJECT_STORE_BYTES = 128 * 2**20
+SLOW_START = "The current node timed out during startup"
+"""How Ray says it."""
 RAY_FOLDER = "r"
 """Folder of Ray's own inside that of a session: Ray lets everybody write into it, and only the one around it is ours
 alone. The name is short because names of sockets inside must stay under 108 bytes."""
@@ -88,12 +90,24 @@ def _embedded(session: Session, cpus: int, gpus: int) -> Iterator[None]:
         from orchestrator.control.ray_train.lean_node import start_embedded
 
         try:
-            with sigterm_kept():
+            with sigterm_kept(), _slow_start_as_user_error():
                 ray_folder = session.folder / RAY_FOLDER
                 start_embedded(ray_folder, cpus=cpus, gpus=gpus, object_store_bytes=OBJECT_STORE_BYTES)
             yield
         finally:
             ray.shutdown()
+
+
+@contextmanager
+def _slow_start_as_user_error() -> Iterator[None]:
+    """Ray gives its own processes half a minute to come up, and no setting for that."""
+    try:
+        yield
+    except Exception as error:
+        if not str(error).startswith(SLOW_START):
+            raise
+        mend = "see what else runs here (uptime, free -h), then give the same command again"
+        raise UserError("Ray has not come up in 30 s", where="this machine is too busy", mend=mend) from None
 
 
 def _local_workers(job: JobSpec, profile: Profile) -> int:

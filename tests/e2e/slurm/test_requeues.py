@@ -139,9 +139,10 @@ def test_a_sweep_is_an_array_whose_jobs_do_not_meet_and_of_which_one_alone_is_pr
 def test_a_limit_of_two_minutes_leaves_time_to_train(slurm: SlurmCluster, place: Place, limited: str) -> None:
     """It began before the other tests, so that there is little to wait for."""
     assert slurm.wait_for_end(job_of(place, limited)) == "COMPLETED", output(place, limited)
-    stopped = place.events(limited, "end")[0]["step"]
-    assert 0 < stopped < STEPS
-    assert [event["step"] for event in place.events(limited, "attempt")] == [0, stopped], output(place, limited)
+    # On a slow machine the second attempt meets its limit too.
+    *stopped, last = (event["step"] for event in place.events(limited, "end"))
+    assert stopped and stopped[0] > 0 and last == STEPS
+    assert [event["step"] for event in place.events(limited, "attempt")] == [0, *stopped], output(place, limited)
     assert len(place.events(limited)) == STEPS
 
 

@@ -1,4 +1,4 @@
-"""Ray's start in our process: whose signals they are."""
+"""Ray's start in our process: whose signals they are, what is left, what a slow one says."""
 
 import inspect
 import os
@@ -8,8 +8,11 @@ import sys
 import time
 from pathlib import Path
 
-from ray._private import utils, worker
+import pytest
+from ray._private import node, utils, worker
 
+from channels.errors import UserError
+from orchestrator.control.ray_train import lean_node, session
 from orchestrator.control.ray_train.sigterm import sigterm_kept
 from orchestrator.control.stop_request import StopRequest
 
@@ -66,6 +69,24 @@ def test_a_process_that_is_killed_with_its_first_file_leaves_no_folder() -> None
     while Path(folder).exists():
         assert time.monotonic() < deadline, folder
         time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("says", "kind"), [(f"{session.SLOW_START}. This could happen because ...", UserError), ("something else", OSError)]
+)
+def test_a_machine_on_which_ray_does_not_come_up_in_time_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: str, kind: type[Exception]
+) -> None:
+    def start(*arguments: object, **options: object) -> None:
+        raise OSError(says)
+
+    monkeypatch.setattr(lean_node, "start_embedded", start)
+    with pytest.raises(kind), session._embedded(session.Session(tmp_path, {}), 1, 0):
+        pass
+
+
+def test_ray_still_says_it_so() -> None:
+    assert session.SLOW_START in inspect.getsource(node)
 
 
 def test_a_signal_while_ray_starts_is_ours() -> None:
