@@ -57,6 +57,40 @@ def test_a_layer_is_that_of_torch() -> None:
     torch.testing.assert_close(ours.eval()(tokens, None), theirs.eval()(tokens), rtol=1e-5, atol=1e-6)
 
 
+def test_the_network_is_the_published_one() -> None:
+    """BERT of transformers between the published maps and table, as a whole, given the same weights."""
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    config = transformers.BertConfig(
+        hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128, vocab_size=2
+    )
+    bert = transformers.BertModel(config).eval()
+    ours = make_spec("bert4mimo", BASE).build(seed=1).eval()
+    assert isinstance(ours, BertNetwork)
+    for parameter in bert.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    embeddings = bert.embeddings
+    with torch.no_grad():
+        # The one token type in use adds the same vector everywhere.
+        ours.positions.weight.copy_(embeddings.position_embeddings.weight + embeddings.token_type_embeddings.weight[0])
+        ours.norm.load_state_dict(embeddings.LayerNorm.state_dict())
+        for block, layer in zip(ours.blocks, bert.encoder.layer, strict=True):
+            assert isinstance(block, PostNormBlock)
+            attention = layer.attention
+            parts = (attention.self.query, attention.self.key, attention.self.value)
+            block.attention.qkv.weight.copy_(torch.cat([part.weight for part in parts]))
+            block.attention.qkv.bias.copy_(torch.cat([part.bias for part in parts]))
+            block.attention.proj.load_state_dict(attention.output.dense.state_dict())
+            block.norm1.load_state_dict(attention.output.LayerNorm.state_dict())
+            block.mlp[0].load_state_dict(layer.intermediate.dense.state_dict())
+            block.mlp[2].load_state_dict(layer.output.dense.state_dict())
+            block.norm2.load_state_dict(layer.output.LayerNorm.state_dict())
+    batch = make_rows(make_spec("bert4mimo", BASE), (16, 16))
+    prediction = ours.predict(batch, "reconstruction", seed=5)
+    rows = batch.tokens.masked_fill(prediction.masked[..., None], 0)
+    states = bert(inputs_embeds=ours.embedding(rows) + ours.subcarriers(torch.arange(16))).last_hidden_state
+    torch.testing.assert_close(prediction.values, ours.output(states), rtol=1e-5, atol=1e-5)
+
+
 def test_parameters_of_the_published_size() -> None:
     """Six layers of 2,102,784, two tables of 512 x 512, a norm, and the maps of 2 x 16 numbers in and out."""
     ends = 32 * 512 + 512 + 512 * 32 + 32
