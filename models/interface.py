@@ -189,7 +189,7 @@ class PretrainingModel(nn.Module):
         Raises:
             UserError: the model has no encoder.
         """
-        mend = "take a model with one: hetercsi, wimamba, lwm, or raw for the channel itself"
+        mend = "take a model with one: hetercsi, wifo, wimamba, lwm, or raw for the channel itself"
         raise UserError(f"{type(self).__name__} has no encoder, so it gives no embeddings", where="model", mend=mend)
 
     def encoder_layers(self) -> Sequence[nn.Module]:

@@ -34,7 +34,7 @@ def freeze(model: nn.Module, prefixes: Iterable[str]) -> None:
         found = [parameter for name, parameter in parameters.items() if _is_under(name, prefix)]
         if not found:
             known = dict.fromkeys(name.partition(".")[0] for name in parameters)
-            mend = f"it has {', '.join(known)}, and parts of them (e.g. {next(iter(parameters))})"
+            mend = f"it has {', '.join(known)}, and parts of them, down to {next(reversed(parameters))}"
             raise UserError(f"the model has no parameters {prefix!r}", where="train.freeze", mend=mend)
         for parameter in found:
             parameter.requires_grad_(False)
