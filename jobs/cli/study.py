@@ -8,26 +8,39 @@ import typer
 from channels.errors import UserError
 from jobs.cli.downstream.study import study_downstream
 from jobs.cli.options import ClusterFileOption, ClusterOption
+from jobs.cli.submit import submit_sweep
+from jobs.launch.sweep import Sweep
 from jobs.studies.children import ChildFailedError, is_finished
 from jobs.studies.downstream.spec import NAME as FIG3_WIMAMBA
-from jobs.studies.spec import Child, Scale, Study, StudyName, known_scales, make_study
-from orchestrator.spec.cluster import load_profile
+from jobs.studies.spec import Child, Scale, Study, StudyName, known_scales, make_study, make_study_store
+from orchestrator.spec.cluster import Profile, load_profile
 from orchestrator.spec.yaml_files import validate
+
+IMPORTABLE = ("table2", "fig3")
 
 
 def study(
-    what: Annotated[str, typer.Argument(help="table3, fig4, fig1c or fig3-wimamba.", show_default=False)],
+    what: Annotated[str, typer.Argument(help="table2, table3, fig3, fig4, fig1c or fig3-wimamba.", show_default=False)],
     scale: Annotated[str, typer.Option(help="small (minutes on two cores), medium or published.")] = "small",
     samples: Annotated[int | None, typer.Option(help="Samples of a set, in place of the scale's.")] = None,
     model: Annotated[str | None, typer.Option(help="tiny, base or published, in place of the scale's.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Epochs of a run, in place of the scale's.")] = None,
-    sets: Annotated[str | None, typer.Option(help="table3: numbers of sets that are trained, e.g. 8,40.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs of a (pre-training) run, in place of the scale's.")] = None,
+    sets: Annotated[str | None, typer.Option(help="table3, fig3: numbers of sets that are trained, e.g. 8,40.")] = None,
+    targets: Annotated[str | None, typer.Option(help="table2, fig3: held-out sets, e.g. D1,D3.")] = None,
+    target_epochs: Annotated[int | None, typer.Option(help="table2: epochs of a run on one target alone.")] = None,
+    quadriga: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="table2, fig3: imported channels in place of made ones.")
+    ] = None,
+    gpt2: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="table2: weights of GPT-2 small for LLM4CP (default: random).")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the sweep (default: e.g. table3-small).")] = None,
     stores: Annotated[Path, typer.Option(help="Folder for the channels that are made.")] = Path("data"),
     seed: Annotated[int, typer.Option(min=0, help="Seed of channels and runs.")] = 42,
     source: Annotated[
         list[Path] | None, typer.Option(help="fig3-wimamba: labelled channels to import (repeatable).")
     ] = None,
+    parallel: Annotated[int, typer.Option(min=1, help="Runs at a time, on a Slurm or Ray cluster.")] = 4,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and run nothing.")] = False,
     cluster: ClusterOption = None,
     cluster_file: ClusterFileOption = None,
@@ -40,34 +53,49 @@ def study(
         )  # fmt: skip
         return
     kind = _kind(what)
-    changes = {
-        "samples": samples,
-        "model": model,
-        "epochs": epochs,
-        "gradient_epochs": epochs,
-        "table3_sets": _numbers(sets),
-    }
-    chosen = _scale(scale, {key: value for key, value in changes.items() if value is not None})
-    planned = make_study(kind, name or f"{kind}-{scale}", chosen, stores, seed)
+    chosen = _scale(scale, {
+        "samples": samples, "model": model, "epochs": epochs, "gradient_epochs": epochs,
+        "table3_sets": _numbers(sets), "fig3_sets": _numbers(sets), "zeroshot_sets": _names(targets),
+    }, {"targets": _names(targets), "epochs": epochs, "target_epochs": target_epochs})  # fmt: skip
+    if quadriga is not None and kind not in IMPORTABLE:
+        mend = f"drop it; it is for {' and '.join(IMPORTABLE)}"
+        raise UserError(f"{kind} is made from made channels", where="--quadriga", mend=mend)
+    # Looking into files of channels needs their readers.
+    from jobs.studies.imported import look_at
+
+    imported = None if quadriga is None else look_at(quadriga, stores)
+    own_name = name or f"{kind}-{scale}" + ("-imported" if imported else "")
+    planned = make_study(kind, own_name, chosen, stores, seed, imported=imported, gpt2=gpt2)
     profile = load_profile(cluster_file, cluster)
-    if profile.launcher == "slurm":
-        mend = "use a local or Ray profile; single jobs: wavetrain submit SPEC --sweep"
-        raise UserError("a study runs its jobs one after the other from this process", where="--cluster", mend=mend)
     waiting = [child for child in planned.children if not is_finished(child, profile.storage.runs)]
     typer.echo(_plan_text(planned, waiting))
     if dry_run:
+        return
+    if profile.launcher != "local" and waiting:
+        _hand_over(planned, profile.with_absolute_folders(), parallel)
         return
     options = [f"--{key}={value}" for key, value in (("cluster", cluster), ("cluster-file", cluster_file)) if value]
     # The tables need torch and matplotlib.
     from jobs.studies.run import run_study
 
     try:
-        files = run_study(planned, waiting, profile, options, lambda line: typer.echo(line, err=True))
+        files = run_study(planned, waiting, profile, options, _say)
     except ChildFailedError as error:
         typer.echo(error, err=True)
         raise typer.Exit(error.code) from None
     typer.echo(next(path for path in files if path.suffix == ".md").read_text())
     typer.echo(f"written to {files[0].parent}: {', '.join(path.name for path in files)}")
+
+
+def _hand_over(planned: Study, profile: Profile, parallel: int) -> None:
+    """Make the channels and submit the runs that wait as one sweep; the same command later writes the table."""
+    make_study_store(planned, lambda name, done, total: _say(f"channels of {name}: {total}") if done == total else None)
+    submit_sweep(Sweep(planned.name, ("study",), tuple(child.job for child in planned.children)), profile, parallel)
+    typer.echo("the same command writes the table once all runs are finished")
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
 
 
 def _kind(what: str) -> StudyName:
@@ -87,11 +115,21 @@ def _numbers(text: str | None) -> tuple[int, ...] | None:
     return tuple(int(part) for part in parts)
 
 
-def _scale(name: str, changes: dict[str, object]) -> Scale:
+def _names(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(part.strip() for part in text.split(","))
+
+
+def _scale(name: str, changes: dict[str, object], of_rivals: dict[str, object]) -> Scale:
     scales = known_scales()
     if name not in scales:
         raise UserError(f"no scale {name!r}", where="--scale", mend=f"there are {', '.join(scales)}")
-    return validate(Scale, {**scales[name].model_dump(), **changes}, f"--scale {name}")
+    fields = scales[name].model_dump(mode="json")
+    rivals = {**fields["rivals"], **_given(of_rivals)}
+    return validate(Scale, {**fields, **_given(changes), "rivals": rivals}, f"--scale {name}")
+
+
+def _given(changes: dict[str, object]) -> dict[str, object]:
+    return {key: value for key, value in changes.items() if value is not None}
 
 
 def _plan_text(planned: Study, waiting: list[Child]) -> str:
@@ -102,6 +140,7 @@ def _plan_text(planned: Study, waiting: list[Child]) -> str:
     if planned.kind == "fig1c":
         lines.append(f"{planned.scale.gradient_epochs} epochs in this process, no further runs")
     else:
+        lines += planned.left_out
         lines.append(f"{len(planned.children)} runs, {len(waiting)} of them to be made:")
         lines += [f"  {child.job.name}" for child in waiting]
     return "\n".join(lines)

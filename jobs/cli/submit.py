@@ -64,7 +64,7 @@ def submit(
         if watch:
             mend = "leave one out; wavetrain status shows all runs"
             raise UserError("--watch follows one run, --sweep submits several", where="submit", mend=mend)
-        _submit_sweep(read_sweep(spec, override or (), sweep), profile, parallel, awaited, dry_run)
+        submit_sweep(read_sweep(spec, override or (), sweep), profile, parallel, awaited, dry_run)
         return
     _submit_one(job, profile, awaited, dry_run)
     if watch and not dry_run:
@@ -105,7 +105,9 @@ def _submit_one(job: JobSpec, profile: Profile, awaited: str | None, dry_run: bo
     typer.echo(f"next: wavetrain status {name} | wavetrain logs {name} --follow | wavetrain cancel {name}")
 
 
-def _submit_sweep(sweep: Sweep, profile: Profile, parallel: int, awaited: str | None, dry_run: bool) -> None:
+def submit_sweep(
+    sweep: Sweep, profile: Profile, parallel: int, awaited: str | None = None, dry_run: bool = False
+) -> None:
     """Submit the children that are neither finished nor on their way; the same command again submits the failed."""
     from jobs.slurm import executor
     from jobs.slurm.description import describe_submission

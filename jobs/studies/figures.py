@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jobs.studies.tables import Cell, StudyTable
+from orchestrator.evaluation.score import AVERAGE
 from orchestrator.report.figure import COLOURS, figure_style, new_figure
 
 PUBLISHED = {"color": "black", "marker": "x", "ls": ":", "label": "published"}
@@ -11,7 +12,9 @@ PUBLISHED = {"color": "black", "marker": "x", "ls": ":", "label": "published"}
 
 def draw_study(kind: str, table: StudyTable) -> Any:
     """The figure of a study's table."""
-    draw = {"table3": _draw_table3, "fig4": _draw_fig4, "fig1c": _draw_fig1c}[kind]
+    draw = {
+        "table2": _draw_table2, "table3": _draw_table3, "fig3": _draw_fig3, "fig4": _draw_fig4, "fig1c": _draw_fig1c,
+    }[kind]  # fmt: skip
     with figure_style():
         return draw(table)
 
@@ -30,6 +33,44 @@ def _draw_table3(table: StudyTable) -> Any:
     padding.set(title="Padding, planned (circles) and published (crosses)", xlabel="pre-training sets", ylabel="%")
     time.set(title="Time an epoch, relative to alternating", xlabel="pre-training sets", ylabel="circles: runs")
     padding.legend()
+    return figure
+
+
+def _draw_table2(table: StudyTable) -> Any:
+    """A panel a task, a bar a method: its average over the sets, and in black the published one."""
+    tasks = list(dict.fromkeys(table.column("task")))
+    figure, panels = new_figure(1, len(tasks), (4.0 * len(tasks), 4.2), squeeze=False)
+    published = {name.removesuffix(", published"): name for name in table.columns if name.endswith(", published")}
+    ours = table.columns[2 : table.columns.index("best")]
+    for panel, task in zip(panels[0], tasks, strict=True):
+        [row] = [row for row in table.rows if row[0] == task and row[1] == AVERAGE]
+        values = dict(zip(table.columns, row, strict=True))
+        theirs = [values.get(published.get(name.removesuffix(" (full-shot)"), "")) for name in ours]
+        pairs = [(name, values[name], other) for name, other in zip(ours, theirs, strict=True)]
+        shown = [pair for pair in pairs if pair[1] is not None or pair[2] is not None]
+        for offset, column, colour, label in ((-0.2, 1, COLOURS[0], "ours"), (0.2, 2, "black", "published")):
+            heights = [0.0 if pair[column] is None else pair[column] for pair in shown]
+            panel.barh([place + offset for place in range(len(shown))], heights, 0.36, color=colour, label=label)
+        panel.set_yticks(range(len(shown)), [pair[0] for pair in shown])
+        panel.invert_yaxis()
+        panel.set(title=f"{task}, average over the sets", xlabel="NMSE, dB (lower is better)")
+    panels[0, 0].legend(loc="lower left")
+    return figure
+
+
+def _draw_fig3(table: StudyTable) -> Any:
+    """A panel a task, error against the number of sets, a colour a strategy; crosses are published."""
+    tasks = list(dict.fromkeys(table.column("task")))
+    figure, panels = new_figure(1, len(tasks), (4.0 * len(tasks), 3.8), squeeze=False)
+    methods = list(dict.fromkeys(str(method) for method in table.column("batching")))
+    for panel, task in zip(panels[0], tasks, strict=True):
+        for colour, method in zip(COLOURS, methods, strict=False):
+            rows = [row for row in table.rows if row[0] == task and row[2] == method]
+            along = [row[1] for row in rows]
+            _line(panel, along, [row[3] for row in rows], color=colour, marker="o", label=method)
+            _line(panel, along, [row[4] for row in rows], color=colour, marker="x", ls=":")
+        panel.set(title=str(task), xlabel="pre-training sets", ylabel="zero-shot NMSE, dB (crosses: published)")
+    panels[0, 0].legend()
     return figure
 
 

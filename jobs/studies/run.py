@@ -1,6 +1,6 @@
 """A study from its channels to its table: children one after the other, results in the sweep's folder and in MLflow."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from channels.files import clear_unfinished, write_atomically
@@ -11,11 +11,16 @@ from jobs.studies.figures import draw_study
 from jobs.studies.gradient_conflict import ConflictSetting, measure_conflict, shares
 from jobs.studies.page import study_page
 from jobs.studies.spec import Child, Study, make_study_store
+from jobs.studies.table2 import score_rows, table2
 from jobs.studies.tables import StudyTable
 from models.registry import make_spec
 from orchestrator.data.reader import open_training_data
+from orchestrator.evaluation.nmse import evaluate_set
+from orchestrator.evaluation.score import Score
 from orchestrator.report.figure import to_png, to_svg
 from orchestrator.report.read_run import read_run
+from orchestrator.report.results import read_results
+from orchestrator.report.results import write_results as write_scores
 from orchestrator.report.rows import to_csv
 from orchestrator.run.folder import RunDirectory
 from orchestrator.spec.cluster import Profile
@@ -43,8 +48,7 @@ def run_study(study: Study, waiting: Sequence[Child], profile: Profile, options:
         for number, child in enumerate(waiting, start=1):
             say(f"run {number} of {len(waiting)}: {child.job.name}")
             run_child(child, runs, sweep_folder(study, runs), tracker.run_id, options)
-        table = conflict_table(study, say) if study.kind == "fig1c" else runs_table(study, runs)
-        files = write_table(study, table, sweep_folder(study, runs))
+        files = write_results(study, runs, say)
         for path in files:
             tracker.artifact(path)
     except BaseException:
@@ -59,12 +63,39 @@ def _say_channels(say: Say, name: str, done: int, total: int) -> None:
         say(f"channels of {name}: {total} samples")
 
 
+def write_results(study: Study, runs: Path, say: Say) -> list[Path]:
+    """The table of a study whose runs are all finished, into the sweep's folder; its files."""
+    folder = sweep_folder(study, runs)
+    if study.kind == "table2":
+        scores = {child.job.name: target_scores(study, child, runs, say) for child in study.children}
+        rows = to_csv(score_rows(study, scores))
+        return write_table(study, table2(study, scores), folder, {"table2-scores.csv": rows})
+    return write_table(study, conflict_table(study, say) if study.kind == "fig1c" else runs_table(study, runs), folder)
+
+
 def runs_table(study: Study, runs: Path) -> StudyTable:
     """The table of a study whose runs are all finished."""
     names = [child.job.name for child in study.children]
     records = {name: read_run(RunDirectory(runs / name), "FINISHED") for name in names}
-    make = tables.table3 if study.kind == "table3" else tables.fig4
-    return make(study, records)
+    return {"table3": tables.table3, "fig3": tables.fig3, "fig4": tables.fig4}[study.kind](study, records)
+
+
+def target_scores(study: Study, child: Child, runs: Path, say: Say) -> list[Score]:
+    """Scores of a finished run on the targets: its own, or beside imported channels those on the imported target.
+
+    The latter are kept in the run's folder, beside the scores on made channels.
+    """
+    directory, target = RunDirectory(runs / child.job.name), child.job.data.target
+    if target is None or study.target_store is None:
+        return read_results(directory.results, child.job.data.shot)
+    kept = directory.results / "imported"
+    if not (found := read_results(kept, "full")):
+        say(f"scoring {child.job.name} on the imported {target}")
+        data = child.job.data.model_copy(update={"target": None, "zeroshot_sets": (target,), "store": study.store})
+        job = child.job.model_copy(update={"data": data})
+        found = evaluate_set(directory.export, study.store, target, job)
+        write_scores(found, kept, "full")
+    return found
 
 
 def conflict_table(study: Study, say: Say) -> StudyTable:
@@ -79,18 +110,19 @@ def conflict_table(study: Study, say: Say) -> StudyTable:
     return tables.fig1c(study, shares(found))
 
 
-def write_table(study: Study, table: StudyTable, folder: Path) -> list[Path]:
-    """CSV, Markdown, HTML and PNG into a folder; their paths."""
+def write_table(study: Study, table: StudyTable, folder: Path, more: Mapping[str, str] | None = None) -> list[Path]:
+    """CSV, Markdown, HTML and PNG into a folder, and more files by name; their paths."""
     figure = draw_study(study.kind, table)
     files: dict[str, str | bytes] = {
-        "csv": to_csv(tables.to_rows(table)),
-        "md": tables.to_markdown(table),
-        "html": study_page(table, to_svg(figure)),
-        "png": to_png(figure),
+        f"{study.kind}.csv": to_csv(tables.to_rows(table)),
+        f"{study.kind}.md": tables.to_markdown(table),
+        f"{study.kind}.html": study_page(table, to_svg(figure)),
+        f"{study.kind}.png": to_png(figure),
+        **(more or {}),
     }
-    for ending, content in files.items():
-        write_atomically(folder / f"{study.kind}.{ending}", content)
-    return [folder / f"{study.kind}.{ending}" for ending in files]
+    for name, content in files.items():
+        write_atomically(folder / name, content)
+    return [folder / name for name in files]
 
 
 def sweep_folder(study: Study, runs: Path) -> Path:

@@ -1,22 +1,25 @@
 """What a study runs: its store of channels and the job of every child, from the shipped definitions and a scale."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
 from channels.catalogue import Counts, make_store
+from channels.errors import UserError
 from channels.presets import Preset, load_preset
 from channels.progress import Progress
 from channels.spec import ChannelSpec
 from channels.yaml_files import parse_shipped
+from jobs.studies.imported import Imported
+from jobs.studies.rivals import RivalScale, Stores, full_shot_jobs, missing, pretrained_jobs
 from orchestrator.spec.job import JobSpec, LossWeighting
 from orchestrator.spec.section import Positive, Section
 from orchestrator.spec.yaml_files import validate
 
 PRESET = "hetercsi"
-StudyName = Literal["table3", "fig4", "fig1c"]
+StudyName = Literal["table2", "table3", "fig3", "fig4", "fig1c"]
 
 
 class Scale(Section):
@@ -27,6 +30,7 @@ class Scale(Section):
     zeroshot_sets: tuple[str, ...]
     zeroshot_samples: Positive
     table3_sets: tuple[Positive, ...]
+    fig3_sets: tuple[Positive, ...]
     model: Literal["tiny", "base", "published"]
     epochs: Positive
     global_batch: Positive
@@ -35,6 +39,7 @@ class Scale(Section):
     position: Literal["flat", "grid"]
     gradient_epochs: Positive
     gradient_batches: Positive
+    rivals: RivalScale
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +65,12 @@ class Study:
     children: tuple[Child, ...]
     pairs: Mapping[str, tuple[str, str]]
     """Fig. 1c: the sets that are compared, by the relation of their scales; empty for other studies."""
+    imported: Imported | None = None
+    """Channels that take the place of made ones."""
+    target_store: Path | None = None
+    """Table II beside imported channels: made channels of the targets, which full-shot models are trained on."""
+    left_out: Sequence[str] = field(default=())
+    """What the scale or this machine leaves out, in sentences."""
 
 
 def known_scales() -> dict[str, Scale]:
@@ -67,31 +78,110 @@ def known_scales() -> dict[str, Scale]:
     return {name: Scale.model_validate(fields) for name, fields in _read("scales").items()}
 
 
-def make_study(kind: StudyName, name: str, scale: Scale, folder: Path, seed: int) -> Study:
-    """The study with its children; ``folder``: where stores of channels lie.
+def make_study(
+    kind: StudyName,
+    name: str,
+    scale: Scale,
+    folder: Path,
+    seed: int,
+    *,
+    imported: Imported | None = None,
+    gpt2: Path | None = None,
+) -> Study:
+    """The study with its children. folder: where stores of channels lie. imported: channels in place of made ones
+    (Table II and Fig. 3). gpt2: folder with the weights that LLM4CP begins with.
 
     Raises:
-        UserError: a batch that the workers cannot share.
+        UserError: a batch that the workers cannot share, or no target among the imported sets.
     """
     definition = _read("studies")[kind]
-    numbers = scale.table3_sets if kind == "table3" else (len(definition["sets"]),)
-    preset = _scaled(load_preset(definition.get("preset", PRESET)), scale, definition.get("sets", max(numbers)))
-    store = folder / f"{preset.name}-{kind}-k{scale.divide_subcarriers}-n{scale.samples}-s{seed}"
-    children = tuple(
-        Child(method, sets, _job(name, definition, method, weighting, sets, scale, store, seed))
+    scale, left_out = (scale, []) if imported is None else _fitted(kind, scale, imported)
+    numbers = _numbers(kind, scale, definition)
+    preset = imported.sets if imported else _preset(kind, definition, scale, max(numbers))
+    own = f"-t{scale.rivals.samples}" if kind == "table2" else ""
+    made = folder / f"{preset.name}-{kind}-k{scale.divide_subcarriers}-n{scale.samples}{own}-s{seed}"
+    store = imported.store if imported else made
+    pairs = {relation: (first, second) for relation, (first, second) in definition.get("pairs", {}).items()}
+    study = Study(kind, name, definition["description"], scale, preset, store, seed, (), pairs, imported)
+    if kind != "table2":
+        return replace(study, children=_ablations(study, definition, numbers), left_out=left_out)
+    stores = Stores(store, folder / f"targets-n{scale.rivals.samples}-s{seed}" if imported else store)
+    reason = missing("llm4cp")
+    return replace(
+        study,
+        children=_methods(study, definition, stores, gpt2),
+        target_store=stores.targets if imported else None,
+        left_out=[*left_out, *_left_out_targets(scale), *([reason] if reason else [])],
+    )
+
+
+def _numbers(kind: StudyName, scale: Scale, definition: Mapping[str, Any]) -> tuple[int, ...]:
+    """Of pre-training sets: all that are compared."""
+    of_scale = {"table3": scale.table3_sets, "fig3": scale.fig3_sets, "table2": (scale.rivals.sets,)}
+    return of_scale.get(kind) or (len(definition["sets"]),)
+
+
+def _preset(kind: StudyName, definition: Mapping[str, Any], scale: Scale, sets: int) -> Preset:
+    held_out = scale.rivals.targets if kind == "table2" else scale.zeroshot_sets
+    return _scaled(load_preset(definition.get("preset", PRESET)), scale, definition.get("sets", sets), held_out)
+
+
+def _fitted(kind: StudyName, scale: Scale, imported: Imported) -> tuple[Scale, list[str]]:
+    """The scale with the sets that there are, as they are, and what is left out of it."""
+    sets, held = len(imported.sets.pretrain), [row.name for row in imported.sets.zeroshot]
+    wanted = scale.rivals.targets if kind == "table2" else scale.zeroshot_sets
+    targets = tuple(name for name in wanted if name in held)
+    if not targets:
+        mend = f"it has {', '.join(held)}"
+        raise UserError(f"none of the held-out sets {', '.join(wanted)}", where=str(imported.source), mend=mend)
+    numbers = tuple(dict.fromkeys(min(number, sets) for number in scale.fig3_sets))
+    rivals = scale.rivals.model_copy(update={"targets": targets, "sets": sets})
+    changes = {"divide_subcarriers": 1, "fig3_sets": numbers, "zeroshot_sets": targets, "rivals": rivals}
+    lost = [name for name in wanted if name not in held]
+    return scale.model_copy(update=changes), [f"Not among the imported sets: {', '.join(lost)}."] if lost else []
+
+
+def _left_out_targets(scale: Scale) -> list[str]:
+    every = [row.name for row in load_preset(PRESET).zeroshot]
+    lost = [name for name in every if name not in scale.rivals.targets]
+    return [f"Left out at this scale: the targets {', '.join(lost)}."] if lost else []
+
+
+def _ablations(study: Study, definition: Mapping[str, Any], numbers: Sequence[int]) -> tuple[Child, ...]:
+    """The children of Table III, Fig. 3 and Fig. 4: methods by numbers of sets."""
+    return tuple(
+        Child(method, sets, _job(study, definition, method, weighting, sets))
         for sets in numbers
         for weighting in definition.get("loss_weightings", ("token",))
         for method in definition.get("methods", {})
     )
-    pairs = {relation: (first, second) for relation, (first, second) in definition.get("pairs", {}).items()}
-    return Study(kind, name, definition["description"], scale, preset, store, seed, children, pairs)
+
+
+def _methods(study: Study, definition: Mapping[str, Any], stores: Stores, gpt2: Path | None) -> tuple[Child, ...]:
+    """The children of Table II."""
+    base, rivals, sets = _shared(study, definition), study.scale.rivals, len(study.preset.pretrain)
+    pretrained = pretrained_jobs(study.name, definition, rivals, base, stores)
+    full_shot = full_shot_jobs(study.name, rivals, base, stores, gpt2)
+    return (
+        *(Child(job.model.name, sets, job) for job in pretrained),
+        *(Child(job.model.name, 1, job) for job in full_shot),
+    )
 
 
 def make_study_store(study: Study, progress: Progress) -> None:
-    """Make the channels that are not there yet."""
+    """Make or import the channels that are not there yet."""
     study.store.parent.mkdir(parents=True, exist_ok=True)
-    counts = Counts(train=study.scale.samples, val=0, test=study.scale.zeroshot_samples)
-    make_store(study.store, study.preset, counts, study.seed, progress)
+    scale, rivals = study.scale, study.scale.rivals
+    own = rivals.samples if study.kind == "table2" else 0
+    if study.imported is None:
+        counts = Counts(train=scale.samples, val=0, test=scale.zeroshot_samples, zeroshot_train=own)
+        make_store(study.store, study.preset, counts, study.seed, progress)
+        return
+    study.imported.bring(progress)
+    if study.target_store is not None:
+        targets = tuple(row for row in study.preset.zeroshot if row.name in rivals.targets)
+        counts = Counts(train=0, val=0, test=scale.zeroshot_samples, zeroshot_train=own)
+        make_store(study.target_store, Preset(study.preset.name, (), targets), counts, study.seed, progress)
 
 
 def _read(name: str) -> dict[str, Any]:
@@ -99,9 +189,9 @@ def _read(name: str) -> dict[str, Any]:
     return content
 
 
-def _scaled(preset: Preset, scale: Scale, sets: int | list[str]) -> Preset:
+def _scaled(preset: Preset, scale: Scale, sets: int | list[str], targets: Sequence[str]) -> Preset:
     chosen = preset.pretrain[:sets] if isinstance(sets, int) else [row for row in preset.pretrain if row.name in sets]
-    held_out = [row for row in preset.zeroshot if row.name in scale.zeroshot_sets]
+    held_out = [row for row in preset.zeroshot if row.name in targets]
     return Preset(
         preset.name,
         tuple(_shortened(row, scale.divide_subcarriers) for row in chosen),
@@ -115,33 +205,36 @@ def _shortened(row: ChannelSpec, factor: int) -> ChannelSpec:
     )
 
 
-def _job(
-    study: str,
-    definition: Mapping[str, Any],
-    method: str,
-    weighting: LossWeighting,
-    sets: int,
-    scale: Scale,
-    store: Path,
-    seed: int,
-) -> JobSpec:
-    name = f"{study}.sets-{sets}.{method}" + ("" if weighting == "token" else f".by-{weighting}")
-    shares = {"global_batch": scale.global_batch, "partitions": scale.workers, "micro_batch": scale.global_batch}
+def _job(study: Study, definition: Mapping[str, Any], method: str, weighting: LossWeighting, sets: int) -> JobSpec:
+    name = f"{study.name}.sets-{sets}.{method}" + ("" if weighting == "token" else f".by-{weighting}")
+    base = _shared(study, definition)
+    data = {"store": str(study.store.absolute()), "sets": sets}
+    if study.imported is not None:
+        data["zeroshot_sets"] = list(study.scale.zeroshot_sets)
     fields = {
+        **base,
         "name": name,
+        "data": data,
+        "batching": {**base["batching"], **definition["methods"][method]},
+        "train": {**base["train"], "loss_weighting": weighting},
+    }
+    return validate(JobSpec, fields, f"run {name}")
+
+
+def _shared(study: Study, definition: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a job that the runs of a study have in common."""
+    scale = study.scale
+    return {
         "description": definition["description"],
-        "seed": seed,
-        "data": {"store": str(store.absolute()), "sets": sets},
+        "seed": study.seed,
         "model": {"name": "hetercsi", "size": scale.model, "position": scale.position},
-        "batching": {**shares, **definition["methods"][method]},
-        "train": {
-            "epochs": scale.epochs,
-            "lr": scale.lr,
-            "warmup_epochs": scale.epochs / 15,
-            "loss_weighting": weighting,
+        "batching": {
+            "global_batch": scale.global_batch,
+            "partitions": scale.workers,
+            "micro_batch": scale.global_batch,
         },
+        "train": {"epochs": scale.epochs, "lr": scale.lr, "warmup_epochs": scale.epochs / 15},
         "scale": {"workers": scale.workers},
         "checkpoint": {"every_steps": 500},
         "evaluation": {"references": False},
     }
-    return validate(JobSpec, fields, f"run {name}")

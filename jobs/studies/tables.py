@@ -27,12 +27,17 @@ class StudyTable:
     rows: tuple[tuple[Cell, ...], ...]
     notes: tuple[str, ...]
     digits: Mapping[str, int]
+    marked: frozenset[tuple[int, int]] = frozenset()
+    """Rows and columns of cells that are marked with a star."""
 
     def cells(self) -> list[list[str]]:
         """All rows as text; what there is no figure for is empty."""
         return [
-            [_as_text(cell, self.digits.get(column, 2)) for column, cell in zip(self.columns, row, strict=True)]
-            for row in self.rows
+            [
+                _as_text(cell, self.digits.get(name, 2)) + (" *" if (line, column) in self.marked else "")
+                for column, (name, cell) in enumerate(zip(self.columns, row, strict=True))
+            ]
+            for line, row in enumerate(self.rows)
         ]
 
     def column(self, name: str) -> list[Cell]:
@@ -142,6 +147,35 @@ def _fig4_buckets(batching: BatchingSection) -> int:
     return 1 if batching.packed and batching.pack == "global" else batching.buckets
 
 
+def fig3(study: Study, records: Mapping[str, RunRecord]) -> StudyTable:
+    """Zero-shot error by task, number of pre-training sets and strategy."""
+    figures = published(PRESET)["fig3"]
+    rows = []
+    for task in TASKS:
+        for child in study.children:
+            run, curve = records.get(child.job.name), figures[task].get(child.method)
+            column = figures["sets"].index(child.sets) if child.sets in figures["sets"] else None
+            rows.append((
+                task, child.sets, child.method, None if run is None else run.task_averages.get(task),
+                None if curve is None or column is None else float(curve[column]),
+            ))  # fmt: skip
+    sets = "D1 to D12" if len(study.scale.zeroshot_sets) == 12 else ", ".join(study.scale.zeroshot_sets)
+    other = "The sets are imported ones, not the first so many of the paper. " if study.imported else ""
+    return StudyTable(
+        title="Fig. 3: number of pre-training sets",
+        columns=("task", "sets", "batching", "NMSE dB", "published NMSE dB"),
+        rows=tuple(rows),
+        notes=(
+            f"Zero-shot NMSE, dB of the linear mean over {sets}; published: over D1 to D12. bucket_4: four buckets of "
+            "equal size, the proposed strategy.",
+            other + "A run has as many epochs at every number of sets, so more sets are also more steps.",
+            *study.left_out,
+            scale_note(study),
+        ),
+        digits={},
+    )
+
+
 def fig1c(study: Study, found: Mapping[str, float]) -> StudyTable:
     """Shares of pairs with a negative cosine; ``found``: by relation of the scales."""
     figures = published(PRESET)["fig1c"]
@@ -174,11 +208,15 @@ def scale_note(study: Study) -> str:
     """At which scale the study was made, in a sentence."""
     scale = study.scale
     shorter = f", subcarriers divided by {scale.divide_subcarriers}" if scale.divide_subcarriers > 1 else ""
-    runs = "" if study.kind == "fig1c" else f", {scale.epochs} epochs, batches of {scale.global_batch}"
-    return (
-        f"Scale: HeterCSI {scale.model}, {scale.samples} samples a set{shorter}, 3GPP TR 38.901 channels with the "
-        f"parameters of the published sets{runs}."
+    epochs = scale.rivals.epochs if study.kind == "table2" else scale.epochs
+    runs = "" if study.kind == "fig1c" else f", {epochs} epochs, batches of {scale.global_batch}"
+    models = f"HeterCSI {scale.model}" + (f", WiFo {scale.rivals.wifo}" if study.kind == "table2" else "")
+    channels = (
+        f"{scale.samples} samples a set{shorter}, 3GPP TR 38.901 channels with the parameters of the published sets"
+        if study.imported is None
+        else f"imported channels, {len(study.preset.pretrain)} pre-training sets with all their samples"
     )
+    return f"Scale: {models}, {channels}{runs}."
 
 
 def _minutes(record: RunRecord | None) -> float | None:

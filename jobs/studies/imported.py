@@ -1,0 +1,45 @@
+"""Channels that others made as those of a study, in place of made ones."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from channels.errors import UserError
+from channels.importers.options import ImportOptions
+from channels.importers.survey import survey
+from channels.importers.write import import_source, named_for
+from channels.presets import Preset
+from channels.progress import Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """A source and the store that it goes to. sets: as they will be there, with their parameters."""
+
+    source: Path
+    store: Path
+    sets: Preset
+
+    def bring(self, progress: Progress) -> None:
+        """Import what the store lacks. Raises UserError as ``wavetrain channels import`` does."""
+        import_source(self.source, self.store, ImportOptions(store=self.store), progress)
+
+
+def look_at(source: Path, folder: Path) -> Imported:
+    """What a source holds; nothing is written. folder: where stores lie.
+
+    Raises:
+        UserError: nothing to import, or no pre-training or no held-out set among it.
+    """
+    store = folder / f"imported-{source.resolve().name}"
+    options = ImportOptions(store=store)
+    found = named_for(survey(source, options), store, options).sets
+    sets = Preset(
+        source.resolve().name,
+        tuple(one.spec for one in found if one.role == "pretrain"),
+        tuple(one.spec for one in found if one.role == "zeroshot"),
+    )
+    for role, specs in (("pre-training", sets.pretrain), ("held-out", sets.zeroshot)):
+        if not specs:
+            mend = "give the folder above both; wavetrain channels import FOLDER --dry-run says what is there"
+            raise UserError(f"no {role} sets", where=str(source), mend=mend)
+    return Imported(source, store, sets)
