@@ -99,5 +99,5 @@ def test_an_offline_sweep_is_submitted_without_mlflow(
     monkeypatch.setattr(submit_command.ray_sweep, "submit", lambda children, *more: given.extend(children) or "ray-1")
     sweep = read_sweep(spec, ["tracking.offline=true"], ["seed=1,2"])
     profile = Profile.model_validate({"launcher": "ray", "ray_address": "a:1", "storage": {"runs": tmp_path / "runs"}})
-    submit_command._submit_sweep(sweep, profile, 2, awaited=None, dry_run=False)
+    submit_command.submit_sweep(sweep, profile, 2, awaited=None, dry_run=False)
     assert given == list(sweep.children) and "no common parent" in capsys.readouterr().err

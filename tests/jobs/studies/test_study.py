@@ -170,11 +170,14 @@ def test_a_dry_run_names_what_is_left_and_writes_nothing(
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["table4"], "there are table3, fig4, fig1c"),
+        (["table4"], "there are table2, table3, fig3, fig4, fig1c"),
         (["table3", "--scale", "huge"], "there are small, medium, published"),
         (["table3", "--sets", "8,many"], "no numbers of sets"),
         (["table3", "--samples", "0"], "samples = 0"),
         (["fig4", "--model", "large"], "model = 'large'"),
+        (["table3", "--quadriga", "."], "for table2 and fig3"),
+        (["table2", "--target-epochs", "0"], "target_epochs = 0"),
+        (["fig3", "--quadriga", "nowhere"], "nowhere"),
     ],
 )
 def test_bad_input_is_one_line(
