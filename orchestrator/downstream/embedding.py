@@ -134,7 +134,7 @@ def embeddings_of(
         "method": METHOD,
         "weights": encoder.fingerprint(),
         "store": pool.store.fingerprint,
-        "sets": [[one.name, one.splits] for one in pool.sets],
+        "sets": [[one.name, [(split, index.tolist()) for split, index in one.splits]] for one in pool.sets],
         # The gain of labels other than the first named may be meant.
         "gain": hashlib.sha256(pool.gain_db.tobytes()).hexdigest() if view.keeps_gain else None,
         "patch": encoder.patch,

@@ -20,11 +20,12 @@ READ_AT_ONCE = 256
 class PooledSet:
     """Samples of one set, its splits one after the other.
 
-    splits: (split, samples). first: row of its first sample in the pool. gain_db: mean power of a sample, float64 [n].
+    splits: (split, indices of its samples there). first: row of its first sample in the pool. gain_db: mean power of a
+    sample, float64 [n].
     """
 
     spec: ChannelSpec
-    splits: tuple[tuple[str, int], ...]
+    splits: tuple[tuple[str, NDArray[np.int64]], ...]
     first: int
     labels: Mapping[str, NDArray[Any]]
     gain_db: NDArray[np.float64]
@@ -72,7 +73,10 @@ class Pool:
 
 
 def open_pool(store: ChannelStore, names: Sequence[str] | None, samples: int | None, gain: Sequence[str]) -> Pool:
-    """The pool of some sets, or of all. gain: names of the label that restores the scale, in dB.
+    """The pool of some sets, or of all.
+
+    samples: at most so many of each, spread evenly over it, since neighbours in a file are often neighbours in the
+    scene. gain: names of the label that restores the scale, in dB.
 
     Raises:
         UserError: no such set, a gain that is not one number a sample, a sample without power.
@@ -92,20 +96,15 @@ def open_pool(store: ChannelStore, names: Sequence[str] | None, samples: int | N
 
 def _pooled(store: ChannelStore, name: str, samples: int | None, gain: Sequence[str], first: int) -> PooledSet:
     stored = store.sets[name]
-    splits, left = [], samples
-    for split in (split for split in SPLITS if split in stored.splits):
-        count = stored.splits[split].count if left is None else min(left, stored.splits[split].count)
-        left = None if left is None else left - count
-        if count:
-            splits.append((split, count))
-    parts = [store.labels(name, split, np.arange(count)) for split, count in splits]
+    splits = _chosen({split: stored.splits[split].count for split in SPLITS if split in stored.splits}, samples)
+    parts = [store.labels(name, split, index) for split, index in splits]
     common = set.intersection(*(set(part) for part in parts))
     labels = {key: np.concatenate([part[key] for part in parts]) for key in parts[0] if key in common}
-    power = _powers(store, name, tuple(splits))
+    power = _powers(store, name, splits)
     if not (np.isfinite(power) & (power > 0)).all():
         mend = "find it with 'wavetrain channels verify' and make or import its set again"
         raise UserError("a sample has no power, or one that is no number", where=f"{store.path}, {name}", mend=mend)
-    one = PooledSet(stored.spec, tuple(splits), first, labels, 10 * np.log10(power))
+    one = PooledSet(stored.spec, splits, first, labels, 10 * np.log10(power))
     found = one.label(gain)
     if found is None:
         return one
@@ -116,21 +115,35 @@ def _pooled(store: ChannelStore, name: str, samples: int | None, gain: Sequence[
     return PooledSet(one.spec, one.splits, first, labels, one.gain_db + values.astype(np.float64))
 
 
-def _powers(store: ChannelStore, name: str, splits: Sequence[tuple[str, int]]) -> NDArray[np.float64]:
-    count = sum(part for _, part in splits)
+def _chosen(counts: Mapping[str, int], most: int | None) -> tuple[tuple[str, NDArray[np.int64]], ...]:
+    """Indices of each split: all, or ``most`` at equal distances over all splits, one after the other."""
+    total = sum(counts.values())
+    number = total if most is None else min(most, total)
+    chosen = np.arange(number) * total // number
+    found, start = [], 0
+    for split, count in counts.items():
+        index = chosen[(chosen >= start) & (chosen < start + count)] - start
+        if len(index):
+            found.append((split, index))
+        start += count
+    return tuple(found)
+
+
+def _powers(store: ChannelStore, name: str, splits: Sequence[tuple[str, NDArray[np.int64]]]) -> NDArray[np.float64]:
+    count = sum(len(index) for _, index in splits)
     starts = range(0, count, READ_AT_ONCE)
     pieces = [np.arange(start, min(start + READ_AT_ONCE, count)) for start in starts]
     return np.concatenate([sample_power(_read(store, name, splits, piece)) for piece in pieces])
 
 
 def _read(
-    store: ChannelStore, name: str, splits: Sequence[tuple[str, int]], index: NDArray[np.int64]
+    store: ChannelStore, name: str, splits: Sequence[tuple[str, NDArray[np.int64]]], rows: NDArray[np.int64]
 ) -> NDArray[np.complex64]:
-    channels = np.empty((len(index), *store.sets[name].spec.shape), np.complex64)
+    channels = np.empty((len(rows), *store.sets[name].spec.shape), np.complex64)
     start = 0
-    for split, count in splits:
-        chosen = np.flatnonzero((index >= start) & (index < start + count))
+    for split, index in splits:
+        chosen = np.flatnonzero((rows >= start) & (rows < start + len(index)))
         if len(chosen):
-            channels[chosen] = store.read(name, split, index[chosen] - start)
-        start += count
+            channels[chosen] = store.read(name, split, index[rows[chosen] - start])
+        start += len(index)
     return channels

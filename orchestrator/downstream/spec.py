@@ -57,7 +57,7 @@ class DownstreamSpec(Section):
     sets: tuple[str, ...] | None = None
     """Names; null: all of the store."""
     samples: Positive | None = None
-    """At most so many samples of every set, the first ones."""
+    """At most so many samples of every set, spread evenly over it."""
     encoders: Annotated[dict[Annotated[str, Field(pattern=NAME_PATTERN)], str], Field(min_length=1)]
     """By the name they have in tables: a run, the folder of an export, or ``raw``."""
     tasks: Annotated[tuple[str, ...], Field(min_length=1)] = SHIPPED

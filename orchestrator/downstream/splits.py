@@ -135,9 +135,9 @@ def _as_stored(pool: Pool, section: SplitSection, seed: int) -> NDArray[np.bool_
             mend = "split by region, scenario or at random, or import it with --val-share"
             raise UserError(what, where=f"split.by stored, set {one.name}", mend=mend)
         start = one.first
-        for name, count in one.splits:
-            tested[start : start + count] = name == held
-            start += count
+        for name, index in one.splits:
+            tested[start : start + len(index)] = name == held
+            start += len(index)
     return tested
 
 

@@ -135,7 +135,11 @@ class _Trial:
         # Nothing of the raw channel can be trained.
         self.unfreeze = 0 if encoder.folder is None else bench.spec.unfreeze
         view = view_of(task, bench.spec.normalisation)
-        self.embeddings: Embeddings = embeddings_of(encoder, bench.pool, view, [self.feature], device, folder)
+        # One pass of the encoder for all tasks that show it the same.
+        features = {
+            encoder.feature(other.feature) for other in bench.tasks if view_of(other, bench.spec.normalisation) == view
+        }
+        self.embeddings: Embeddings = embeddings_of(encoder, bench.pool, view, features, device, folder)
         model_spec = encoder.spec()
         self.batches = [Batches(bench.pool, one, model_spec, encoder.patch, view) for one in bench.pool.sets]
         self.tokens = [whole_batch(batch) for batch in self.batches] if self.unfreeze else []

@@ -16,6 +16,8 @@ from jobs.studies.spec import Child
 from orchestrator.spec.cluster import Profile
 from orchestrator.spec.job import TrackingSection
 
+SPACING_KHZ = 480.0
+"""Of a DeepMIMO scenario's channels: over 32 subcarriers of 30 kHz they are flat."""
 Say = Callable[[str], None]
 """Takes a line about the progress."""
 
@@ -59,7 +61,7 @@ def run_downstream_study(
 def import_labelled(study: DownstreamStudy, source: str, say: Say) -> None:
     """Read the channels of a source into a store of their own; sets that it has are left as they are."""
     store = study.labelled_store(source)
-    options = ImportOptions(store=store)
+    options = ImportOptions(store=store, spacing_khz=SPACING_KHZ)
     found = named_for(survey(study.sources[source], options), store, options)
     store.parent.mkdir(parents=True, exist_ok=True)
     import_sets(found, store, options, lambda name, done, total: _say_done(say, name, done, total))

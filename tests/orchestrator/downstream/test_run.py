@@ -14,12 +14,16 @@ import yaml
 from channels.errors import UserError
 from channels.files import write_json
 from orchestrator.downstream import work
+from orchestrator.downstream.embedding import Batches
 from orchestrator.downstream.encoders import Encoder
+from orchestrator.downstream.heads import Scaling
 from orchestrator.downstream.results.scores import averaged
 from orchestrator.downstream.results.write import write_files
 from orchestrator.downstream.run import Comparison, compare, prepare
-from orchestrator.downstream.tuning import make_tunable
-from tests.orchestrator.downstream.scenes import comparison, make_scenes, spec_of, users_of, write_set
+from orchestrator.downstream.task import Training, read_task
+from orchestrator.downstream.tuning import make_tunable, train_vectors, whole_batch
+from orchestrator.downstream.views import View
+from tests.orchestrator.downstream.scenes import comparison, make_scenes, pool_of, spec_of, users_of, write_set
 
 Exports = dict[str, Path | None]
 FEW = {"epochs": 2, "batch": 32}
@@ -150,6 +154,36 @@ def test_a_copy_is_tuned_and_only_its_last_layers(exports: Exports) -> None:
         next(tunable.layers.parameters()).add_(1)
     pairs = zip(model.parameters(), tunable.model.parameters(), strict=True)
     assert sum(not torch.equal(one, other) for one, other in pairs) == 1
+
+
+@pytest.mark.parametrize("name", ["wimamba", "hetercsi"])
+def test_training_moves_the_last_layers_and_no_bit_of_the_others(scenes: Path, exports: Exports, name: str) -> None:
+    pool, encoder = pool_of(scenes, samples=20), Encoder(name, exports[name], 4)
+    spec, model = encoder.load()
+    batches = [Batches(pool, one, spec, 4, View()) for one in pool.sets]
+    tunable = make_tunable(model, 1, batches, [whole_batch(one) for one in batches], "cpu")
+    task = read_task("los").model_copy(update={"training": Training(epochs=2, batch=16)})
+    rows, labels = np.arange(40), np.arange(40) % 2
+    width = tunable.feature("mean", 0, np.arange(2)).shape[1]
+    train_vectors(
+        task, lambda number, index: tunable.feature("mean", number, index), tunable.layers,
+        Scaling(torch.zeros(width), torch.ones(width)), np.asarray([0, 20]), labels, 2, rows[:30], rows[30:], seed=0,
+    )  # fmt: skip
+    before, after = model.state_dict(), tunable.model.state_dict()
+    changed = {key for key in before if not torch.equal(before[key], after[key])}
+    last = {"wimamba": "backbone.layers.3.", "hetercsi": "encoder.blocks.3."}[name]
+    assert changed and all(key.startswith(last) for key in changed)
+
+
+def test_few_samples_are_spread_over_a_set(scenes: Path) -> None:
+    whole, some = pool_of(scenes), pool_of(scenes, samples=12)
+    chosen = np.arange(12) * 5
+    assert [(split, index.tolist()) for split, index in some.sets[1].splits] == [
+        ("train", chosen[:10].tolist()), ("val", (chosen[10:] - 50).tolist())
+    ]  # fmt: skip
+    assert np.array_equal(some.sets[1].labels["pos"], whole.sets[1].labels["pos"][chosen])
+    assert np.array_equal(some.read(some.sets[1], np.arange(12)), whole.read(whole.sets[1], chosen))
+    assert np.array_equal(some.sets[1].gain_db, whole.sets[1].gain_db[chosen])
 
 
 BAD: list[tuple[dict[str, Any], dict[str, Any], str]] = [

@@ -26,7 +26,9 @@ def pool_at(places: dict[str, tuple[str, list[tuple[int, int]]]]) -> Pool:
     first = 0
     for name, (scenario, users) in places.items():
         labels = {"pos": np.asarray(users, np.float32) / 100}
-        sets.append(PooledSet(spec_of(name, scenario), (("train", len(users)),), first, labels, np.zeros(len(users))))
+        sets.append(
+            PooledSet(spec_of(name, scenario), (("train", np.arange(len(users))),), first, labels, np.zeros(len(users)))
+        )
         first += len(users)
     return Pool(ChannelStore(Path("none"), {}), tuple(sets))
 
