@@ -29,7 +29,7 @@ def run_comparison(
         UserError: something that is compared is not what it must be, or MLflow or Ray cannot be reached.
     """
     bench, encoders = prepare(spec, exports, profile.device)
-    if not spec.mlflow.off and spec.mlflow.uri is not None:
+    if spec.mlflow.enabled and spec.mlflow.uri is not None:
         check_uri(spec.mlflow.uri)
     runs = profile.storage.runs
     folder = runs / f"{spec.name}.downstream"
@@ -41,6 +41,6 @@ def run_comparison(
             on_ray=address is not None,
         )  # fmt: skip
     files = write_files(found, folder)
-    if not spec.mlflow.off:
+    if spec.mlflow.enabled:
         log_comparison(found, files, folder, runs, above)
     return files

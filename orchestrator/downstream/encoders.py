@@ -77,9 +77,23 @@ def encoders_at(name: str, folder: Path | None, patches: Sequence[int]) -> tuple
     return tuple(Encoder(name, None if spec.name == "raw" else folder, patch) for patch in having)
 
 
-def check_encoder(encoder: Encoder, pool: Pool, device: str) -> None:
-    """Raises UserError for a scale that the model cannot take, and where it cannot compute."""
-    spec = encoder.spec()
+def check_encoder(encoder: Encoder, pool: Pool, unfreeze: int, device: str) -> None:
+    """Load an encoder once before any work.
+
+    Raises:
+        UserError: a damaged export, a model without an encoder or with too few layers to be trained, a scale that
+            it cannot take, a device where it cannot compute.
+    """
+    spec, model = encoder.load()
+    where = f"encoder {encoder.name}"
+    if type(model).encode is PretrainingModel.encode:
+        mend = "take a model with one: hetercsi, wifo, wimamba, lwm, or raw for the channel itself"
+        raise UserError(f"{spec.name} has no encoder, so it gives no embeddings", where=where, mend=mend)
+    layers = len(model.encoder_layers())
+    # Nothing of the raw channel is trained.
+    if encoder.folder is not None and layers < unfreeze:
+        what = f"unfreeze {unfreeze}, but the encoder has {layers} layers"
+        raise UserError(what, where=where, mend="lower it, or leave out the encoder")
     spec.check(device)
     for one in pool.sets:
         token_lengths(spec, one.name, one.spec.shape, (encoder.patch,))

@@ -39,7 +39,7 @@ def prepare(spec: DownstreamSpec, folders: Mapping[str, Path | None], device: st
     encoders = tuple(encoder for name, folder in folders.items() for encoder in encoders_at(name, folder, spec.patches))
     bench = open_bench(spec)
     for encoder in encoders:
-        check_encoder(encoder, bench.pool, device)
+        check_encoder(encoder, bench.pool, spec.unfreeze, device)
     return bench, encoders
 
 

@@ -45,8 +45,8 @@ class MlflowSection(Section):
     uri: str | None = None
     """null: a sqlite file in the folder of the runs."""
     experiment: str = "wavetrain"
-    off: bool = False
-    """Ask no MLflow at all."""
+    enabled: bool = True
+    """False: no MLflow is asked."""
 
 
 class DownstreamSpec(Section):

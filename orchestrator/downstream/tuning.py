@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from channels.errors import UserError
 from models.interface import PretrainingModel, TokenBatch
 from orchestrator.downstream.embedding import Batches, feature_of
 from orchestrator.downstream.heads import Scaling, build_head, fit
@@ -46,16 +45,10 @@ class Tunable:
 def make_tunable(
     model: PretrainingModel, layers: int, batches: Sequence[Batches], tokens: Sequence[TokenBatch], device: str
 ) -> Tunable:
-    """A copy of a model of which the last layers can be trained.
-
-    Raises:
-        UserError: it has fewer layers.
-    """
+    """A copy of a model of which the last layers can be trained."""
     copied = copy.deepcopy(model).to(device).eval()
     found = list(copied.encoder_layers())
-    if len(found) < layers:
-        what = f"{layers} layers are to be trained, but the encoder has {len(found)}"
-        raise UserError(what, where="unfreeze", mend="lower it, or leave out the encoder")
+    assert len(found) >= layers, "the encoder was checked"
     for parameter in copied.parameters():
         parameter.requires_grad_(False)
     chosen = nn.ModuleList(found[-layers:])

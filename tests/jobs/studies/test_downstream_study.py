@@ -1,5 +1,6 @@
 """The study of Fig. 3: its jobs, its sources, and that an interrupted one goes on with what is not finished."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from channels.errors import UserError
+from jobs.cli.main import main
 from jobs.studies.children import ChildFailedError, is_finished
 from jobs.studies.downstream import run as study_run
 from jobs.studies.downstream.spec import MODELS, DownstreamStudy, downstream_scales, make_downstream_study
@@ -55,6 +57,20 @@ def test_sources_that_are_none_are_one_line(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=said) as caught:
             make_downstream_study("fig", scale, sources, tmp_path, seed=1)
         assert "\n" not in str(caught.value)
+
+
+def test_the_command_says_what_there_is_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for arguments, code in ((["--source", str(users(tmp_path)), "--dry-run"], 0), ([], 2), (["--scale", "vast"], 2)):
+        monkeypatch.setattr(sys, "argv", ["wavetrain", "study", "fig3-wimamba", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capsys.readouterr()
+        assert (int(ended.value.code or 0), said.err.count("\n")) == (code, 1 if code else 0)
+        assert ("3 pre-trainings, 3 of them to be made" in said.out) == (code == 0)
+    assert not (tmp_path / "runs").exists() and not (tmp_path / "data").exists()
 
 
 def test_an_interrupted_study_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

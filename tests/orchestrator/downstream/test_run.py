@@ -13,6 +13,7 @@ import yaml
 
 from channels.errors import UserError
 from channels.files import write_json
+from models.interface import PretrainingModel
 from orchestrator.downstream import work
 from orchestrator.downstream.embedding import Batches
 from orchestrator.downstream.encoders import Encoder
@@ -141,7 +142,7 @@ def test_unfrozen_layers_are_trained_marked_and_forgotten(
     write_files(tuned, tmp_path / "tuned")
     assert f"{name} 4x4, last 1 trained" in text.read_text() and "embeddings are not frozen" in text.read_text()
     spec = comparison(scenes, chosen, unfreeze=9, **fields)
-    with pytest.raises(UserError, match="9 layers are to be trained, but the encoder has 4"):
+    with pytest.raises(UserError, match="unfreeze 9, but the encoder has 4 layers"):
         run(spec, exports, tmp_path / "deep")
 
 
@@ -241,6 +242,15 @@ def test_an_export_of_another_kind_is_refused(scenes: Path, exports: Exports, tm
     write_json(tmp_path / "config.json", {"model": "resnet", "options": {}})
     with pytest.raises(UserError, match="unknown model 'resnet'"):
         prepare(spec, {"mine": tmp_path}, "cpu")
+
+
+def test_a_model_without_an_encoder_is_refused_before_anything_runs(
+    scenes: Path, exports: Exports, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Encoder, "load", lambda self: (self.spec(), PretrainingModel()))
+    spec = comparison(scenes, {"rival": exports["lwm"]})
+    with pytest.raises(UserError, match="encoder rival: lwm has no encoder, so it gives no embeddings"):
+        prepare(spec, {"rival": exports["lwm"]}, "cpu")
 
 
 def test_two_processes_do_not_work_in_one_folder(scenes: Path, exports: Exports, tmp_path: Path, quick: Any) -> None:
