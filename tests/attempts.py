@@ -16,9 +16,9 @@ def prepare(folder: Path, job: JobSpec) -> RunDirectory:
     return directory
 
 
-def work(folder: str) -> str:
-    """One attempt of a worker, on the rank that calls it."""
+def work(folder: str, memory: str | None = None) -> str:
+    """One attempt of a worker, on the rank that calls it. memory: folder for the newest states; None: none."""
     from orchestrator.training.build import build
     from orchestrator.training.worker import train
 
-    return train(build(WorkerConfig(Path(folder), "cpu")))
+    return train(build(WorkerConfig(Path(folder), "cpu"), memory=Path(memory) if memory else None))

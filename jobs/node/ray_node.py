@@ -59,6 +59,7 @@ class RayNode:
             | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.rendezvous.token)}
             | {HOST: node.host, NODE: str(node.rank)}
             | fork_server.environment(self.session.path)
+            | self.session.memory
         )
 
     def start(self) -> str:

@@ -2,10 +2,11 @@
 
 import fcntl
 import os
-import shutil
 import tempfile
 from pathlib import Path
 from typing import TextIO
+
+from orchestrator.control.ray_train.reaper import make_memory, remove_session
 
 PREFIX = "wt-"
 OWNER = "owner.lock"
@@ -18,6 +19,8 @@ class SessionFolder:
         # Socket names inside must stay under 108 bytes, so the folder is as short as it can be.
         self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir="/tmp" if Path("/tmp").is_dir() else None))
         self._owner = self._own()
+        self.memory = make_memory(self.path)
+        """Environment variable that names its folder in the machine's memory."""
 
     def _own(self) -> TextIO:
         unlocked = self.path / f".{OWNER}"
@@ -28,8 +31,8 @@ class SessionFolder:
         return file
 
     def remove(self) -> None:
-        """Delete the folder and all in it."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        """Delete it and all in it."""
+        remove_session(self.path)
         self._owner.close()
 
 
@@ -38,7 +41,7 @@ def remove_abandoned(parent: Path) -> list[Path]:
     removed = []
     for owner in parent.glob(f"{PREFIX}*/{OWNER}"):
         if _is_abandoned(owner):
-            shutil.rmtree(owner.parent, ignore_errors=True)
+            remove_session(owner.parent)
             removed.append(owner.parent)
     return removed
 

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -28,33 +28,32 @@ PART_BYTES = 2**24
 
 
 class HostCopy:
-    """Copies of fragments in one block of host memory, laid out as the file will be; the block is used again."""
+    """Copies of fragments in one block of host memory, laid out as the file will be; the block is used again.
 
-    def __init__(self, pinned: bool) -> None:
+    allocate: gives the block, float32 [n], for a header and n; by default it is host memory, ``pinned`` for a GPU.
+    """
+
+    def __init__(self, allocate: Callable[[bytes, int], Tensor] | None = None, *, pinned: bool = False) -> None:
         self._pinned = pinned
+        self._allocate = allocate or (lambda header, length: torch.empty(length, pin_memory=pinned))
         self._block = torch.empty(0)
         self._header = b""
+        self._layout: list[tuple[str, int, int]] | None = None
 
     def take(self, fragments: Sequence[Fragment]) -> None:
         """Copy fragments; when this returns, training may change them."""
-        length = sum(fragment.length for fragment in fragments) * len(KINDS)
-        if len(self._block) != length:
-            self._block = torch.empty(length, pin_memory=self._pinned)
-        entries: dict[str, Any] = {}
+        layout = [(fragment.name, fragment.start, fragment.length) for fragment in fragments]
+        if layout != self._layout:
+            header, length = _header(fragments)
+            self._block, self._header, self._layout = self._allocate(header, length), header, layout
         offset = 0
         for fragment in fragments:
             for kind in KINDS:
                 end = offset + fragment.length
                 self._block[offset:end].copy_(fragment.tensors[kind], non_blocking=self._pinned)
-                entries[f"{fragment.name}/{fragment.start}/{kind}"] = {
-                    "dtype": "F32", "shape": [fragment.length], "data_offsets": [4 * offset, 4 * end],
-                }  # fmt: skip
                 offset = end
         if self._pinned:
             torch.cuda.synchronize()
-        header = json.dumps(entries, separators=(",", ":")).encode()
-        header += b" " * (-len(header) % 8)
-        self._header = len(header).to_bytes(8, "little") + header
 
     @property
     def size(self) -> int:
@@ -75,6 +74,22 @@ class HostCopy:
             os.fsync(file.fileno())
             size = file.tell()
         return size, digest.hexdigest()
+
+
+def _header(fragments: Sequence[Fragment]) -> tuple[bytes, int]:
+    """Beginning of a file of fragments, and the elements that follow it."""
+    entries: dict[str, Any] = {}
+    offset = 0
+    for fragment in fragments:
+        for kind in KINDS:
+            end = offset + fragment.length
+            entries[f"{fragment.name}/{fragment.start}/{kind}"] = {
+                "dtype": "F32", "shape": [fragment.length], "data_offsets": [4 * offset, 4 * end],
+            }  # fmt: skip
+            offset = end
+    header = json.dumps(entries, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header, offset
 
 
 class StateReader:

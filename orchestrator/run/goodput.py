@@ -39,8 +39,6 @@ class Ledger:
     """``training``, or the part of the time until the first step of an attempt or until the end."""
     _furthest: int = 0
     """Most steps that any attempt has done."""
-    _beside: float = 0.0
-    """Of compute: what lay between this attempt's steps, of which a later record may say that a state was copied."""
 
     @property
     def wall_s(self) -> float:
@@ -65,15 +63,13 @@ class Ledger:
                 # A group that another one replaces without a failure is being resized.
                 self._phase = "start" if self._phase == "training" else self._phase
                 self._count(self._phase, self._pass(record["time"]))
-                self.step, self._beside = record["step"], 0.0
+                self.step = record["step"]
             case "step":
                 self._train(self._pass(record["time"]), record["step"], record.get("took"))
             case "skipped":
                 self._train(self._pass(record["time"]), record["step"], None)
             case "export":
                 self._export(self._pass(record["time"]), record["metrics"]["perf/export_stall_ms"] / 1e3)
-            case "checkpoint":
-                self._copy(record["metrics"]["perf/checkpoint_stall_ms"] / 1e3)
             case "failure":
                 self._count("recovery", self._pass(record["time"]))
                 self._phase = "recovery" if record["retry"] else "start"
@@ -92,7 +88,8 @@ class Ledger:
         return max(time - before, 0.0)
 
     def _count(self, part: str, seconds: float) -> None:
-        self.seconds[part] += seconds
+        # Differences of what is not exact may be less than nothing.
+        self.seconds[part] += max(seconds, 0.0)
 
     def _begin(self, time: float, submitted: float | None) -> None:
         """A controller has begun; before that the run waited for its turn or was not there."""
@@ -107,32 +104,26 @@ class Ledger:
         self._phase = "start"
 
     def _train(self, spent: float, step: int, took: Mapping[str, float] | None) -> None:
-        """Steps since the last line. took: seconds of all since then, and in it of the steps, of waiting for data and
-        of communication; None: the steps took all of it."""
+        """Steps since the last line. took: seconds of all since then, of the steps, in them of waiting for data and of
+        communication, and beside them of saving; None: the steps took all of it."""
         everything = spent if took is None else min(took["all_s"], spent)
         steps = everything if took is None else min(took["steps_s"], everything)
         wait = 0.0 if took is None else min(took["wait_s"], steps)
         exchange = 0.0 if took is None else min(took["exchange_s"], steps - wait)
+        saving = 0.0 if took is None else min(took["saving_s"], everything - steps)
         if self._phase == "training":
             # The machine slept, or its clock was set: no process of the run had that time.
             self._count("stopped", spent - everything)
         else:
             self._count(self._phase, spent - steps)
-            everything = steps
+            everything, saving = steps, 0.0
         known = min(max(self._furthest - self.step, 0), max(step - self.step, 1)) / max(step - self.step, 1)
-        self._count("repeated", known * everything)
+        self._count("checkpoint", saving)
+        self._count("repeated", known * (everything - saving))
         self._count("data_wait", (1 - known) * wait)
         self._count("communication", (1 - known) * exchange)
-        self._count("compute", (1 - known) * (everything - wait - exchange))
-        self._beside += (1 - known) * (everything - steps)
+        self._count("compute", (1 - known) * (everything - saving - wait - exchange))
         self.step, self._furthest, self._phase = step, max(self._furthest, step), "training"
-
-    def _copy(self, stalled: float) -> None:
-        """A state is complete for whose copy training stood still a while ago."""
-        copied = min(stalled, self._beside)
-        self._beside -= copied
-        self._count("checkpoint", copied)
-        self.seconds["compute"] = max(self.seconds["compute"] - copied, 0.0)
 
     def _export(self, spent: float, stalled: float) -> None:
         exported = min(stalled, spent)

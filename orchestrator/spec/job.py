@@ -216,6 +216,8 @@ class CheckpointSection(Section):
     """Also when so much time has passed since the last one."""
     keep: Positive = 2
     """Newest states that are kept."""
+    memory: bool = True
+    """Also keep the newest state in the machine's shared memory, where it has room, for ranks that are killed."""
     keep_best: bool = False
     """Also save after every epoch that is evaluated, and keep the state of the best zero-shot NMSE."""
 

@@ -6,6 +6,7 @@ rank 0 reads of the run's adjustments are agreed on in that order.
 
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import torch.distributed as dist
 
@@ -62,6 +63,8 @@ class Parts:
     """Cores of this rank: one is the training's, the others prepare batches."""
     first_steps_s: float = 900.0
     """Patience of the watchdog until step times are known."""
+    memory: Path | None = None
+    """Folder in the machine's memory for the newest states."""
 
     @property
     def schedule(self) -> Schedule:
@@ -97,8 +100,10 @@ def open_job(job: JobSpec) -> JobParts:
     return JobParts(job, spec, data, make_schedule(job, catalogue, data.flops))
 
 
-def build(config: WorkerConfig, node: str | None = None) -> Parts:
+def build(config: WorkerConfig, node: str | None = None, memory: Path | None = None) -> Parts:
     """All parts of this rank (collective). node: Ray's id of the rank's node, needed where shards are copied.
+
+    memory: folder in this machine's memory that the ranks there share; None: none.
 
     Raises:
         UserError: the store, the plan, the model, its first weights, the device or the cache do not fit the job.
@@ -133,6 +138,7 @@ def build(config: WorkerConfig, node: str | None = None) -> Parts:
         peak_flops=None if peak is None else peak * world,
         threads=config.threads,
         first_steps_s=config.first_steps_s,
+        memory=memory if job.checkpoint.memory else None,
     )
 
 

@@ -80,10 +80,12 @@ class TrainingLoop:
             started = time.perf_counter()
             self.watchdog.beat()
             stop = stop or bool(signals.stop)
+            saving = time.perf_counter()
             with self.watchdog.paused():
                 stood_still = self.state.after_step(signals, finished=self._is_finished, running=running)
             if stood_still:
                 started = time.perf_counter()
+                self.log.times.stand(started - saving)
             if stop and not (running or self._is_finished):
                 return
 

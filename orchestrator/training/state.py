@@ -4,6 +4,8 @@ import math
 import time
 from collections.abc import Collection
 from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 
 import numpy as np
@@ -12,6 +14,7 @@ import torch.distributed as dist
 from orchestrator.checkpoint import format as checkpoints
 from orchestrator.checkpoint.disk_space import shortage
 from orchestrator.checkpoint.fragments import TrainingState
+from orchestrator.checkpoint.memory_keeper import open_memory
 from orchestrator.checkpoint.writer import CheckpointWriter, Saved
 from orchestrator.run import exports
 from orchestrator.run.folder import RunDirectory
@@ -31,7 +34,7 @@ class RunState(AbstractContextManager["RunState"]):
     """Saving and resuming on one rank; every rank makes the same calls after the same steps.
 
     batches, progress: what a state says of the run beside the weights. events: forced to the disk before a state is
-    saved, which must not be ahead of them.
+    saved, which must not be ahead of them. memory: folder in the machine's memory for the newest states.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class RunState(AbstractContextManager["RunState"]):
         batches: ScheduledBatches,
         progress: Progress,
         events: RankEvents,
+        memory: Path | None = None,
     ) -> None:
         self._directory, self._job, self._events = directory, job, events
         self._batches, self._progress = batches, progress
@@ -51,6 +55,10 @@ class RunState(AbstractContextManager["RunState"]):
         self._requests_checked = -math.inf
         self._last_saved = time.monotonic()
         self._state = TrainingState(engine.deepspeed, engine.rank, engine.world)
+        self._memory, no_memory = open_memory(memory, self._state, self._rank, self._world, engine.device)
+        if memory is not None and no_memory is not None:
+            events.emit("note", text=f"no state is kept in memory: {no_memory}")
+        self._versions = checkpoints.versions()
         self._writer = CheckpointWriter(
             self._state,
             directory.checkpoints,
@@ -70,9 +78,12 @@ class RunState(AbstractContextManager["RunState"]):
         Raises:
             UserError: it does not fit the job.
         """
-        info = load_newest(self._directory, self._job, self._state, self._batches, self._events)
+        kept = self._memory.folder if self._memory else None
+        info = load_newest(self._directory, self._job, self._state, self._batches, self._events, kept)
         if info is None:
             return
+        if self._memory is not None:
+            self._memory.go_on_from(info)
         self._progress.step, self._progress.train_seconds = info.step, info.train_seconds
         epoch, step = self._batches.cursor
         first = info.step - step
@@ -96,8 +107,13 @@ class RunState(AbstractContextManager["RunState"]):
         """
         self._report(self._writer.advance(agreed))
         self._wanted = Signals(*np.maximum(self._wanted.values(), agreed.values()).tolist())
-        if running or not (finished or self._is_due()):
+        if running:
             return False
+        kept = not finished and self._memory is not None and self._memory.is_due(self._progress.step)
+        if kept and self._memory is not None:
+            self._memory.save(self._info())
+        if not (finished or self._is_due()):
+            return kept
         wanted, self._wanted = self._wanted, SILENCE
         self._save()
         if wanted.pause and not (finished or wanted.stop):
@@ -105,7 +121,11 @@ class RunState(AbstractContextManager["RunState"]):
         return True
 
     def is_planned(self, step: int, ended: int | None) -> bool:
-        """Whether the state after so many steps is saved whatever ranks say; ended: the epoch that ends there."""
+        """Whether the state after so many steps is saved or kept in memory whatever ranks say; ended: the epoch that
+        ends there."""
+        return self._is_saved(step, ended) or (self._memory is not None and self._memory.is_due(step))
+
+    def _is_saved(self, step: int, ended: int | None) -> bool:
         if self._job.checkpoint.keep_best and ended is not None and self.is_scored(ended):
             return True
         every = self._job.checkpoint.every_steps
@@ -122,7 +142,7 @@ class RunState(AbstractContextManager["RunState"]):
 
     def _is_due(self) -> bool:
         epoch, step = self._batches.cursor
-        return self._wanted.ask_to_save or self.is_planned(self._progress.step, epoch - 1 if step == 0 else None)
+        return self._wanted.ask_to_save or self._is_saved(self._progress.step, epoch - 1 if step == 0 else None)
 
     def _requests(self) -> tuple[bool, bool]:
         """(stop, pause): rank 0 looks for requests now and then; the step's reduction hands them on."""
@@ -133,7 +153,12 @@ class RunState(AbstractContextManager["RunState"]):
 
     def _save(self) -> None:
         self._events.sync()
-        info = checkpoints.CheckpointInfo(
+        run_id = self._directory.read_state().get("mlflow_run_id")
+        self._report(self._writer.begin(replace(self._info(), mlflow_run_id=run_id)))
+        self._last_saved = time.monotonic()
+
+    def _info(self) -> checkpoints.CheckpointInfo:
+        return checkpoints.CheckpointInfo(
             schema=checkpoints.SCHEMA,
             step=self._progress.step,
             optimizer_step=self._state.optimizer_step,
@@ -144,12 +169,10 @@ class RunState(AbstractContextManager["RunState"]):
             sampler=self._batches.state_dict(),
             train_seconds=self._progress.train_seconds,
             epoch_totals=self._progress.epoch.saved,
-            mlflow_run_id=self._directory.read_state().get("mlflow_run_id"),
-            versions=checkpoints.versions(),
+            mlflow_run_id=None,
+            versions=self._versions,
             files={},
         )
-        self._report(self._writer.begin(info))
-        self._last_saved = time.monotonic()
 
     def _wait_for_resize(self) -> None:
         """Say that the state is complete and wait to be replaced; go on if nobody comes."""

@@ -24,6 +24,7 @@ class LineTimes:
     _steps: float = 0.0
     _wait: float = 0.0
     _exchange: float = 0.0
+    _saving: float = 0.0
     _since: float = field(default_factory=time.perf_counter)
 
     def add(self, seconds: float, wait: float, exchange: float) -> None:
@@ -32,11 +33,21 @@ class LineTimes:
         self._wait += wait
         self._exchange += exchange
 
+    def stand(self, seconds: float) -> None:
+        """Training stood still for the copy of a state."""
+        self._saving += seconds
+
     def take(self) -> dict[str, float]:
         """All of it for a line; the next one begins."""
         now = time.perf_counter()
-        took = {"all_s": now - self._since, "steps_s": self._steps, "wait_s": self._wait, "exchange_s": self._exchange}
-        self._steps = self._wait = self._exchange = 0.0
+        took = {
+            "all_s": now - self._since,
+            "steps_s": self._steps,
+            "wait_s": self._wait,
+            "exchange_s": self._exchange,
+            "saving_s": self._saving,
+        }
+        self._steps = self._wait = self._exchange = self._saving = 0.0
         self._since = now
         return {name: round(value, 6) for name, value in took.items()}
 

@@ -35,7 +35,9 @@ def train(parts: Parts) -> Outcome:
     with ExitStack() as stack:
         events = stack.enter_context(rank_events(directory.events, rank))
         progress = Progress(EpochTotals(parts.schedule.catalogue))
-        state = stack.enter_context(RunState(directory, job, parts.engine, parts.batches, progress, events))
+        state = stack.enter_context(
+            RunState(directory, job, parts.engine, parts.batches, progress, events, parts.memory)
+        )
         state.resume(parts.adjustments.skipped_steps)
         machines = gather(platform.node())
         _announce(parts, progress, machines, events)

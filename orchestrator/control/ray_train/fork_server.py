@@ -38,7 +38,7 @@ START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from {module} 
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """Where Ray's workers find the server of a folder."""
+    """Where Ray's workers find the server of a session's folder."""
     return {SERVER: str(folder / SOCKET)}
 
 

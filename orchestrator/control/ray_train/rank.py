@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from channels.files import write_json
 from orchestrator.control.ray_train.environment import NODE, host_name
+from orchestrator.control.ray_train.reaper import MEMORY
 from orchestrator.monitoring.device_health import known_problems
 from orchestrator.monitoring.gpu_state import GpuState, NvmlError, read_gpus
 from orchestrator.monitoring.topology import as_ranges, bind_process, cpus_for_rank, place_of
@@ -46,7 +47,9 @@ def ray_worker(config: WorkerConfig) -> None:
         record = describe_rank(config)
         write_json(attempts / str(attempt) / f"rank-{rank}.json", asdict(record))
         torch.set_num_threads(config.threads)
-        train(build(config, ray.get_runtime_context().get_node_id()))
+        memory = os.environ.get(MEMORY)
+        node = ray.get_runtime_context().get_node_id()
+        train(build(config, node, Path(memory) if memory else None))
 
 
 @contextmanager

@@ -15,6 +15,9 @@ from pathlib import Path
 
 GRACE_S = 3.0
 MARK = "RAY_AUTH_TOKEN_PATH"
+MEMORY = "WAVETRAIN_MEMORY"
+"""Environment variable of a session's processes: a folder in the machine's memory that is the session's own."""
+SHARED_MEMORY = Path("/dev/shm")
 
 
 def start(folder: Path) -> "subprocess.Popen[bytes]":
@@ -26,6 +29,26 @@ def start(folder: Path) -> "subprocess.Popen[bytes]":
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
+
+
+def make_memory(folder: Path) -> dict[str, str]:
+    """Make the session's own folder in the machine's memory, where that has one; the variable that names it."""
+    try:
+        memory_of(folder).mkdir(mode=0o700)
+    except OSError:
+        return {}
+    return {MEMORY: str(memory_of(folder))}
+
+
+def memory_of(folder: Path) -> Path:
+    """The folder in the machine's memory of the session that has this folder."""
+    return SHARED_MEMORY / folder.name
+
+
+def remove_session(folder: Path) -> None:
+    """Remove both folders of a session."""
+    shutil.rmtree(memory_of(folder), ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def session_processes(folder: str, spared: int) -> list[int]:
@@ -62,7 +85,7 @@ def end_session(folder: str, controller: int) -> None:
             except ProcessLookupError:
                 continue
         time.sleep(0.1)
-    shutil.rmtree(folder, ignore_errors=True)
+    remove_session(Path(folder))
 
 
 def main() -> None:

@@ -51,6 +51,7 @@ def session_ahead(profile: Profile) -> Iterator[Session | None]:
     folder.mkdir(mode=0o700)
     write_atomically(folder / "token", secrets.token_hex(32), mode=0o600)
     environment = ray_environment(profile.time_limits) | _gloo_on_loopback() | fork_server.environment(folder)
+    environment |= reaper.make_memory(folder)
     environment |= {"RAY_AUTH_MODE": "token", reaper.MARK: str(folder / "token")}
     server = fork_server.start(folder, profile.device, environment) if fork_server.serves(profile.device) else None
     try:

@@ -28,7 +28,7 @@ def step_event(step: int, beside_s: float = 0.0) -> dict[str, Any]:
         "train/loss": 1.0 / step, "train/lr": 1e-3, "train/epoch": step / 4, "data/padding_ratio": 0.2,
         "perf/tokens_per_s": 160.0, "perf/step_ms": 500.0, "perf/data_wait_ms": 100.0,
     }  # fmt: skip
-    took = {"all_s": 0.5 + beside_s, "steps_s": 0.5, "wait_s": 0.1, "exchange_s": 0.0}
+    took = {"all_s": 0.5 + beside_s, "steps_s": 0.5, "wait_s": 0.1, "exchange_s": 0.0, "saving_s": beside_s}
     return {"kind": "step", "step": step, "metrics": metrics, "took": took}
 
 

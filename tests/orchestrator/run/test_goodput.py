@@ -24,10 +24,8 @@ def attempt(time: float, step: int) -> Record:
     return {"kind": "attempt", "time": time, "step": step}
 
 
-def step(
-    time: float, number: int, all_s: float, steps_s: float, wait_s: float = 0.0, exchange_s: float = 0.0
-) -> Record:
-    took = {"all_s": all_s, "steps_s": steps_s, "wait_s": wait_s, "exchange_s": exchange_s}
+def step(time: float, number: int, all_s: float, steps_s: float, **others: float) -> Record:
+    took = {"wait_s": 0.0, "exchange_s": 0.0, "saving_s": 0.0, "all_s": all_s, "steps_s": steps_s, **others}
     return {"kind": "step", "time": time, "step": number, "took": took}
 
 
@@ -37,10 +35,6 @@ def failure(time: float, retry: bool = True) -> Record:
 
 def metrics(kind: str, time: float, **values: float) -> Record:
     return {"kind": kind, "time": time, "step": 0, "metrics" if kind != "metrics" else "values": values}
-
-
-def stall(time: float, seconds: float) -> Record:
-    return metrics("checkpoint", time, **{"perf/checkpoint_stall_ms": 1e3 * seconds})
 
 
 def ledger_of(records: Sequence[Record]) -> Ledger:
@@ -57,9 +51,9 @@ def parts_of(records: Sequence[Record]) -> dict[str, float]:
 
 FIRST_ATTEMPT = [
     begin(110, submitted=100), attempt(120, 0),
-    step(123, 1, all_s=3, steps_s=2, wait_s=1), step(125, 2, all_s=2, steps_s=1.5, exchange_s=0.25), stall(125.1, 0.4),
+    step(123, 1, all_s=3, steps_s=2, wait_s=1), step(125, 2, all_s=2, steps_s=1.5, exchange_s=0.25, saving_s=0.4),
 ]  # fmt: skip
-"""Queued for 10 s, up in 11, then two steps of 2 s and 1.5 s; a state was copied in 0.4 s after the second."""
+"""Queued for 10 s, up in 11, then two steps of 2 s and 1.5 s; a state was copied in 0.4 s before the second."""
 FIRST_PARTS = {"queued": 10, "start": 11, "data_wait": 1, "communication": 0.25, "checkpoint": 0.4, "compute": 2.35}
 
 
@@ -131,9 +125,8 @@ SECONDS = st.floats(0, 1e5, allow_nan=False)
 RECORDS = st.one_of(
     st.builds(begin, SECONDS, st.none() | SECONDS),
     st.builds(attempt, SECONDS, st.integers(0, 9)),
-    st.builds(step, SECONDS, st.integers(0, 9), SECONDS, SECONDS, SECONDS, SECONDS),
+    st.builds(step, SECONDS, st.integers(0, 9), SECONDS, SECONDS, wait_s=SECONDS, exchange_s=SECONDS, saving_s=SECONDS),
     st.builds(failure, SECONDS, st.booleans()),
-    st.builds(stall, SECONDS, SECONDS),
     st.builds(lambda time, ms: metrics("export", time, **{"perf/export_stall_ms": ms}), SECONDS, SECONDS),
     st.builds(lambda time, took: metrics("metrics", time, **{"time/evaluation_s": took}), SECONDS, SECONDS),
     st.builds(lambda time, end: {"kind": "end", "time": time, **end}, SECONDS, st.sampled_from([

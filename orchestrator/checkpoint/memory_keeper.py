@@ -1,0 +1,120 @@
+"""When a state is kept in the machine's memory: as often as costs no more than a hundredth of the training's time."""
+
+import math
+import os
+import platform
+import time
+import uuid
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from orchestrator.checkpoint.format import CheckpointInfo
+from orchestrator.checkpoint.fragments import KINDS, TrainingState
+from orchestrator.checkpoint.memory import MemoryStates
+
+SHARE = 0.01
+"""Of the time of training, that the copies may take."""
+WARM_UP = 2
+"""Copies that make the files, and say nothing about the later ones."""
+MOST_STEPS = 10_000
+STATES = 2
+ROOM = 0.5
+"""Share of the free memory of a machine that the states may take."""
+FLOAT_BYTES = 4
+
+
+class MemoryKeeper:
+    """Copies of this rank's share after some steps; every rank makes the same calls after the same steps.
+
+    device: over which the ranks agree.
+    """
+
+    def __init__(self, folder: Path, states: MemoryStates, device: torch.device) -> None:
+        self.folder = folder
+        self._states = states
+        self._device = device
+        self._is_full = False
+        self._every, self._next = 1, 0
+        self._saved, self._agrees_at = 0, WARM_UP + 2
+        self._last_step, self._ended = 0, math.nan
+        self._cost = self._trained = 0.0
+        self._steps = self._copies = 0
+
+    def is_due(self, step: int) -> bool:
+        """Whether the state after so many steps is kept."""
+        return step >= self._next
+
+    def go_on_from(self, info: CheckpointInfo) -> None:
+        """A start goes on from this state, which stays until the next one is complete."""
+        self._states.go_on_from(info)
+
+    def save(self, info: CheckpointInfo) -> None:
+        """Copy this rank's share of the state after ``info.step`` steps."""
+        started = time.perf_counter()
+        if not self._is_full:
+            try:
+                self._states.save(info)
+            except OSError:
+                # Other programs have filled it since the start; all ranks learn of it where they agree.
+                self._is_full = True
+        if self._saved > WARM_UP:
+            self._trained += started - self._ended
+            self._steps += info.step - self._last_step
+            self._cost += time.perf_counter() - started
+            self._copies += 1
+        self._saved += 1
+        if self._saved == self._agrees_at:
+            self._agree()
+        self._last_step, self._next = info.step, info.step + self._every
+        self._ended = time.perf_counter()
+
+    def _agree(self) -> None:
+        """How often from now on: the cost of a copy over that of the steps, on the rank where it is highest."""
+        own = steps_between(self._cost / self._copies, self._trained / self._steps)
+        agreed = torch.tensor([MOST_STEPS if self._is_full else own], device=self._device)
+        dist.all_reduce(agreed, op=dist.ReduceOp.MAX)
+        self._every = int(agreed)
+        self._agrees_at *= 2
+        self._cost = self._trained = 0.0
+        self._steps = self._copies = 0
+
+
+def steps_between(copy_s: float, step_s: float) -> int:
+    """Steps between two copies, so that these take their share of the time at most."""
+    return min(max(math.ceil(copy_s / max(SHARE * step_s, 1e-9)), 1), MOST_STEPS)
+
+
+def open_memory(folder: Path | None, state: TrainingState, rank: int, world: int, device: torch.device) -> "Opened":
+    """The keeper of this rank (collective), or why there is none. folder: in this machine's memory, None: none."""
+    size = sum(fragment.length for fragment in state.share()) * len(KINDS) * FLOAT_BYTES
+    where = str(folder) if folder is not None and _is_ours(folder) else None
+    own = (platform.node(), where, size, _free(folder), uuid.uuid4().hex)
+    found = [own] * world
+    dist.all_gather_object(found, own)
+    _, folders, sizes, free, names = zip(*found, strict=True)
+    if None in folders:
+        return None, "this session has no folder in the machine's memory"
+    if len({(host, where) for host, where, *_ in found}) > 1:
+        return None, "the ranks are on several machines"
+    if STATES * sum(sizes) > ROOM * min(free):
+        return None, f"{STATES * sum(sizes) / 2**20:.0f} MiB take more than half of what is free"
+    assert folder is not None
+    return MemoryKeeper(folder, MemoryStates(folder, state, rank, world, group=names[0]), device), None
+
+
+Opened = tuple[MemoryKeeper | None, str | None]
+
+
+def _is_ours(folder: Path) -> bool:
+    return folder.is_dir() and folder.stat().st_uid == os.getuid()
+
+
+def _free(folder: Path | None) -> int:
+    """Bytes that a folder in memory has room for, and the machine too."""
+    if folder is None or not folder.is_dir():
+        return 0
+    there = os.statvfs(folder)
+    available = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable"))
+    return min(there.f_bavail * there.f_frsize, int(available.split()[1]) * 1024)

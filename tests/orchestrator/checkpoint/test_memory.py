@@ -1,0 +1,150 @@
+"""States in the memory of a machine: whenever a rank ends, one that is common to all is there."""
+
+import uuid
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.checkpoint import memory_keeper
+from orchestrator.checkpoint.format import SCHEMA, CheckpointInfo
+from orchestrator.checkpoint.fragments import KINDS, Fragment
+from orchestrator.checkpoint.memory import MARK, MemoryStates, newest_in_memory
+from orchestrator.checkpoint.memory_keeper import MOST_STEPS, steps_between
+from orchestrator.checkpoint.state_files import StateReader
+
+INFO = CheckpointInfo(
+    schema=SCHEMA, step=0, optimizer_step=0, seed=1, world_size=2, zero_stage=2, fingerprint="f", sampler={"epoch": 0},
+    train_seconds=1.0, epoch_totals=(1.0, 2, 3), mlflow_run_id=None, versions={}, files={},
+)  # fmt: skip
+
+
+class Share:
+    """Half of a parameter of six elements, which has the number of the step everywhere."""
+
+    def __init__(self, rank: int) -> None:
+        self.rank, self.value = rank, 0.0
+
+    def share(self) -> list[Fragment]:
+        return [Fragment("p", 3 * self.rank, {kind: torch.full((3,), self.value) for kind in KINDS})]
+
+
+class Ranks:
+    """Two ranks that save in step."""
+
+    def __init__(self, folder: Path, world: int = 2) -> None:
+        self.shares: list[Any] = [Share(rank) for rank in range(world)]
+        group = uuid.uuid4().hex
+        self.states = [MemoryStates(folder, share, rank, world, group) for rank, share in enumerate(self.shares)]
+
+    def save(self, step: int, *ranks: int) -> None:
+        for rank in ranks:
+            self.shares[rank].value = float(step)
+            self.states[rank].save(replace(INFO, step=step, world_size=len(self.states)))
+
+
+def content(folder: Path, info: CheckpointInfo) -> set[float]:
+    """All numbers of a state."""
+    whole = Fragment("p", 0, {kind: torch.empty(6) for kind in KINDS})
+    with StateReader([folder / name for name in info.files]) as reader:
+        reader.fill(whole)
+    return {float(value) for tensor in whole.tensors.values() for value in tensor}
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=5))
+def test_after_any_attempts_the_newest_common_state_is_there(
+    tmp_path_factory: pytest.TempPathFactory, attempts: list[int]
+) -> None:
+    """Each attempt saves so many states together, then one rank saves and the other is killed before."""
+    folder = tmp_path_factory.mktemp("memory")
+    common = 0
+    for number, together in enumerate(attempts):
+        ranks = Ranks(folder)
+        found = newest_in_memory(folder)
+        assert (found.step if found else 0) == common
+        if found is not None:
+            assert content(folder, found) == {float(common)}
+            for states in ranks.states:
+                states.go_on_from(found)
+        for step in range(common + 1, common + together + 1):
+            ranks.save(step, 0, 1)
+        common += together
+        ranks.save(common + 1, number % 2)
+    found = newest_in_memory(folder)
+    assert (found.step if found else 0) == common
+    if found is not None:
+        assert content(folder, found) == {float(common)} and found.sampler == INFO.sampler
+
+
+def test_a_copy_that_was_cut_off_does_not_count(tmp_path: Path) -> None:
+    ranks = Ranks(tmp_path)
+    ranks.save(1, 0, 1)
+    ranks.save(2, 0, 1)
+
+    def killed() -> list[Fragment]:
+        raise KeyboardInterrupt
+
+    ranks.shares[1].share = killed
+    with pytest.raises(KeyboardInterrupt):
+        ranks.states[1].save(replace(INFO, step=3))
+    found = newest_in_memory(tmp_path)
+    assert found is not None and found.step == 2 and content(tmp_path, found) == {2.0}
+
+
+def test_another_number_of_ranks_goes_on_and_clears_away_what_was_before(tmp_path: Path) -> None:
+    Ranks(tmp_path).save(7, 0, 1)
+    alone = Ranks(tmp_path, world=1)
+    found = newest_in_memory(tmp_path)
+    assert found is not None and (found.step, found.world_size) == (7, 2)
+    alone.save(8, 0)
+    assert len(list(tmp_path.glob(f"*{MARK}"))) == 3
+    alone.save(9, 0)
+    assert {path.name.split("-of-")[1][:5] for path in tmp_path.iterdir()} == {"00001"}
+
+
+def test_nothing_is_nothing(tmp_path: Path) -> None:
+    assert newest_in_memory(tmp_path) is None
+    Ranks(tmp_path).save(1, 0)
+    assert newest_in_memory(tmp_path) is None
+
+
+def test_copies_take_a_hundredth_of_the_time_at_most() -> None:
+    assert steps_between(0.001, 0.1) == 1 and steps_between(0.0011, 0.1) == 2 and steps_between(0.5, 0.1) == 500
+    assert steps_between(0.0, 0.0) == 1 and steps_between(1.0, 0.0) == MOST_STEPS
+
+
+def keep(folder: str, copy_s: float, room: float) -> tuple[list[int], str | None]:
+    """On a rank: which of 30 states are kept, by a clock of which a step takes 10 ms. copy_s: of a copy, on rank 0."""
+    rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    now = [0.0]
+    state: Any = Share(rank)
+
+    class Slow:
+        def save(self, info: CheckpointInfo) -> None:
+            now[0] += copy_s * (rank + 1)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory_keeper.time, "perf_counter", lambda: now[0])
+        patch.setattr(memory_keeper, "ROOM", room)
+        keeper, problem = memory_keeper.open_memory(Path(folder), state, rank, world, torch.device("cpu"))
+        if keeper is None:
+            return [], problem
+        patch.setattr(keeper, "_states", Slow())
+        kept = []
+        for step in range(1, 31):
+            now[0] += 0.01
+            if keeper.is_due(step):
+                keeper.save(replace(INFO, step=step))
+                kept.append(step)
+    return kept, problem
+
+
+def test_all_ranks_keep_the_same_states_as_often_as_the_slowest_may(ranks: Any, tmp_path: Path) -> None:
+    cheap, dear, none = (ranks(2, keep, str(tmp_path), *how) for how in ((2e-5, 0.5), (1.8e-4, 0.5), (2e-5, 0.0)))
+    assert cheap == [(list(range(1, 31)), None)] * 2
+    assert dear == [([1, 2, 3, 4, 8, 12, 16, 20, 24, 28], None)] * 2
+    assert none == [([], "0 MiB take more than half of what is free")] * 2
