@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor
 
 from orchestrator.training.collectives import gather, sum_over_ranks
 from orchestrator.training.loader import StepBatch
@@ -13,9 +15,16 @@ from orchestrator.training.step_report import StepResult
 from samplers.catalogue import Catalogue
 from samplers.schedule import Slice
 
+PART = 1 << 20
+"""Samples that are hashed at a time."""
+
 
 class EpochCoverage:
-    """How often each sample was trained on: one byte a sample of the catalogue; fillers (weight 0) do not count."""
+    """How often each sample was trained on: one byte a sample of the catalogue; fillers (weight 0) do not count.
+
+    The ranks exchange a count and a sum of hashes, which are those of each sample once only if that is what was seen,
+    but for a chance of 2^-64; the bytes only where they are not.
+    """
 
     def __init__(self, catalogue: Catalogue) -> None:
         offsets: dict[str, int] = {}
@@ -28,21 +37,55 @@ class EpochCoverage:
                 total += sum(other.count for other in catalogue.sources if (other.pool or other.name) == pool)
             self._offset[number] = offsets[pool]
         self._seen = np.zeros(total, np.uint8)
+        self._count = self._hashes = 0
+        self._hashes_of_part: int | None = None
 
     def add(self, slices: Sequence[Slice]) -> None:
         """Count the true samples of this rank's slices."""
         for slice_ in slices:
             true = slice_.weight > 0
-            np.add.at(self._seen, self._offset[slice_.source[true]] + slice_.index[true], 1)
+            samples = self._offset[slice_.source[true]] + slice_.index[true]
+            np.add.at(self._seen, samples, 1)
+            self._count += len(samples)
+            self._hashes += hash_sum(samples)
 
     def finish(self) -> tuple[float, float]:
         """Shares of samples that were seen, and seen more than once (collective); the next epoch begins."""
-        seen = torch.from_numpy(self._seen.astype(np.int32))
-        if dist.get_backend() == "nccl":
-            seen = seen.cuda()
-        dist.all_reduce(seen)
+        if self._hashes_of_part is None:
+            # Each rank hashes its part of all samples, once an attempt.
+            total, world = len(self._seen), dist.get_world_size()
+            first, last = (total * number // world for number in (dist.get_rank(), dist.get_rank() + 1))
+            self._hashes_of_part = hash_sum_of_range(first, last)
+        ahead = (self._hashes - self._hashes_of_part + 2**63) % 2**64 - 2**63
+        sums = _over_ranks(torch.tensor([self._count, ahead], dtype=torch.int64))
+        if sums.tolist() == [len(self._seen), 0]:
+            found = (1.0, 0.0)
+        else:
+            seen = _over_ranks(torch.from_numpy(self._seen.astype(np.int32)))
+            found = (float((seen > 0).double().mean()), float((seen > 1).double().mean()))
         self._seen[:] = 0
-        return float((seen > 0).double().mean()), float((seen > 1).double().mean())
+        self._count = self._hashes = 0
+        return found
+
+
+def hash_sum(samples: NDArray[np.int64]) -> int:
+    """Sum of the samples' hashes modulo 2^64 (SplitMix64, Steele et al. 2014)."""
+    mixed = samples.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return int((mixed ^ (mixed >> np.uint64(31))).sum())
+
+
+def hash_sum_of_range(first: int, last: int) -> int:
+    """:func:`hash_sum` of the samples from ``first`` to ``last`` - 1."""
+    parts = (np.arange(at, min(at + PART, last)) for at in range(first, last, PART))
+    return sum(map(hash_sum, parts)) % 2**64
+
+
+def _over_ranks(values: Tensor) -> Tensor:
+    on_device = values.cuda() if dist.get_backend() == "nccl" else values
+    dist.all_reduce(on_device)
+    return on_device.cpu()
 
 
 class EpochTotals:

@@ -3,9 +3,13 @@
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from orchestrator.training.totals import EpochTotals
+from orchestrator.training import totals as totals_module
+from orchestrator.training.totals import EpochCoverage, EpochTotals, hash_sum, hash_sum_of_range
 from samplers.catalogue import Catalogue, Source
 from tests.orchestrator.training.batches import slice_of, step_batch, step_result
 
@@ -57,6 +61,43 @@ def test_a_resumed_epoch_counts_what_earlier_attempts_did() -> None:
     assert (metrics["data/coverage"], metrics["data/repeated"]) == (1.0, 0.0)
     assert metrics["data/epoch_padding_ratio"] == 0.5
     assert metrics["time/epoch_min"] == pytest.approx(8.0 / 60)
+
+
+@given(st.lists(st.integers(0, 39), min_size=40, max_size=40))
+def test_samples_that_are_not_each_there_once_have_another_sum_of_hashes(samples: list[int]) -> None:
+    assert (hash_sum(np.array(samples)) == hash_sum_of_range(0, 40)) is (sorted(samples) == list(range(40)))
+
+
+def test_sums_of_hashes_add_up_over_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = hash_sum_of_range(0, 1000)
+    monkeypatch.setattr(totals_module, "PART", 7)
+    parts = [(0, 333), (333, 333), (333, 1000)]
+    assert sum(hash_sum_of_range(first, last) for first, last in parts) % 2**64 == whole == hash_sum(np.arange(1000))
+    # These have the same count, sum, sum of squares and sum of cubes.
+    assert hash_sum(np.array([0, 4, 7, 11])) != hash_sum(np.array([1, 2, 9, 10]))
+
+
+def exchanged() -> tuple[int, float]:
+    """Bytes that the ranks reduce for an epoch of six samples that are each seen once, and their coverage."""
+    import torch.distributed as dist
+
+    rank, reduce, sizes = dist.get_rank(), dist.all_reduce, []
+
+    def counted(tensor: Any) -> None:
+        sizes.append(tensor.nbytes)
+        reduce(tensor)
+
+    coverage = EpochCoverage(CATALOGUE)
+    coverage.add((slice_of([2 * rank, 2 * rank + 1]), slice_of([rank], source=1)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dist, "all_reduce", counted)
+        share, repeated = coverage.finish()
+    assert repeated == 0.0
+    return sum(sizes), share
+
+
+def test_a_whole_epoch_costs_two_numbers(ranks: Any) -> None:
+    assert ranks(2, exchanged) == [(16, 1.0)] * 2
 
 
 def finish_on_ranks() -> dict[str, float]:
