@@ -10,7 +10,7 @@ import mmap
 import os
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from orchestrator.checkpoint.format import CheckpointInfo
-from orchestrator.checkpoint.fragments import TrainingState
+from orchestrator.checkpoint.fragments import Fragment, TrainingState
 from orchestrator.checkpoint.state_files import SUFFIX, HostCopy
 
 MARK = ".mark"
@@ -68,14 +68,19 @@ class _Slot:
         self._file, self._mark_file = folder / f"{name}{SUFFIX}", folder / f"{name}{MARK}"
         self._copy = HostCopy(self._map)
         self._mark: mmap.mmap | None = None
+        self._fragments: list[Fragment] | None = None
 
     def write(self, state: TrainingState, info: CheckpointInfo) -> None:
         if self._mark is None:
             self._mark = _mapped(self._mark_file, MARK_BYTES)
         self._mark[:LENGTH_BYTES] = bytes(LENGTH_BYTES)
-        self._copy.take(state.share())
-        own = replace(info, files={self._file.name: (self._copy.size, "")})
-        text = json.dumps({"group": self._group, "info": asdict(own)}).encode()
+        if self._fragments is None:
+            # Views that stay: whatever the engine, AdamW steps its tensors in place.
+            self._fragments = state.share()
+        self._copy.take(self._fragments)
+        document = {entry.name: getattr(info, entry.name) for entry in fields(info)}
+        document["files"] = {self._file.name: (self._copy.size, "")}
+        text = json.dumps({"group": self._group, "info": document}).encode()
         self._mark[LENGTH_BYTES : LENGTH_BYTES + len(text)] = text
         self._mark[:LENGTH_BYTES] = len(text).to_bytes(LENGTH_BYTES, "little")
 

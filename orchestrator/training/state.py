@@ -58,7 +58,7 @@ class RunState(AbstractContextManager["RunState"]):
         self._memory, no_memory = open_memory(memory, self._state, self._rank, self._world, engine.device)
         if memory is not None and no_memory is not None:
             events.emit("note", text=f"no state is kept in memory: {no_memory}")
-        self._versions = checkpoints.versions()
+        self._versions, self._fingerprint = checkpoints.versions(), job.fingerprint
         self._writer = CheckpointWriter(
             self._state,
             directory.checkpoints,
@@ -165,7 +165,7 @@ class RunState(AbstractContextManager["RunState"]):
             seed=self._job.seed,
             world_size=self._world,
             zero_stage=self._job.train.zero_stage,
-            fingerprint=self._job.fingerprint,
+            fingerprint=self._fingerprint,
             sampler=self._batches.state_dict(),
             train_seconds=self._progress.train_seconds,
             epoch_totals=self._progress.epoch.saved,

@@ -12,20 +12,21 @@ KILLED = """
 import os, signal
 from jobs.node.session_folder import SessionFolder
 folder = SessionFolder()
-print(folder.path, flush=True)
+print(folder.path, *folder.memory.values(), flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
 def test_the_folder_of_a_killed_owner_is_removed_and_that_of_a_living_one_stays(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", KILLED], capture_output=True, text=True)
-    abandoned = Path(done.stdout.strip())
+    abandoned, memory = map(Path, done.stdout.split())
     (abandoned / "session").mkdir()
     living, foreign = SessionFolder(), abandoned.parent / f"wt-foreign-{tmp_path.name}"
     foreign.mkdir()
     try:
+        assert memory.exists()
         assert abandoned in remove_abandoned(abandoned.parent)
-        assert not abandoned.exists()
+        assert not abandoned.exists() and not memory.exists()
         assert living.path.exists() and foreign.exists(), "without our lock file it is not ours to remove"
     finally:
         living.remove()

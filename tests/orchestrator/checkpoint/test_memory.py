@@ -15,7 +15,7 @@ from orchestrator.checkpoint.format import SCHEMA, CheckpointInfo
 from orchestrator.checkpoint.fragments import KINDS, Fragment
 from orchestrator.checkpoint.memory import MARK, MemoryStates, newest_in_memory
 from orchestrator.checkpoint.memory_keeper import MOST_STEPS, steps_between
-from orchestrator.checkpoint.state_files import StateReader
+from orchestrator.checkpoint.state_files import HostCopy, StateReader
 
 INFO = CheckpointInfo(
     schema=SCHEMA, step=0, optimizer_step=0, seed=1, world_size=2, zero_stage=2, fingerprint="f", sampler={"epoch": 0},
@@ -27,10 +27,14 @@ class Share:
     """Half of a parameter of six elements, which has the number of the step everywhere."""
 
     def __init__(self, rank: int) -> None:
-        self.rank, self.value = rank, 0.0
+        self.fragment = Fragment("p", 3 * rank, {kind: torch.zeros(3) for kind in KINDS})
 
     def share(self) -> list[Fragment]:
-        return [Fragment("p", 3 * self.rank, {kind: torch.full((3,), self.value) for kind in KINDS})]
+        return [self.fragment]
+
+    def train(self, step: int) -> None:
+        for tensor in self.fragment.tensors.values():
+            tensor.fill_(step)
 
 
 class Ranks:
@@ -43,7 +47,7 @@ class Ranks:
 
     def save(self, step: int, *ranks: int) -> None:
         for rank in ranks:
-            self.shares[rank].value = float(step)
+            self.shares[rank].train(step)
             self.states[rank].save(replace(INFO, step=step, world_size=len(self.states)))
 
 
@@ -80,17 +84,18 @@ def test_after_any_attempts_the_newest_common_state_is_there(
         assert content(folder, found) == {float(common)} and found.sampler == INFO.sampler
 
 
-def test_a_copy_that_was_cut_off_does_not_count(tmp_path: Path) -> None:
+def test_a_copy_that_was_cut_off_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ranks = Ranks(tmp_path)
     ranks.save(1, 0, 1)
     ranks.save(2, 0, 1)
 
-    def killed() -> list[Fragment]:
+    def killed(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    ranks.shares[1].share = killed
+    ranks.save(3, 0)
+    monkeypatch.setattr(HostCopy, "take", killed)
     with pytest.raises(KeyboardInterrupt):
-        ranks.states[1].save(replace(INFO, step=3))
+        ranks.save(3, 1)
     found = newest_in_memory(tmp_path)
     assert found is not None and found.step == 2 and content(tmp_path, found) == {2.0}
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -11,8 +12,10 @@ from orchestrator.control.ray_train import reaper
 
 def test_the_reaper_ends_only_what_belongs_to_its_folder(tmp_path: Path) -> None:
     sleeper = [sys.executable, "-c", "import time; time.sleep(60)"]
-    folder = tmp_path / "session"
-    folder.mkdir()
+    folder = Path(tempfile.mkdtemp(prefix="session-", dir=tmp_path))
+    memory = Path(reaper.make_memory(folder)[reaper.MEMORY])
+    (memory / "state").touch()
+    assert reaper.make_memory(folder) == {}, "a folder that is there already may be somebody else's"
     (folder / "log").touch()
     with (folder / "log").open("a") as log:
         by_file = subprocess.Popen(sleeper, stdout=log)
@@ -25,7 +28,7 @@ def test_the_reaper_ends_only_what_belongs_to_its_folder(tmp_path: Path) -> None
         reaper_process.communicate(timeout=60)
         assert by_file.wait(60) == -9 and by_environment.wait(60) == -9
         assert bystander.poll() is None
-        assert not folder.exists()
+        assert not folder.exists() and not memory.exists()
     finally:
         for process in (by_file, by_environment, bystander):
             process.kill()
