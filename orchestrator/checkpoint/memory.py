@@ -9,8 +9,8 @@ import json
 import mmap
 import os
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import fields
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +28,16 @@ LENGTH_BYTES = 8
 
 
 class MemoryStates:
-    """This rank's share of the two newest states. folder: in the machine's memory, the same for all ranks.
+    """This rank's share of the two newest states. folder: in the machine's memory, the same for all ranks there.
 
     group: names this start of the ranks; shares of two starts make no state, as steps of both may differ in rounding.
+    clears: whether this rank clears the folder of what another number of ranks has left.
     """
 
-    def __init__(self, folder: Path, state: TrainingState, rank: int, world: int, group: str) -> None:
+    def __init__(self, folder: Path, state: TrainingState, rank: int, world: int, group: str, *, clears: bool) -> None:
         self._folder, self._state = folder, state
         self._own = f"rank-{rank:05d}-of-{world:05d}"
-        self._clears = rank == 0
+        self._clears = clears
         self._slots = [_Slot(folder, f"{self._own}-{number}", group) for number in (0, 1)]
         self._saved = self._next = 0
 
@@ -80,9 +81,7 @@ class _Slot:
         self._copy.take(self._fragments)
         document = {entry.name: getattr(info, entry.name) for entry in fields(info)}
         document["files"] = {self._file.name: (self._copy.size, "")}
-        text = json.dumps({"group": self._group, "info": document}).encode()
-        self._mark[LENGTH_BYTES : LENGTH_BYTES + len(text)] = text
-        self._mark[:LENGTH_BYTES] = len(text).to_bytes(LENGTH_BYTES, "little")
+        _write_mark(self._mark, json.dumps({"group": self._group, "info": document}))
 
     def _map(self, header: bytes, length: int) -> Tensor:
         content = _mapped(self._file, len(header) + 4 * length)
@@ -90,6 +89,74 @@ class _Slot:
         if not length:
             return torch.empty(0)
         return torch.frombuffer(content, dtype=torch.float32, offset=len(header), count=length)
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A file that lies in a folder, and what its mark says. state: the start of the ranks, and the step."""
+
+    state: tuple[str, int]
+    name: str
+    size: int
+    text: str
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """Fields of the state's :class:`CheckpointInfo`, of which ``files`` names this share only."""
+        return dict(json.loads(self.text)["info"])
+
+
+def shares_in(folder: Path) -> list[Share]:
+    """All whole shares that lie in a folder."""
+    found = []
+    for mark in sorted(folder.glob(f"*{MARK}")):
+        content = mark.read_bytes()
+        length = int.from_bytes(content[:LENGTH_BYTES], "little")
+        if length:
+            text = content[LENGTH_BYTES : LENGTH_BYTES + length].decode()
+            document = json.loads(text)
+            ((name, (size, _)),) = document["info"]["files"].items()
+            found.append(Share((document["group"], document["info"]["step"]), name, size, text))
+    return found
+
+
+def newest_of(shares: Iterable[Share]) -> list[Share]:
+    """Those of the newest state that is complete, by name; none where there is none."""
+    states: dict[tuple[str, int], dict[str, Share]] = defaultdict(dict)
+    for share in shares:
+        states[share.state][share.name] = share
+    complete = [found for found in states.values() if len(found) == next(iter(found.values())).info["world_size"]]
+    newest = max(complete, key=lambda found: next(iter(found.values())).state[1], default={})
+    return [share for _, share in sorted(newest.items())]
+
+
+def info_of(shares: Sequence[Share]) -> CheckpointInfo:
+    """What all shares of a state say of it; rank 0's comes first."""
+    files = {share.name: (share.size, "") for share in shares}
+    return TypeAdapter(CheckpointInfo).validate_python({**shares[0].info, "files": files})
+
+
+def adopt(folder: Path, share: Share) -> Tensor:
+    """Room for a share of another machine, uint8 [bytes]; without a mark until :func:`mark_as`."""
+    path = folder / share.name
+    path.with_suffix(MARK).unlink(missing_ok=True)
+    return content_of(folder, share.name, share.size)
+
+
+def mark_as(folder: Path, share: Share) -> None:
+    """Mark the file of a share as whole."""
+    _write_mark(_mapped((folder / share.name).with_suffix(MARK), MARK_BYTES), share.text)
+
+
+def content_of(folder: Path, name: str, size: int) -> Tensor:
+    """The bytes of a file in memory, uint8 [size]."""
+    return torch.frombuffer(_mapped(folder / name, size), dtype=torch.uint8)
+
+
+def _write_mark(mark: mmap.mmap, text: str) -> None:
+    content = text.encode()
+    mark[LENGTH_BYTES : LENGTH_BYTES + len(content)] = content
+    mark[:LENGTH_BYTES] = len(content).to_bytes(LENGTH_BYTES, "little")
 
 
 def _mapped(path: Path, size: int) -> mmap.mmap:
@@ -101,20 +168,3 @@ def _mapped(path: Path, size: int) -> mmap.mmap:
         return mmap.mmap(descriptor, size)
     finally:
         os.close(descriptor)
-
-
-def newest_in_memory(folder: Path) -> CheckpointInfo | None:
-    """The newest state of which all shares lie in a folder; ``files`` names them."""
-    shares: dict[tuple[str, int], list[Mapping[str, Any]]] = defaultdict(list)
-    for mark in sorted(folder.glob(f"*{MARK}")):
-        content = mark.read_bytes()
-        length = int.from_bytes(content[:LENGTH_BYTES], "little")
-        if length:
-            document = json.loads(content[LENGTH_BYTES : LENGTH_BYTES + length])
-            shares[document["group"], document["info"]["step"]].append(document["info"])
-    complete = [found for found in shares.values() if len(found) == found[0]["world_size"]]
-    if not complete:
-        return None
-    found = max(complete, key=lambda state: int(state[0]["step"]))
-    files = {name: entry for document in found for name, entry in document["files"].items()}
-    return TypeAdapter(CheckpointInfo).validate_python({**found[0], "files": files})

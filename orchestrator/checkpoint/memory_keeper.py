@@ -12,6 +12,7 @@ import torch.distributed as dist
 
 from orchestrator.checkpoint.format import CheckpointInfo
 from orchestrator.checkpoint.fragments import KINDS, TrainingState
+from orchestrator.checkpoint.machines import Machines
 from orchestrator.checkpoint.memory import MemoryStates
 
 SHARE = 0.01
@@ -31,8 +32,8 @@ class MemoryKeeper:
     device: over which the ranks agree.
     """
 
-    def __init__(self, folder: Path, states: MemoryStates, device: torch.device) -> None:
-        self.folder = folder
+    def __init__(self, machines: Machines, states: MemoryStates, device: torch.device) -> None:
+        self.machines = machines
         self._states = states
         self._device = device
         self._is_full = False
@@ -90,18 +91,21 @@ def open_memory(folder: Path | None, state: TrainingState, rank: int, world: int
     """The keeper of this rank (collective), or why there is none. folder: in this machine's memory, None: none."""
     size = sum(fragment.length for fragment in state.share()) * len(KINDS) * FLOAT_BYTES
     where = str(folder) if folder is not None and _is_ours(folder) else None
-    own = (platform.node(), where, size, _free(folder), uuid.uuid4().hex)
+    own = (f"{platform.node()}:{where}", where, size, _free(folder), uuid.uuid4().hex)
     found = [own] * world
     dist.all_gather_object(found, own)
-    _, folders, sizes, free, names = zip(*found, strict=True)
+    names, folders, sizes, free, groups = zip(*found, strict=True)
     if None in folders:
-        return None, "this session has no folder in the machine's memory"
-    if len({(host, where) for host, where, *_ in found}) > 1:
-        return None, "the ranks are on several machines"
-    if STATES * sum(sizes) > ROOM * min(free):
-        return None, f"{STATES * sum(sizes) / 2**20:.0f} MiB take more than half of what is free"
+        return None, "this session has no folder in a machine's memory"
+    for name in names:
+        here = [number for number, other in enumerate(names) if other == name]
+        needed = STATES * sum(sizes[number] for number in here)
+        if needed > ROOM * min(free[number] for number in here):
+            return None, f"{needed / 2**20:.0f} MiB take more than half of what is free"
     assert folder is not None
-    return MemoryKeeper(folder, MemoryStates(folder, state, rank, world, group=names[0]), device), None
+    machines = Machines(folder, rank, names)
+    states = MemoryStates(folder, state, rank, world, groups[0], clears=machines.first[names[rank]] == rank)
+    return MemoryKeeper(machines, states, device), None
 
 
 Opened = tuple[MemoryKeeper | None, str | None]

@@ -6,7 +6,7 @@ from channels.errors import UserError
 from orchestrator.checkpoint import format as checkpoints
 from orchestrator.checkpoint.format import CheckpointInfo
 from orchestrator.checkpoint.fragments import TrainingState
-from orchestrator.checkpoint.memory import newest_in_memory
+from orchestrator.checkpoint.machines import Machines
 from orchestrator.run import exports
 from orchestrator.run.folder import RunDirectory
 from orchestrator.run.rank_events import RankEvents
@@ -21,16 +21,19 @@ def load_newest(
     state: TrainingState,
     batches: ScheduledBatches,
     events: RankEvents,
-    memory: Path | None = None,
+    memory: Machines | None = None,
 ) -> CheckpointInfo | None:
     """Put the newest complete state into the engine and move the cursor there (collective); None for a new run.
 
-    memory: folder in the machine's memory where one may lie, which all ranks share.
+    memory: of the machines, where one may lie.
 
     Raises:
         UserError: it does not fit the job.
     """
-    choice = from_rank_zero(lambda: _newer(_choose(directory, events), memory))
+    choice = from_rank_zero(lambda: _choose(directory, events))
+    kept = memory.newest() if memory is not None else None
+    if memory is not None and kept is not None and (choice is None or kept.step > choice[1].step) and memory.fetch():
+        choice = memory.folder, kept
     if choice is None:
         return None
     path, info = choice
@@ -51,14 +54,6 @@ def _choose(directory: RunDirectory, events: RankEvents) -> tuple[Path, Checkpoi
     found = checkpoints.newest_complete(directory.checkpoints, lambda text: events.emit("warning", text=text))
     checkpoints.set_aside_newer(directory.checkpoints, found and found[0])
     return found
-
-
-def _newer(on_disk: tuple[Path, CheckpointInfo] | None, memory: Path | None) -> tuple[Path, CheckpointInfo] | None:
-    """The state on the disk, or the one in memory where it is newer."""
-    in_memory = newest_in_memory(memory) if memory is not None else None
-    if memory is None or in_memory is None or (on_disk is not None and on_disk[1].step >= in_memory.step):
-        return on_disk
-    return memory, in_memory
 
 
 def _note_change(events: RankEvents, what: str, before: int, now: int) -> None:

@@ -78,7 +78,7 @@ class RunState(AbstractContextManager["RunState"]):
         Raises:
             UserError: it does not fit the job.
         """
-        kept = self._memory.folder if self._memory else None
+        kept = self._memory.machines if self._memory else None
         info = load_newest(self._directory, self._job, self._state, self._batches, self._events, kept)
         if info is None:
             return

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from orchestrator.checkpoint import memory_keeper
 from orchestrator.checkpoint.format import SCHEMA, CheckpointInfo
 from orchestrator.checkpoint.fragments import KINDS, Fragment
-from orchestrator.checkpoint.memory import MARK, MemoryStates, newest_in_memory
+from orchestrator.checkpoint.machines import Machines
+from orchestrator.checkpoint.memory import MARK, MemoryStates, info_of, newest_of, shares_in
 from orchestrator.checkpoint.memory_keeper import MOST_STEPS, steps_between
 from orchestrator.checkpoint.state_files import HostCopy, StateReader
 
@@ -43,12 +44,19 @@ class Ranks:
     def __init__(self, folder: Path, world: int = 2) -> None:
         self.shares: list[Any] = [Share(rank) for rank in range(world)]
         group = uuid.uuid4().hex
-        self.states = [MemoryStates(folder, share, rank, world, group) for rank, share in enumerate(self.shares)]
+        self.states = [
+            MemoryStates(folder, share, rank, world, group, clears=rank == 0) for rank, share in enumerate(self.shares)
+        ]
 
     def save(self, step: int, *ranks: int) -> None:
         for rank in ranks:
             self.shares[rank].train(step)
             self.states[rank].save(replace(INFO, step=step, world_size=len(self.states)))
+
+
+def newest_in_memory(folder: Path) -> CheckpointInfo | None:
+    shares = newest_of(shares_in(folder))
+    return info_of(shares) if shares else None
 
 
 def content(folder: Path, info: CheckpointInfo) -> set[float]:
@@ -153,3 +161,32 @@ def test_all_ranks_keep_the_same_states_as_often_as_the_slowest_may(ranks: Any, 
     assert cheap == [(list(range(1, 31)), None)] * 2
     assert dear == [([1, 2, 3, 4, 8, 12, 16, 20, 24, 28], None)] * 2
     assert none == [([], "0 MiB take more than half of what is free")] * 2
+
+
+def leave_and_fetch(folders: list[str]) -> list[tuple[int, set[float]]]:
+    """On a rank of two machines: states of three starts, after each of which the ranks have changed machines."""
+    rank, found = torch.distributed.get_rank(), []
+    for number in range(3):
+        names = folders if number % 2 == 0 else folders[::-1]
+        folder = Path(names[rank])
+        machines = Machines(folder, rank, names)
+        info = machines.newest()
+        state: Any = Share(rank)
+        states = MemoryStates(folder, state, rank, 2, f"start {number}", clears=True)
+        if info is not None:
+            assert machines.fetch()
+            assert len(newest_of(shares_in(folder))) == 2
+            found.append((info.step, content(folder, info)))
+            states.go_on_from(info)
+        for step in range(10 * number + 1, 10 * number + 4 + (rank == 0)):
+            state.train(step)
+            states.save(replace(INFO, step=step))
+        torch.distributed.barrier()
+    return found
+
+
+def test_ranks_that_find_themselves_on_other_machines_fetch_what_lies_there(ranks: Any, tmp_path: Path) -> None:
+    folders = [str(tmp_path / name) for name in ("one", "two")]
+    for folder in folders:
+        Path(folder).mkdir()
+    assert ranks(2, leave_and_fetch, folders) == [[(3, {3.0}), (13, {13.0})]] * 2
