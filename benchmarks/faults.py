@@ -10,6 +10,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from parts.record import record
@@ -17,6 +18,8 @@ from parts.record import record
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.e2e.matrix.fault_cases import CASES, NEED_ROOT
 from tests.e2e.matrix.faults import Bench, Failed, Finding, start_bench, table
+
+EVERY_S = 1800.0
 
 
 def main() -> int:
@@ -32,11 +35,24 @@ def main() -> int:
         bench, undisturbed = start_bench(Path(folder))
         findings = [undisturbed, *(measure(bench, case) for case in chosen)]
     print(table(findings))
+    print("\n".join(remaining(findings)))
     problems = [f"{found.case}: {problem}" for found in findings for problem in found.problems()]
     print("\n".join(problems or ["everything is as it must be"]))
     print(f"{time.monotonic() - started:.0f} s in all")
     record("faults", {"cases": chosen}, [finding.row() for finding in findings])
     return int(bool(problems))
+
+
+def remaining(findings: Sequence[Finding | Failed]) -> list[str]:
+    """What a failure every half an hour leaves of the time, where the ledger has a recovery."""
+    lines = []
+    for found in findings:
+        if isinstance(found, Finding) and "recovery" in found.ledger:
+            lost = found.ledger["recovery"] + found.ledger.get("repeated", 0.0)
+            lines.append(
+                f"{found.case}: {lost:.1f} s; one every {EVERY_S / 60:.0f} min leaves {1 - lost / EVERY_S:.1%}"
+            )
+    return lines
 
 
 def measure(bench: Bench, case: str) -> Finding | Failed:

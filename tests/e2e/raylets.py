@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from channels.files import write_atomically
+from orchestrator.control.ray_train.environment import NODE_CHECKS
 
 ROOT = Path(__file__).parents[2]
 OBJECT_STORE_BYTES = 80 * 2**20
@@ -28,7 +29,7 @@ class Raylets:
     def __init__(self, folder: Path, count: int) -> None:
         write_atomically(folder / "token", secrets.token_hex(32), mode=0o600)
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / "token")}
-        os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(ROOT)}
+        os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(ROOT), **NODE_CHECKS}
         import ray
         from ray._common.utils import get_default_ray_temp_dir
         from ray.cluster_utils import Cluster

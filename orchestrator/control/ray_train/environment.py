@@ -14,6 +14,9 @@ HOST = "WAVETRAIN_HOST"
 """Name of this node as its launcher calls it; a machine may call itself otherwise."""
 NODE = "WAVETRAIN_NODE"
 """Number of this node in its job; the controller is on node 0."""
+NODE_CHECKS = {"RAY_health_check_period_ms": "500"}
+"""How often Ray asks its nodes whether they live. One that refuses five times is dead, and no group waits for it any
+longer; one that is only slow has Ray's ten seconds for each answer."""
 FLIGHT_RECORDER = {"TORCH_FR_BUFFER_SIZE": "2000", "TORCH_NCCL_DUMP_ON_TIMEOUT": "1"}
 """torch keeps the last collective operations of a rank, and writes them down where one takes too long."""
 FLIGHT_RECORDER_FILES = ("TORCH_FR_DUMP_TEMP_FILE", "TORCH_NCCL_DEBUG_INFO_TEMP_FILE")
@@ -23,6 +26,7 @@ FLIGHT_RECORDER_FILES = ("TORCH_FR_DUMP_TEMP_FILE", "TORCH_NCCL_DEBUG_INFO_TEMP_
 def ray_environment(limits: TimeLimitsSection) -> dict[str, str]:
     """Settings that Ray reads from the environment of the driver and of its nodes."""
     return {
+        **NODE_CHECKS,
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
         "RAY_TRAIN_METRICS_ENABLED": "0",
