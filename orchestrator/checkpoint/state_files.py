@@ -50,8 +50,12 @@ class HostCopy:
             sizes = [fragment.length for fragment in fragments for _ in KINDS]
             self._parts = list(torch.split(self._block, sizes))
         content = [fragment.tensors[kind] for fragment in fragments for kind in KINDS]
-        # A call for all of them, which are hundreds of small ones.
-        torch._foreach_copy_(self._parts, content, non_blocking=self._pinned)
+        if any(tensor.is_cuda for tensor in content):
+            for part, tensor in zip(self._parts, content, strict=True):
+                part.copy_(tensor, non_blocking=self._pinned)
+        else:
+            # A call for all of them, which are hundreds of small ones.
+            torch._foreach_copy_(self._parts, content)
         if self._pinned:
             torch.cuda.synchronize()
 
