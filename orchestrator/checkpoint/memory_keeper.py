@@ -3,6 +3,7 @@
 import math
 import os
 import platform
+import statistics
 import time
 import uuid
 from pathlib import Path
@@ -38,10 +39,10 @@ class MemoryKeeper:
         self._device = device
         self._is_full = False
         self._every, self._next = 1, 0
-        self._saved, self._agrees_at = 0, WARM_UP + 2
+        self._saved, self._agrees_at = 0, WARM_UP + 4
         self._last_step, self._ended = 0, math.nan
-        self._cost = self._trained = 0.0
-        self._steps = self._copies = 0
+        self._costs: list[float] = []
+        self._trained, self._steps = 0.0, 0
 
     def is_due(self, step: int) -> bool:
         """Whether the state after so many steps is kept."""
@@ -63,8 +64,7 @@ class MemoryKeeper:
         if self._saved > WARM_UP:
             self._trained += started - self._ended
             self._steps += info.step - self._last_step
-            self._cost += time.perf_counter() - started
-            self._copies += 1
+            self._costs.append(time.perf_counter() - started)
         self._saved += 1
         if self._saved == self._agrees_at:
             self._agree()
@@ -73,13 +73,14 @@ class MemoryKeeper:
 
     def _agree(self) -> None:
         """How often from now on: the cost of a copy over that of the steps, on the rank where it is highest."""
-        own = steps_between(self._cost / self._copies, self._trained / self._steps)
+        # Other programs may hold a copy up now and then.
+        own = steps_between(statistics.median(self._costs), self._trained / self._steps)
         agreed = torch.tensor([MOST_STEPS if self._is_full else own], device=self._device)
         dist.all_reduce(agreed, op=dist.ReduceOp.MAX)
         self._every = int(agreed)
         self._agrees_at *= 2
-        self._cost = self._trained = 0.0
-        self._steps = self._copies = 0
+        self._costs.clear()
+        self._trained, self._steps = 0.0, 0
 
 
 def steps_between(copy_s: float, step_s: float) -> int:

@@ -55,7 +55,7 @@ def kill_worker(bench: Bench) -> Finding:
 
 def from_memory(found: Finding, recovery_s: float) -> Finding:
     """The case's bounds where the machine is not lost, so that the newest state is in its memory."""
-    return replace(found, most_recovery_s=recovery_s * slowness(), most_repeated=IN_MEMORY)
+    return replace(found, most_recovery_s=recovery_s * slowness(), most_repeated=round(IN_MEMORY * slowness()))
 
 
 def slowness() -> float:
