@@ -1,6 +1,7 @@
 """Training and inference of WiMamba by sequence length: the published construction and ours.
 
     python benchmarks/wimamba_training.py [--device cuda] [--sequences 33 ... 4097] [--batch 4] [--compiled]
+    python benchmarks/wimamba_training.py --mixed [--device cuda] [--batch 16]
 
 Contestants as in wimamba_latency.py: WiMamba as published (two scans one after the other, the second between two flips)
 and WiMamba here (both directions in one scan), on CUDA with each backend that runs, in bf16 (autocast), and with
@@ -9,9 +10,16 @@ and WiMamba here (both directions in one scan), on CUDA with each backend that r
 inference encodes channels.
 Contestants take turns, the least time of the repeats counts: seconds of one thread on a CPU, of the clock on CUDA.
 kept MB: what the forward pass keeps for the backward pass, weights left out.
+
+With --mixed: valid tokens a second of an epoch over snapshots of the 20 published sets, whose lengths are mixed, by
+WiMamba here: padded (all sets together, in two buckets, in four) and packed. Of each bucket one batch of ``--batch``
+samples, evenly spaced through it in order of length and padded to its longest, weighted by the bucket's samples.
 """
 
 import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,9 +31,15 @@ from rich.table import Table
 from torch import Tensor
 from wimamba_latency import left_out, make_model
 
-from models.interface import MaskDraw, TokenBatch, collate
+from channels.presets import load_preset
+from channels.spec import ChannelSpec
+from models.interface import MaskDraw, ModelSpec, PackedBatch, TokenBatch, Tokens, collate
 from models.layers.blocks import compile_blocks
+from models.layers.packing import pack
 from models.layers.parameters import optimizer_groups
+from models.registry import make_spec
+from samplers.catalogue import Catalogue, Source
+from samplers.plan import Bucket, make_plan
 
 PATCH = 4
 SIDES = {33: (32, 16), 129: (64, 32), 513: (128, 64), 1025: (128, 128), 2049: (256, 128), 4097: (256, 256)}
@@ -33,7 +47,18 @@ SIDES = {33: (32, 16), 129: (64, 32), 513: (128, 64), 1025: (128, 128), 2049: (2
 CONTESTANTS = ("wimamba as published", "wimamba")
 ON_CUDA = ("wimamba mamba_ssm", "wimamba bf16")
 COMPILED = "wimamba compiled bf16"
+MIXED = {
+    "padded, all sets": {"strategy": "global"},
+    "padded, 2 buckets": {"buckets": 2},
+    "padded, 4 equal buckets": {"method": "equal", "buckets": 4},
+    "padded, 4 buckets": {"buckets": 4},
+    "packed, 4 buckets": {"strategy": "packed", "buckets": 4},
+    "packed, all sets": {"strategy": "packed", "pack": "global"},
+}
+"""Contestants over mixed lengths, and their plans."""
+PLANNED_BATCH, SAMPLES_A_SET = 128, 9000
 Row = dict[str, Any]
+Batch = TokenBatch | PackedBatch
 
 
 def main() -> None:
@@ -41,14 +66,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
     parser.add_argument("--sequences", type=int, nargs="+", default=sorted(SIDES), choices=sorted(SIDES))
-    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--batch", type=int, default=None, help="samples; 4, or 16 with --mixed")
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--compiled", action="store_true", help="with compiled blocks, too")
+    parser.add_argument("--mixed", action="store_true", help="padded and packed batches of mixed lengths")
     arguments = parser.parse_args()
     use_one_thread(arguments.device)
+    arguments.batch = arguments.batch or (16 if arguments.mixed else 4)
+    asked = {"batch": arguments.batch, "repeats": arguments.repeats, "device": device_name(arguments.device)}
+    if arguments.mixed:
+        rows = mixed_lengths(arguments)
+        print_mixed(rows, f"WiMamba, published sets, patches of 4 x 4, {device_name(arguments.device)}")
+        record("wimamba_training", asked | {"mixed": True}, rows)
+        return
     rows = [row for tokens in arguments.sequences for row in compare(tokens, arguments)]
     print_table(rows, f"WiMamba, batch {arguments.batch}, {device_name(arguments.device)}")
-    asked = {"batch": arguments.batch, "repeats": arguments.repeats, "device": device_name(arguments.device)}
     record("wimamba_training", asked, rows)
 
 
@@ -85,10 +117,7 @@ class Runner:
         self.model = make_model(name, PATCH, device).to(device)
         if name == COMPILED:
             compile_blocks(self.model)
-        count = len(channels)
-        tokens = self.model.spec.tokenise(channels, PATCH)
-        batch = collate([tokens], np.arange(count), np.ones(count, np.float32), PATCH)
-        self.batch: TokenBatch = batch.to(device)
+        self.batch = in_form(collate, [self.model.spec.tokenise(channels, PATCH)]).to(device)
         self.channels = torch.from_numpy(channels[:, 0]).to(device)
         self.optimizer = torch.optim.AdamW(optimizer_groups(self.model, 0.05), lr=1e-4, fused=True)
 
@@ -126,6 +155,106 @@ class Runner:
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             self.forward()
         return sum(tensor.nbytes for tensor in kept.values())
+
+
+def in_form(form: Callable[..., Batch], parts: Sequence[Tokens]) -> Batch:
+    """A batch of patched samples; form: ``collate`` or ``pack``."""
+    count = sum(len(part.values) for part in parts)
+    return form(parts, np.arange(count), np.ones(count, np.float32), PATCH)
+
+
+def mixed_lengths(arguments: argparse.Namespace) -> list[Row]:
+    """One line a contestant; they take turns, bucket by bucket."""
+    sets = load_preset("wimamba").pretrain
+    spec = make_spec("wimamba", {"patches": [PATCH]})
+    lengths = [spec.length(one.shape, PATCH) for one in sets]
+    catalogue = Catalogue([Source(one.name, length, SAMPLES_A_SET) for one, length in zip(sets, lengths, strict=True)])
+    plans = {
+        name: make_plan(catalogue, batch=PLANNED_BATCH, **({"method": "optimal"} | choices))  # type: ignore[arg-type]
+        for name, choices in MIXED.items()
+    }
+    steps = {name: Step(spec, arguments.device) for name in plans}
+    batches = {
+        name: [batch_of(spec, sets, bucket, arguments, packed=plan.packed) for bucket in plan.buckets]
+        for name, plan in plans.items()
+    }
+    seconds: dict[tuple[str, int], list[float]] = {}
+    for _ in range(arguments.repeats + 1):
+        for name, of_buckets in batches.items():
+            for number, batch in enumerate(of_buckets):
+                call = partial(steps[name], batch)
+                seconds.setdefault((name, number), []).append(timed(call, arguments.device))
+    rows = []
+    for name, plan in plans.items():
+        share = [bucket.samples / arguments.batch for bucket in plan.buckets]
+        valid = [valid_tokens(batch) for batch in batches[name]]
+        computed = [
+            count if plan.packed else arguments.batch * bucket.length
+            for count, bucket in zip(valid, plan.buckets, strict=True)
+        ]
+        epoch = np.dot(share, [min(seconds[name, number][1:]) for number in range(len(valid))])
+        padding = 100 * (1 - np.dot(share, valid) / np.dot(share, computed))
+        speed = float(np.dot(share, valid) / epoch)
+        rows.append({"contestant": name, "padding_percent": round(padding, 2), "valid_tokens_per_s": round(speed, 1)})
+    return rows
+
+
+class Step:
+    """A training step of a model of its own."""
+
+    def __init__(self, spec: ModelSpec, device: str) -> None:
+        self.model = spec.build(0).to(device).train()
+        self.autocast = torch.autocast(device, torch.bfloat16, enabled=device == "cuda")
+        self.optimizer = torch.optim.AdamW(optimizer_groups(self.model, 0.05), lr=1e-4, fused=True)
+
+    def __call__(self, batch: Batch) -> None:
+        """Train on a batch."""
+        with self.autocast:
+            loss = self.model(batch, MaskDraw(seed=0, epoch=0))
+        loss.sum().backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+def batch_of(
+    spec: ModelSpec, sets: Sequence[ChannelSpec], bucket: Bucket, arguments: argparse.Namespace, *, packed: bool
+) -> Batch:
+    """Samples evenly spaced through a bucket in order of length, packed or padded to its longest."""
+    spans = sorted(bucket.spans, key=lambda span: spec.length(sets[span.source].shape, PATCH))
+    ends = np.cumsum([span.count for span in spans])
+    places = (np.arange(arguments.batch) + 0.5) / arguments.batch * ends[-1]
+    random = np.random.default_rng(0)
+    parts = []
+    for number in np.searchsorted(ends, places, side="right"):
+        _, subcarriers, antennas = sets[spans[number].source].shape
+        real, imaginary = random.normal(size=(2, 1, 1, subcarriers, antennas)).astype(np.float32)
+        parts.append(spec.tokenise((real + 1j * imaginary).astype(np.complex64), PATCH))
+    batch = in_form(pack if packed else collate, parts)
+    if isinstance(batch, TokenBatch):
+        # The class token is no token of the batch.
+        missing = bucket.length - 1 - batch.tokens.shape[1]
+        batch = replace(batch, tokens=torch.nn.functional.pad(batch.tokens, (0, 0, 0, missing)))
+    return batch.to(arguments.device)
+
+
+def valid_tokens(batch: Batch) -> int:
+    """Of all samples, class tokens included."""
+    return int(batch.grid.prod(1).sum()) + len(batch.grid)
+
+
+def print_mixed(rows: list[Row], title: str) -> None:
+    """The table on screen; the last columns compare with two and with four buckets."""
+    speeds = {row["contestant"]: row["valid_tokens_per_s"] for row in rows}
+    table = Table(title=title)
+    for column in ("contestant", "padding %", "valid tokens/s", "of all sets", "of 2 buckets", "of 4 buckets"):
+        table.add_column(column, justify="left" if column == "contestant" else "right")
+    for row in rows:
+        ratios = [
+            f"{row['valid_tokens_per_s'] / speeds[f'padded, {other}']:.2f}x"
+            for other in ("all sets", "2 buckets", "4 buckets")
+        ]
+        table.add_row(row["contestant"], f"{row['padding_percent']:.1f}", f"{row['valid_tokens_per_s']:,.0f}", *ratios)
+    Console(width=110).print(table)
 
 
 def print_table(rows: list[Row], title: str) -> None:
