@@ -81,10 +81,11 @@ class BidirectionalMamba(nn.Module):
 
     def forward(self, tokens: Tensor, lengths: Extents) -> Tensor:
         """[B, L, width] of tokens [B, L, 2, width / 2]; lengths as of ``MambaBackbone``."""
+        packed = isinstance(lengths, Sequences)
         if not torch.compiler.is_compiling():
-            packed = isinstance(lengths, Sequences)
             return self._mix(tokens, lengths, choose_backend(tokens.device.type, self.size.scan, packed))
-        if not compiler_knows(tokens.device.type, self.size.scan):
+        # A graph with the ends of packed sequences in it would serve one batch only.
+        if packed or not compiler_knows(tokens.device.type, self.size.scan):
             return cast(Tensor, self._aside(tokens, lengths))
         from models.scan.triton_backend import TRITON
 
