@@ -37,7 +37,7 @@ def test_a_backend_that_the_device_lacks_is_refused() -> None:
 def test_whoever_plans_for_a_gpu_does_not_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """A controller that tried a kernel would hold hundreds of megabytes of the first rank's device."""
     tried: list[str] = []
-    monkeypatch.setattr("models.snapshot.wimamba.choose_backend", lambda device, wanted: tried.append(wanted))
+    monkeypatch.setattr("models.snapshot.wimamba.choose_backend", lambda device, wanted, packed: tried.append(wanted))
     make_spec("wimamba", {}).check("cuda")
     assert not tried
     make_spec("wimamba", {"scan": "triton"}).check("cuda")
