@@ -34,7 +34,7 @@ from orchestrator.run.folder import RunDirectory
 from orchestrator.run.worker_config import WorkerConfig
 from orchestrator.spec.cluster import load_profile
 from orchestrator.spec.job import JobSpec, load_job
-from tests.e2e.slurm_cluster import slurm_cluster
+from tests.e2e.slurm.cluster import slurm_cluster
 from tests.jobs_for_tests import small_job
 from tests.stores import make_random_store
 

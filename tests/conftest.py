@@ -70,7 +70,7 @@ def pytest_testnodedown(node: Any, error: object) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """One line on what was left out, and why."""
-    from tests.e2e.slurm_cluster import missing_programs
+    from tests.e2e.slurm.cluster import missing_programs
 
     missing = missing_programs()
     slurm = f"Slurm is not installed here: {', '.join(missing)}" if missing else "Slurm is installed here"

@@ -11,7 +11,7 @@ import psutil
 from orchestrator.run.folder import RunDirectory
 from orchestrator.spec.job import JobSpec
 from tests.e2e.runs import Place, at_rest, training_ranks
-from tests.e2e.slurm_cluster import SlurmCluster, processes_of
+from tests.e2e.slurm.cluster import SlurmCluster, processes_of
 from tests.jobs_for_tests import small_job
 
 EPOCHS = 12

@@ -12,6 +12,7 @@ import yaml
 
 from orchestrator.run.folder import RunDirectory
 from tests.e2e.runs import Place, at_rest, training_ranks
+from tests.e2e.slurm.cluster import SlurmCluster, missing_programs
 from tests.e2e.slurm.runs import (
     STEPS,
     attempt_at_rest,
@@ -26,7 +27,6 @@ from tests.e2e.slurm.runs import (
     submit_urgent,
     wait_for_attempt,
 )
-from tests.e2e.slurm_cluster import SlurmCluster, missing_programs
 from tests.jobs_for_tests import small_job
 
 pytestmark = [

@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 from tests.e2e.runs import ROOT, Place
+from tests.e2e.slurm.cluster import SlurmCluster, missing_programs
 from tests.e2e.slurm.runs import meetings, output, raw_job_of
-from tests.e2e.slurm_cluster import SlurmCluster, missing_programs
 from tests.jobs_for_tests import small_job
 
 MISSING = [] if os.geteuid() == 0 and shutil.which("useradd") else ["useradd, as root"]

@@ -12,6 +12,7 @@ from orchestrator.control.failure_policy import Failure, Kind
 from orchestrator.run.events import EventWriter
 from orchestrator.run.folder import RunDirectory
 from tests.e2e.runs import Place, assert_all_gone, session_folders, train_without_ray
+from tests.e2e.slurm.cluster import SlurmCluster, missing_programs, processes_of
 from tests.e2e.slurm.runs import (
     STEPS,
     attempt_at_rest,
@@ -25,7 +26,6 @@ from tests.e2e.slurm.runs import (
     wait_for_attempt,
     wait_for_stop_request,
 )
-from tests.e2e.slurm_cluster import SlurmCluster, missing_programs, processes_of
 from tests.jobs_for_tests import small_job
 from tests.ranks import RankPools
 
