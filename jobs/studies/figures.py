@@ -53,7 +53,7 @@ def _draw_table2(table: StudyTable) -> Any:
             panel.barh([place + offset for place in range(len(shown))], heights, 0.36, color=colour, label=label)
         panel.set_yticks(range(len(shown)), [pair[0] for pair in shown])
         panel.invert_yaxis()
-        panel.set(title=f"{task}, average over the sets", xlabel="NMSE, dB (lower is better)")
+        panel.set(title=str(task), xlabel="average over the sets: NMSE, dB (lower is better)")
     panels[0, 0].legend(loc="lower left")
     return figure
 

@@ -13,6 +13,8 @@ from orchestrator.spec.yaml_files import validate
 Rival = Literal["lstm", "transformer", "llm4cp", "bert4mimo"]
 SEQUENCES: tuple[Rival, ...] = ("lstm", "transformer", "llm4cp")
 """Rivals that are trained for one task of the two."""
+SNAPSHOTS = 8
+"""Times as many samples a batch for BERT4MIMO, whose samples are single slots."""
 GPT2_SMALL = {"layers": 6, "width": 768, "heads": 12}
 REFERENCES = ("repeat_last", "pad", "prony", "lmmse")
 
@@ -73,13 +75,14 @@ def full_shot_jobs(
             if rival == "llm4cp" and gpt2 is not None:
                 options |= {**GPT2_SMALL, "gpt2": str(gpt2.absolute())}
             name = f"{study}.{target}.{rival}" + ("" if task is None else f".{task}")
+            batch = scale.batch * (SNAPSHOTS if rival == "bert4mimo" else 1)
             section = {
                 **base,
                 "name": name,
                 "data": {"store": str(stores.targets.absolute()), "target": target, "samples": scale.samples},
                 "model": {"name": rival, **options} | ({} if task is None else {"task": task}),
-                "batching": {"strategy": "bucket", "buckets": 1, "global_batch": scale.batch, "partitions": workers,
-                             "micro_batch": scale.batch},
+                "batching": {"strategy": "bucket", "buckets": 1, "global_batch": batch, "partitions": workers,
+                             "micro_batch": batch},
                 "train": {"epochs": scale.target_epochs, "lr": scale.lr, "warmup_epochs": scale.target_epochs / 15},
                 "evaluation": {"batch": 16, "references": False},
             }  # fmt: skip

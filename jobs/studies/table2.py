@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jobs.studies.rivals import REFERENCES
+from jobs.studies.rivals import REFERENCES, SNAPSHOTS
 from jobs.studies.spec import PRESET, Child, Study
 from jobs.studies.tables import TASKS, Cell, StudyTable, scale_note
 from models.interface import caveats
@@ -103,8 +103,9 @@ def _published(figures: Mapping[str, Any] | None, name: str, targets: Sequence[s
 def _notes(study: Study) -> tuple[str, ...]:
     rivals = study.scale.rivals
     trained = (
-        f"Full-shot: trained on {rivals.samples} samples of the target alone, {rivals.target_epochs} epochs, batches "
-        f"of {rivals.batch}; one model for each set and task. All others have not seen the target."
+        f"Full-shot: trained on {rivals.samples} samples of the target alone, epochs: {rivals.target_epochs}, batches "
+        f"of {rivals.batch} (BERT4MIMO {SNAPSHOTS * rivals.batch} slots); one model for each set and task. All others "
+        "have not seen the target."
     )
     if study.target_store is not None:
         trained += (

@@ -209,7 +209,7 @@ def scale_note(study: Study) -> str:
     scale = study.scale
     shorter = f", subcarriers divided by {scale.divide_subcarriers}" if scale.divide_subcarriers > 1 else ""
     epochs = scale.rivals.epochs if study.kind == "table2" else scale.epochs
-    runs = "" if study.kind == "fig1c" else f", {epochs} epochs, batches of {scale.global_batch}"
+    runs = "" if study.kind == "fig1c" else f", epochs: {epochs}, batches of {scale.global_batch}"
     models = f"HeterCSI {scale.model}" + (f", WiFo {scale.rivals.wifo}" if study.kind == "table2" else "")
     channels = (
         f"{scale.samples} samples a set{shorter}, 3GPP TR 38.901 channels with the parameters of the published sets"
