@@ -13,11 +13,13 @@ from channels.progress import Progress
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """A source and the store that it goes to. sets: as they will be there, with their parameters."""
+    """A source and the store that it goes to. sets: as they will be there, with their parameters. trained: held-out
+    sets that bring training samples."""
 
     source: Path
     store: Path
     sets: Preset
+    trained: frozenset[str] = frozenset()
 
     def bring(self, progress: Progress) -> None:
         """Import what the store lacks. Raises UserError as ``wavetrain channels import`` does."""
@@ -42,4 +44,5 @@ def look_at(source: Path, folder: Path) -> Imported:
         if not specs:
             mend = "give the folder above both; wavetrain channels import FOLDER --dry-run says what is there"
             raise UserError(f"no {role} sets", where=str(source), mend=mend)
-    return Imported(source, store, sets)
+    trained = frozenset(one.name for one in found if one.role == "zeroshot" and one.counts.get("train"))
+    return Imported(source, store, sets, trained)

@@ -105,12 +105,13 @@ def make_study(
     study = Study(kind, name, definition["description"], scale, preset, store, seed, (), pairs, imported)
     if kind != "table2":
         return replace(study, children=_ablations(study, definition, numbers), left_out=left_out)
-    stores = Stores(store, folder / f"targets-n{scale.rivals.samples}-s{seed}" if imported else store)
+    lacks = imported is not None and not set(scale.rivals.targets) <= imported.trained
+    stores = Stores(store, folder / f"targets-n{scale.rivals.samples}-s{seed}" if lacks else store)
     reason = missing("llm4cp")
     return replace(
         study,
         children=_methods(study, definition, stores, gpt2),
-        target_store=stores.targets if imported else None,
+        target_store=stores.targets if lacks else None,
         left_out=[*left_out, *_left_out_targets(scale), *([reason] if reason else [])],
     )
 

@@ -3,6 +3,7 @@
 import math
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,14 @@ def test_beside_imported_channels_rivals_train_on_made_ones(tmp_path: Path) -> N
     assert "made here" in notes and "D7, D10" in notes and "imported channels, 5 pre-training sets" in notes
     with pytest.raises(UserError, match="none of the held-out sets D1, D4, D7, D10"):
         a_study("table2", tmp_path, imported=imported_sets(tmp_path, 5, ("D2",)))
+
+
+def test_imported_targets_with_training_samples_are_trained_on(tmp_path: Path) -> None:
+    imported = replace(imported_sets(tmp_path, 5, ("D1", "D4")), trained=frozenset(("D1", "D4")))
+    study = a_study("table2", tmp_path, imported=imported)
+    assert study.target_store is None
+    assert {child.job.data.store for child in study.children} == {tmp_path / "imported"}
+    assert "made here" not in " ".join(table2(study, scores_of(study)).notes)
 
 
 def test_without_transformers_llm4cp_is_left_out_and_the_table_says_so(
