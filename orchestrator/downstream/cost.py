@@ -64,7 +64,7 @@ def measure(encoder: Encoder, pool: Pool, device: str) -> Cost:
         ms=statistics.median(times),
         ms_deviation=statistics.stdev(times),
         memory_mb=held.most / MB,
-        device=device if device == "cpu" else torch.cuda.get_device_name(),
+        device=f"cpu, threads: {torch.get_num_threads()}" if device == "cpu" else torch.cuda.get_device_name(),
     )
 
 

@@ -23,8 +23,8 @@ from orchestrator.downstream.task import Feature
 from orchestrator.downstream.views import View, show
 
 BATCH = 64
-METHOD = 1
-"""Counts up when embeddings are computed in another way, so that kept ones are not taken for them."""
+METHOD = 2
+"""Counts up when embeddings or scores are computed in another way, so that kept ones are not taken for them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,9 +41,18 @@ def make_split(pool: Pool, section: SplitSection, seed: int) -> Split:
     return split
 
 
-def share_of(train: Rows, percent: int, seed: int) -> Rows:
-    """The rows whose labels are shown, ascending: at least one, and among those of any larger share."""
+def share_of(train: Rows, percent: int, seed: int, classes: Rows | None = None) -> Rows:
+    """The rows whose labels are shown, ascending: at least one, and among those of any larger share.
+
+    classes: of all rows of the pool; the share then holds each class about as often as the training samples do.
+    """
     order = np.random.default_rng([seed, 1]).permutation(train)
+    if classes is not None:
+        place = np.empty(len(order))
+        for label in np.unique(classes[order]):
+            mine = np.flatnonzero(classes[order] == label)
+            place[mine] = (np.arange(len(mine)) + 0.5) / len(mine)
+        order = order[np.argsort(place, kind="stable")]
     return np.sort(order[: max(1, round(len(order) * percent / 100))])
 
 

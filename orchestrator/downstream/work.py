@@ -76,6 +76,7 @@ def open_bench(spec: DownstreamSpec) -> Bench:
                 raise UserError(what, where=where, mend="take larger shares, or more samples")
             for task in (task for task in tasks if task.is_classification):
                 labels = targets[task.name].values
+                rows = share_of(split.train, share, seed, labels)
                 check_classes(task, labels[rows], labels[split.test], where)
     return Bench(spec, pool, tasks, targets, splits)
 
@@ -153,9 +154,10 @@ class _Trial:
     def scores(self) -> list[Score]:
         """Of all seeds and shares."""
         found: list[Score] = []
+        classes = self.bench.targets[self.task.name].values if self.task.is_classification else None
         for seed, split in enumerate(self.bench.splits):
             for share in self.bench.spec.shares:
-                train = share_of(split.train, share, seed)
+                train = share_of(split.train, share, seed, classes)
                 values, unseen = self._values(train, split.test, seed)
                 found += [
                     Score(self.encoder.name, self.encoder.patch, self.task.name, metric, share, seed, value,

@@ -119,3 +119,13 @@ def test_a_larger_share_holds_a_smaller_one() -> None:
     assert [len(share) for share in shares] == [2, 40, 120, 200]
     assert all(set(small) < set(large) for small, large in itertools.pairwise(shares))
     assert not np.array_equal(share_of(train, 20, 4), share_of(train, 20, 5))
+
+
+def test_a_share_holds_every_class_in_proportion() -> None:
+    classes = np.repeat([0, 1, 2], [150, 48, 2])
+    for seed in range(5):
+        shares = [share_of(np.arange(200), percent, seed, classes) for percent in (10, 20, 50, 100)]
+        counts = [np.bincount(classes[share], minlength=3) for share in shares]
+        for percent, count in zip((10, 20, 50, 100), counts, strict=True):
+            assert np.abs(count - np.asarray([150, 48, 2]) * percent / 100).max() <= 1
+        assert all(set(small) < set(large) for small, large in itertools.pairwise(shares))
