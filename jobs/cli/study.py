@@ -10,7 +10,7 @@ from jobs.cli.downstream.study import study_downstream
 from jobs.cli.options import ClusterFileOption, ClusterOption
 from jobs.cli.submit import submit_sweep
 from jobs.launch.sweep import Sweep
-from jobs.studies.children import ChildFailedError, is_finished
+from jobs.studies.children import ChildFailedError, waiting_children
 from jobs.studies.downstream.spec import NAME as FIG3_WIMAMBA
 from jobs.studies.spec import Child, Scale, Study, StudyName, known_scales, make_study, make_study_store
 from orchestrator.spec.cluster import Profile, load_profile
@@ -67,7 +67,7 @@ def study(
     own_name = name or f"{kind}-{scale}" + ("-imported" if imported else "")
     planned = make_study(kind, own_name, chosen, stores, seed, imported=imported, gpt2=gpt2)
     profile = load_profile(cluster_file, cluster)
-    waiting = [child for child in planned.children if not is_finished(child, profile.storage.runs)]
+    waiting = waiting_children(planned.children, profile.storage.runs, imported)
     typer.echo(_plan_text(planned, waiting))
     if dry_run:
         return
@@ -90,6 +90,7 @@ def study(
 def _hand_over(planned: Study, profile: Profile, parallel: int) -> None:
     """Make the channels and submit the runs that wait as one sweep; the same command later writes the table."""
     make_study_store(planned, lambda name, done, total: _say(f"channels of {name}: {total}") if done == total else None)
+    waiting_children(planned.children, profile.storage.runs, planned.imported)
     submit_sweep(Sweep(planned.name, ("study",), tuple(child.job for child in planned.children)), profile, parallel)
     typer.echo("the same command writes the table once all runs are finished")
 

@@ -12,6 +12,7 @@ from jobs.cli.launchers import make_query
 from jobs.cli.options import ClusterFileOption, ClusterOption, HostOption, SetOption, SpecArgument
 from jobs.cli.planning.of_preset import announced_store
 from jobs.cli.runs import follow_run
+from jobs.launch.finished import is_finished
 from jobs.launch.folder import LaunchFolder
 from jobs.launch.job_state import Query
 from jobs.launch.remote import run_there
@@ -108,11 +109,17 @@ def _submit_one(job: JobSpec, profile: Profile, awaited: str | None, dry_run: bo
 def submit_sweep(
     sweep: Sweep, profile: Profile, parallel: int, awaited: str | None = None, dry_run: bool = False
 ) -> None:
-    """Submit the children that are neither finished nor on their way; the same command again submits the failed."""
+    """Submit the children that are neither finished nor on their way; the same command again submits the failed.
+
+    Raises:
+        UserError: a finished run of another job has the name of a child, or what ``prepare`` refuses.
+    """
     from jobs.slurm import executor
     from jobs.slurm.description import describe_submission
 
     query, runs = make_query(), profile.storage.runs
+    for child in sweep.children:
+        is_finished(child, RunDirectory(runs / child.name), "choose another name (--set name=...)")
     waiting = [child for child in sweep.children if _is_wanted(RunDirectory(runs / child.name), query)]
     _prepare_all(waiting, profile, dry_run)
     submissions = []

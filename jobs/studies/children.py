@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from channels.errors import UserError
 from channels.files import write_json
+from jobs.launch.finished import is_finished
 from jobs.launch.sweep import mark_child
+from jobs.studies.imported import Imported
 from jobs.studies.spec import Child
 from orchestrator.run.folder import RunDirectory
-from orchestrator.spec.yaml_files import differences
 
 
 class ChildFailedError(RuntimeError):
@@ -24,20 +24,21 @@ class ChildFailedError(RuntimeError):
         self.code = code
 
 
-def is_finished(child: Child, runs: Path) -> bool:
-    """Whether the run need not be made. runs: the folder of the runs.
+def waiting_children(children: Sequence[Child], runs: Path, imported: Imported | None = None) -> list[Child]:
+    """Those that are to be made. runs: the folder of the runs. imported: channels that a source may have changed.
 
     Raises:
-        UserError: a finished run of another study has the name.
+        UserError: a finished run of another study has the name of one.
     """
-    directory = RunDirectory(runs / child.job.name)
-    if directory.read_state().get("status") != "FINISHED":
-        return False
-    found = differences(directory.read_spec().training_identity, child.job.training_identity)
-    if found:
-        mend = f"give the study another --name ({found[0]})"
-        raise UserError("a finished run of another study has the name", where=str(directory.path), mend=mend)
-    return True
+    content = None if imported is None else imported.fingerprint
+    mend = "give the study another --name"
+    waiting = []
+    for child in children:
+        of_source = imported is not None and child.job.data.store == imported.store.absolute()
+        directory = RunDirectory(runs / child.job.name)
+        if not is_finished(child.job, directory, mend, content if of_source else None):
+            waiting.append(child)
+    return waiting
 
 
 def run_child(child: Child, runs: Path, specs: Path, parent: str, options: Sequence[str]) -> None:

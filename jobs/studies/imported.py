@@ -1,5 +1,6 @@
 """Channels that others made as those of a study, in place of made ones."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from channels.errors import UserError
 from channels.importers.options import ImportOptions
 from channels.importers.survey import survey
 from channels.importers.write import import_source, named_for
+from channels.manifest import MANIFEST_FILE, fingerprint, read_manifest
 from channels.presets import Preset
 from channels.progress import Progress
 
@@ -21,9 +23,20 @@ class Imported:
     sets: Preset
     trained: frozenset[str] = frozenset()
 
+    @property
+    def fingerprint(self) -> str | None:
+        """Of the store's content; None before there is one."""
+        return fingerprint(read_manifest(self.store)) if (self.store / MANIFEST_FILE).is_file() else None
+
     def bring(self, progress: Progress) -> None:
         """Import what the store lacks. Raises UserError as ``wavetrain channels import`` does."""
         import_source(self.source, self.store, ImportOptions(store=self.store), progress)
+
+
+def store_name(source: Path) -> str:
+    """The source's name and a short hash of its whole path: sources of one name have stores of their own."""
+    whole = source.resolve()
+    return f"{whole.stem}-{hashlib.sha256(str(whole).encode()).hexdigest()[:8]}"
 
 
 def look_at(source: Path, folder: Path) -> Imported:
@@ -32,7 +45,7 @@ def look_at(source: Path, folder: Path) -> Imported:
     Raises:
         UserError: nothing to import, or no pre-training or no held-out set among it.
     """
-    store = folder / f"imported-{source.resolve().name}"
+    store = folder / f"imported-{store_name(source)}"
     options = ImportOptions(store=store)
     found = named_for(survey(source, options), store, options).sets
     sets = Preset(

@@ -4,9 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from channels.files import clear_unfinished, write_atomically
+from channels.store import ChannelStore
 from jobs.launch.sweep import open_parent
 from jobs.studies import tables
-from jobs.studies.children import run_child
+from jobs.studies.children import run_child, waiting_children
 from jobs.studies.figures import draw_study
 from jobs.studies.gradient_conflict import ConflictSetting, measure_conflict, shares
 from jobs.studies.page import study_page
@@ -45,6 +46,8 @@ def run_study(study: Study, waiting: Sequence[Child], profile: Profile, options:
     tracker.tags({"wavetrain.study": study.kind, "mlflow.note.content": study.description})
     try:
         make_study_store(study, lambda name, done, total: _say_channels(say, name, done, total))
+        # Finished runs are those of the channels as they are now.
+        waiting_children(study.children, runs, study.imported)
         for number, child in enumerate(waiting, start=1):
             say(f"run {number} of {len(waiting)}: {child.job.name}")
             run_child(child, runs, sweep_folder(study, runs), tracker.run_id, options)
@@ -83,12 +86,12 @@ def runs_table(study: Study, runs: Path) -> StudyTable:
 def target_scores(study: Study, child: Child, runs: Path, say: Say) -> list[Score]:
     """Scores of a finished run on the targets: its own, or beside imported channels those on the imported target.
 
-    The latter are kept in the run's folder, beside the scores on made channels.
+    The latter are kept in the run's folder, beside the scores on made channels, under the fingerprint of their store.
     """
     directory, target = RunDirectory(runs / child.job.name), child.job.data.target
     if target is None or study.target_store is None:
         return read_results(directory.results, child.job.data.shot)
-    kept = directory.results / "imported"
+    kept = directory.results / f"imported-{ChannelStore.open(study.store).fingerprint[:16]}"
     if not (found := read_results(kept, "full")):
         say(f"scoring {child.job.name} on the imported {target}")
         data = child.job.data.model_copy(update={"target": None, "zeroshot_sets": (target,), "store": study.store})

@@ -12,7 +12,7 @@ from channels.make import as_made, generator_origin
 from channels.shards import Samples
 from channels.writer import open_writer
 from jobs.launch.sweep import open_parent
-from jobs.studies.children import is_finished, run_child
+from jobs.studies.children import run_child, waiting_children
 from jobs.studies.run import runs_table, sweep_folder
 from jobs.studies.spec import Study, StudyName, known_scales, make_study
 from orchestrator.spec.cluster import Profile
@@ -53,9 +53,9 @@ def test_a_child_is_nested_and_not_made_again(folder: Place, monkeypatch: pytest
     runs = profile.storage.runs
     child = study.children[0]
     parent = open_parent(study.name, TrackingSection(), profile)
-    assert not is_finished(child, runs)
+    assert waiting_children([child], runs) == [child]
     run_child(child, runs, sweep_folder(study, runs), parent.run_id, [])
-    assert is_finished(child, runs)
+    assert not waiting_children([child], runs)
     name = child.job.name
     assert folder.tracked(name).data.tags["mlflow.parentRunId"] == parent.run_id
     table = runs_table(replace(study, children=(child,)), runs)

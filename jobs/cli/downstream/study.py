@@ -6,7 +6,7 @@ from pathlib import Path
 import typer
 
 from channels.errors import UserError
-from jobs.studies.children import ChildFailedError, is_finished
+from jobs.studies.children import ChildFailedError, waiting_children
 from jobs.studies.downstream.spec import DownstreamScale, DownstreamStudy, downstream_scales, make_downstream_study
 from jobs.studies.spec import Child
 from orchestrator.spec.cluster import load_profile
@@ -36,7 +36,7 @@ def study_downstream(
         mend = "use a local or Ray profile; single jobs: wavetrain submit SPEC"
         raise UserError("a study runs its jobs one after the other from this process", where="--cluster", mend=mend)
     study = make_downstream_study(name, chosen_scale(scale, samples, epochs), sources, stores, seed)
-    waiting = [child for child in study.children if not is_finished(child, profile.storage.runs)]
+    waiting = waiting_children(study.children, profile.storage.runs)
     typer.echo(plan_text(study, waiting))
     if dry_run:
         return

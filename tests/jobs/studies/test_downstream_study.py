@@ -9,7 +9,7 @@ import pytest
 
 from channels.errors import UserError
 from jobs.cli.main import main
-from jobs.studies.children import ChildFailedError, is_finished
+from jobs.studies.children import ChildFailedError, waiting_children
 from jobs.studies.downstream import run as study_run
 from jobs.studies.downstream.spec import MODELS, DownstreamStudy, downstream_scales, make_downstream_study
 from models.registry import make_spec
@@ -98,7 +98,7 @@ def test_an_interrupted_study_goes_on(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(study_run, "make_store", lambda *arguments: None)
 
     def go() -> list[Path]:
-        waiting = [child for child in study.children if not is_finished(child, profile.storage.runs)]
+        waiting = waiting_children(study.children, profile.storage.runs)
         return study_run.run_downstream_study(study, waiting, profile, [], lambda line: None)
 
     with pytest.raises(ChildFailedError):

@@ -5,23 +5,28 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
 from channels.errors import UserError
+from channels.files import write_json
 from channels.presets import Preset, load_preset
 from jobs.cli import study as study_command
 from jobs.cli.main import main
 from jobs.launch.sweep import Sweep
+from jobs.studies import run as study_run
+from jobs.studies.children import waiting_children
 from jobs.studies.figures import draw_study
-from jobs.studies.imported import Imported, look_at
+from jobs.studies.imported import Imported, look_at, store_name
 from jobs.studies.spec import Study, StudyName, known_scales, make_study
 from jobs.studies.table2 import score_rows, table2
 from jobs.studies.tables import fig3, to_markdown, to_rows
 from orchestrator.evaluation.score import CLEAN, NOISY, Score
 from orchestrator.report.figure import to_png
 from orchestrator.report.published import published
+from orchestrator.run.folder import RunDirectory
 from tests.conftest import REAL_DATA
 from tests.jobs.studies.test_study import record_of
 
@@ -102,6 +107,42 @@ def test_imported_targets_with_training_samples_are_trained_on(tmp_path: Path) -
     assert study.target_store is None
     assert {child.job.data.store for child in study.children} == {tmp_path / "imported"}
     assert "made here" not in " ".join(table2(study, scores_of(study)).notes)
+
+
+def test_scores_on_imported_channels_are_kept_by_the_content_of_their_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = a_study("table2", tmp_path, imported=imported_sets(tmp_path, 5, ("D1", "D4")))
+    child, nmse = study.children[-1], 0.1
+    for content, kept in (("a" * 64, 0.1), ("b" * 64, 0.2), ("a" * 64, 0.1)):
+        monkeypatch.setattr(study_run.ChannelStore, "open", lambda path, at=content: SimpleNamespace(fingerprint=at))
+        made = [Score("reconstruction", "D4", "model", NOISY, nmse, 4)]
+        monkeypatch.setattr(study_run, "evaluate_set", lambda *arguments, scores=made: scores)
+        assert study_run.target_scores(study, child, tmp_path / "runs", lambda line: None)[0].nmse == kept
+        nmse += 0.1
+
+
+def test_sources_of_one_name_have_stores_of_their_own(tmp_path: Path) -> None:
+    assert store_name(tmp_path / "a" / "city") != store_name(tmp_path / "b" / "city")
+    assert store_name(tmp_path / "a" / ".." / "city") == store_name(tmp_path / "city")
+
+
+def test_runs_on_another_content_of_the_imported_store_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    imported = imported_sets(tmp_path, 5, ("D1", "D4"))
+    study, runs = a_study("table2", tmp_path, imported=imported), tmp_path / "runs"
+    for child in study.children:
+        directory = RunDirectory(runs / child.job.name)
+        directory.path.mkdir(parents=True)
+        write_json(directory.spec, child.job.model_dump(mode="json"))
+        of_source = child.job.data.store == imported.store
+        directory.update_state(status="FINISHED", store_fingerprint="a" if of_source else "made")
+    monkeypatch.setattr(Imported, "fingerprint", "a")
+    assert not waiting_children(study.children, runs, imported)
+    monkeypatch.setattr(Imported, "fingerprint", "b")
+    with pytest.raises(UserError, match="another --name"):
+        waiting_children(study.children, runs, imported)
 
 
 def test_without_transformers_llm4cp_is_left_out_and_the_table_says_so(
