@@ -1,6 +1,6 @@
 """The runs of Table II: models that are pre-trained on all sets, rivals that are trained on each target set alone."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -43,9 +43,16 @@ class Stores:
 
 
 def pretrained_jobs(
-    study: str, definition: Mapping[str, Any], scale: RivalScale, base: Mapping[str, Any], stores: Stores
+    study: str,
+    definition: Mapping[str, Any],
+    scale: RivalScale,
+    base: Mapping[str, Any],
+    stores: Stores,
+    sets: Sequence[str],
 ) -> list[JobSpec]:
-    """HeterCSI, which also scores the predictions without training, and WiFo. base: fields that all runs share."""
+    """HeterCSI, which also scores the predictions without training, and WiFo. base: fields that all runs share. sets:
+    names of those to train on."""
+    data = {"store": str(stores.scored.absolute()), "sets": list(sets), "zeroshot_sets": list(scale.targets)}
     options = {"hetercsi": base["model"], "wifo": {"name": "wifo", "size": scale.wifo}}
     jobs = []
     for method, fields in definition["models"].items():
@@ -53,7 +60,7 @@ def pretrained_jobs(
         section = {
             **base,
             "name": f"{study}.{method}",
-            "data": {"store": str(stores.scored.absolute()), "zeroshot_sets": list(scale.targets)},
+            "data": data,
             "model": options[method],
             "batching": {**base["batching"], **fields.get("batching", {})},
             "train": {**train, **fields.get("train", {})},

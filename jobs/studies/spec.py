@@ -160,11 +160,12 @@ def _ablations(study: Study, definition: Mapping[str, Any], numbers: Sequence[in
 
 def _methods(study: Study, definition: Mapping[str, Any], stores: Stores, gpt2: Path | None) -> tuple[Child, ...]:
     """The children of Table II."""
-    base, rivals, sets = _shared(study, definition), study.scale.rivals, len(study.preset.pretrain)
-    pretrained = pretrained_jobs(study.name, definition, rivals, base, stores)
+    base, rivals = _shared(study, definition), study.scale.rivals
+    sets = [row.name for row in study.preset.pretrain]
+    pretrained = pretrained_jobs(study.name, definition, rivals, base, stores, sets)
     full_shot = full_shot_jobs(study.name, rivals, base, stores, gpt2)
     return (
-        *(Child(job.model.name, sets, job) for job in pretrained),
+        *(Child(job.model.name, len(sets), job) for job in pretrained),
         *(Child(job.model.name, 1, job) for job in full_shot),
     )
 
@@ -209,9 +210,12 @@ def _shortened(row: ChannelSpec, factor: int) -> ChannelSpec:
 def _job(study: Study, definition: Mapping[str, Any], method: str, weighting: LossWeighting, sets: int) -> JobSpec:
     name = f"{study.name}.sets-{sets}.{method}" + ("" if weighting == "token" else f".by-{weighting}")
     base = _shared(study, definition)
-    data = {"store": str(study.store.absolute()), "sets": sets}
-    if study.imported is not None:
-        data["zeroshot_sets"] = list(study.scale.zeroshot_sets)
+    # By name: the store may hold others, of an earlier source or other targets.
+    data = {
+        "store": str(study.store.absolute()),
+        "sets": [row.name for row in study.preset.pretrain[:sets]],
+        "zeroshot_sets": list(study.scale.zeroshot_sets),
+    }
     fields = {
         **base,
         "name": name,

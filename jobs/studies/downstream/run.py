@@ -40,8 +40,7 @@ def run_downstream_study(
     tracker = open_parent(study.name, TrackingSection(), profile)
     tracker.tags({"wavetrain.study": NAME, "mlflow.note.content": DESCRIPTION})
     try:
-        for source in study.sources:
-            import_labelled(study, source, say)
+        sets = {source: import_labelled(study, source, say) for source in study.sources}
         make_pretraining_store(study, say)
         for number, child in enumerate(waiting, start=1):
             say(f"run {number} of {len(waiting)}: {child.job.name}")
@@ -49,7 +48,7 @@ def run_downstream_study(
         files = []
         for source in study.sources:
             say(f"downstream tasks on {source}")
-            spec, exports = study.comparison(source, runs)
+            spec, exports = study.comparison(source, sets[source], runs)
             files += run_comparison(spec, exports, profile, say, above=tracker.run_id)
     except BaseException:
         tracker.end("FAILED")
@@ -58,13 +57,14 @@ def run_downstream_study(
     return files
 
 
-def import_labelled(study: DownstreamStudy, source: str, say: Say) -> None:
-    """Read the channels of a source into a store of their own; sets that it has are left as they are."""
+def import_labelled(study: DownstreamStudy, source: str, say: Say) -> list[str]:
+    """Read the channels of a source into a store of their own; sets that it has are left as they are. Their names."""
     store = study.labelled_store(source)
     options = ImportOptions(store=store, spacing_khz=SPACING_KHZ)
     found = named_for(survey(study.sources[source], options), store, options)
     store.parent.mkdir(parents=True, exist_ok=True)
     import_sets(found, store, options, lambda name, done, total: _say_done(say, name, done, total))
+    return [one.name for one in found.sets]
 
 
 def make_pretraining_store(study: DownstreamStudy, say: Say) -> None:

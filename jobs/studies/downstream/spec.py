@@ -9,6 +9,7 @@ from typing import Any, Literal
 from channels.errors import UserError
 from channels.presets import Preset, load_preset
 from channels.yaml_files import parse_shipped
+from jobs.studies.imported import store_name
 from jobs.studies.spec import Child
 from orchestrator.downstream.spec import DownstreamSpec
 from orchestrator.spec.job import JobSpec
@@ -51,10 +52,10 @@ class DownstreamStudy:
 
     def labelled_store(self, source: str) -> Path:
         """Where the channels of a source are imported to."""
-        return self.stores / f"{NAME}-{source}"
+        return self.stores / f"{NAME}-{store_name(self.sources[source])}"
 
-    def comparison(self, source: str, runs: Path) -> tuple[DownstreamSpec, dict[str, Path | None]]:
-        """Of all encoders on a source, and where their exports are."""
+    def comparison(self, source: str, sets: Sequence[str], runs: Path) -> tuple[DownstreamSpec, dict[str, Path | None]]:
+        """Of all encoders on the sets of a source, and where their exports are."""
         exports: dict[str, Path | None] = {
             child.method: (runs / child.job.name / "model").absolute() for child in self.children
         }
@@ -62,6 +63,7 @@ class DownstreamStudy:
         fields = {
             "name": f"{self.name}.{source}",
             "store": str(self.labelled_store(source).absolute()),
+            "sets": list(sets),
             "encoders": {name: str(folder or "raw") for name, folder in exports.items()},
             "patches": self.scale.patches, "shares": self.scale.shares, "seeds": self.scale.seeds,
         }  # fmt: skip

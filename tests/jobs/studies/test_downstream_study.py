@@ -1,6 +1,7 @@
 """The study of Fig. 3: its jobs, its sources, and that an interrupted one goes on with what is not finished."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from channels.errors import UserError
+from channels.store import ChannelStore
 from jobs.cli.main import main
 from jobs.studies.children import ChildFailedError, waiting_children
 from jobs.studies.downstream import run as study_run
@@ -42,9 +44,28 @@ def test_every_encoder_is_pretrained_on_the_same_channels_and_knows_all_patch_si
                 # LWM has no positions for more.
                 assert model.length(row.shape, side) <= 513
         assert child.job.data.store == study.store
-    spec, exports = study.comparison("yard", tmp_path / "runs")
+    spec, exports = study.comparison("yard", ["yard"], tmp_path / "runs")
     assert list(exports) == [*MODELS, "raw"] and exports["raw"] is None
+    assert spec.sets == ("yard",)
     assert spec.patches == study.scale.patches and spec.store == study.labelled_store("yard")
+
+
+def test_a_comparison_takes_what_its_source_holds_and_no_more(tmp_path: Path) -> None:
+    found = []
+    for place in ("a", "b"):
+        (tmp_path / place).mkdir()
+        study = a_study(tmp_path / place)
+        study = replace(study, stores=tmp_path / "data")
+        sets = study_run.import_labelled(study, "yard", lambda line: None)
+        spec, _ = study.comparison("yard", sets, tmp_path / "runs")
+        assert spec.sets == tuple(ChannelStore.open(spec.store).sets)
+        found.append(spec)
+    assert found[0].store != found[1].store
+    study.sources["yard"].rename(tmp_path / "b" / "lawn.npz")
+    folder = replace(study, sources={"b": tmp_path / "b"})
+    assert study_run.import_labelled(folder, "b", lambda line: None) == ["lawn"]
+    (tmp_path / "b" / "lawn.npz").rename(tmp_path / "b" / "field.npz")
+    assert study_run.import_labelled(folder, "b", lambda line: None) == ["field"]
 
 
 def test_sources_that_are_none_are_one_line(tmp_path: Path) -> None:

@@ -49,7 +49,9 @@ def test_every_child_can_be_run(kind: StudyName, scale: str, tmp_path: Path) -> 
     study = a_study(kind, tmp_path, scale)
     assert len({child.job.name for child in study.children}) == len(study.children)
     for child in study.children:
-        assert child.job.data.sets == child.sets <= len(study.preset.pretrain)
+        assert child.job.data.sets == tuple(row.name for row in study.preset.pretrain[: child.sets])
+        assert child.sets == len(child.job.data.sets)
+        assert child.job.data.zeroshot_sets == study.scale.zeroshot_sets
         assert child.job.model.options["size"] == study.scale.model
         assert child.job.batching.partitions % child.job.scale.workers == 0
 

@@ -94,6 +94,7 @@ def test_beside_imported_channels_rivals_train_on_made_ones(tmp_path: Path) -> N
     assert study.scale.rivals.targets == ("D1", "D4") and study.scale.divide_subcarriers == 1
     pretrained, rivals = study.children[:2], study.children[2:]
     assert {child.job.data.store for child in pretrained} == {tmp_path / "imported"}
+    assert {child.job.data.sets for child in pretrained} == {tuple(row.name for row in study.preset.pretrain)}
     assert {child.job.data.store for child in rivals} == {study.target_store} != {tmp_path / "imported"}
     notes = " ".join(table2(study, scores_of(study)).notes)
     assert "made here" in notes and "D7, D10" in notes and "imported channels, 5 pre-training sets" in notes
@@ -214,6 +215,8 @@ def test_fig3_on_imported_sets_takes_as_many_as_there_are(tmp_path: Path) -> Non
     study = a_study("fig3", tmp_path, "published", imported_sets(tmp_path, 18, ("D1", "D2")))
     assert study.scale.fig3_sets == (8, 16, 18)
     assert {child.job.data.zeroshot_sets for child in study.children} == {("D1", "D2")}
+    names = [row.name for row in study.preset.pretrain]
+    assert all(child.job.data.sets == tuple(names[: child.sets]) for child in study.children)
     assert any("imported ones" in note for note in fig3(study, {}).notes)
 
 
