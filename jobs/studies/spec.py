@@ -92,7 +92,7 @@ def make_study(
     (Table II and Fig. 3). gpt2: folder with the weights that LLM4CP begins with.
 
     Raises:
-        UserError: a batch that the workers cannot share, or no target among the imported sets.
+        UserError: a batch that the workers cannot share, an unknown target, or none among the imported sets.
     """
     definition = _read("studies")[kind]
     scale, left_out = (scale, []) if imported is None else _fitted(kind, scale, imported)
@@ -124,7 +124,12 @@ def _numbers(kind: StudyName, scale: Scale, definition: Mapping[str, Any]) -> tu
 
 def _preset(kind: StudyName, definition: Mapping[str, Any], scale: Scale, sets: int) -> Preset:
     held_out = scale.rivals.targets if kind == "table2" else scale.zeroshot_sets
-    return _scaled(load_preset(definition.get("preset", PRESET)), scale, definition.get("sets", sets), held_out)
+    preset = load_preset(definition.get("preset", PRESET))
+    known = [row.name for row in preset.zeroshot]
+    unknown = [name for name in held_out if name not in known]
+    if unknown and known:
+        raise UserError(f"no held-out set {unknown[0]!r}", where="--targets", mend=f"there are {', '.join(known)}")
+    return _scaled(preset, scale, definition.get("sets", sets), held_out)
 
 
 def _fitted(kind: StudyName, scale: Scale, imported: Imported) -> tuple[Scale, list[str]]:

@@ -13,6 +13,10 @@ from orchestrator.report.published import published
 
 LABELS = {"hetercsi": "HeterCSI", "wifo": "WiFo", "lstm": "LSTM", "transformer": "Transformer", "llm4cp": "LLM4CP",
           "bert4mimo": "BERT4MIMO"}  # fmt: skip
+STATISTICS = "lmmse"
+"""The prediction without training that takes its covariance from the target's training samples."""
+APART = {"reconstruction": "BERT4MIMO"}
+"""By task, a model that solves another problem than the others: it takes no part in the best of a row."""
 PUBLISHED_SETS = tuple(f"D{number}" for number in range(1, 13))
 
 Errors = Mapping[tuple[str, str, str], float]
@@ -34,14 +38,19 @@ def table2(study: Study, scores: Mapping[str, Sequence[Score]]) -> StudyTable:
     for task in TASKS:
         for name in (*targets, AVERAGE):
             ours = [_error(errors, method, task, name, targets) for method in methods]
-            known = [value for value in ours if value is not None]
-            best = methods[ours.index(min(known))] if known else None
+            compared = {
+                method: value
+                for method, value in zip(methods, ours, strict=True)
+                if value is not None and method != APART.get(task)
+            }
+            best = min(compared, key=compared.__getitem__) if compared else None
             if best is not None:
                 marked.add((len(rows), 2 + methods.index(best)))
             published_cells = [_published(figures[task].get(method), name, targets) for method in theirs]
             rows.append((task, name, *ours, best, *published_cells))
     full = {LABELS[child.method] for child in study.children if child.job.data.target is not None}
-    heads = [f"{method} (full-shot)" if method in full else method for method in methods]
+    saw = dict.fromkeys(full, "full-shot") | {PREDICTOR_NAMES[STATISTICS]: "target's statistics"}
+    heads = [f"{method} ({saw[method]})" if method in saw else method for method in methods]
     return StudyTable(
         title="Table II: zero-shot and full-shot errors, dB",
         columns=("task", "set", *heads, "best", *(f"{method}, published" for method in theirs)),
@@ -57,12 +66,19 @@ def score_rows(study: Study, scores: Mapping[str, Sequence[Score]]) -> list[dict
     return [
         {
             "task": score.task, "set": score.set_name, "method": _method(child, score),
-            "shot": child.job.data.shot if score.predictor == MODEL else "none", "target": score.target,
+            "shot": _shot(child, score), "target": score.target,
             "samples": score.samples, "nmse_db": score.decibels, "sgcs": score.sgcs, "se_share": score.se_share,
         }
         for child in study.children
         for score in scores[child.job.name]
     ]  # fmt: skip
+
+
+def _shot(child: Child, score: Score) -> str:
+    """What a method has seen of the target."""
+    if score.predictor == MODEL:
+        return child.job.data.shot
+    return "statistics" if score.predictor == STATISTICS else "none"
 
 
 def _errors(study: Study, scores: Mapping[str, Sequence[Score]]) -> Errors:
@@ -103,15 +119,18 @@ def _published(figures: Mapping[str, Any] | None, name: str, targets: Sequence[s
 def _notes(study: Study) -> tuple[str, ...]:
     rivals = study.scale.rivals
     trained = (
-        f"Full-shot: trained on {rivals.samples} samples of the target alone, epochs: {rivals.target_epochs}, batches "
-        f"of {rivals.batch} (BERT4MIMO {SNAPSHOTS * rivals.batch} slots); one model for each set and task. All others "
-        "have not seen the target."
+        f"Full-shot: trained on at most {rivals.samples} training samples of the target alone, epochs: "
+        f"{rivals.target_epochs}, batches of {rivals.batch} (BERT4MIMO {SNAPSHOTS * rivals.batch} slots); one model "
+        "for each set and task. LMMSE takes its covariance from training samples of the target. All others have not "
+        "seen the target."
     )
     if study.target_store is not None:
         trained += (
-            " The imported targets have test samples only: full-shot models are trained on channels that were made "
-            "here with the targets' parameters and scored on the imported ones, which hurts them."
+            " Not all imported targets bring training samples, so full-shot models are trained on channels that were "
+            "made here with the targets' parameters and scored on the imported ones, which hurts them."
         )
+    imported = study.imported
+    lacking = [] if imported is None else [name for name in rivals.targets if name not in imported.trained]
     said = dict.fromkeys(
         f"{LABELS[child.method]}: {line}"
         for child in study.children
@@ -121,7 +140,10 @@ def _notes(study: Study) -> tuple[str, ...]:
         "NMSE against the noisy target (-20.04 dB is the least at 20 dB noise); the average is that of linear values. "
         "* is the best of our methods in a row. PAD, Prony, LMMSE and repeat last need no training; they are "
         "scored on the true future, the published PAD was not.",
+        "In reconstruction BERT4MIMO fills in hidden subcarriers of single slots, HeterCSI and WiFo hidden patches of "
+        "whole samples. That is another problem: its errors are to be read apart and take no part in the best.",
         trained,
+        *([f"No LMMSE on {', '.join(lacking)}: imported without training samples to take it from."] if lacking else []),
         *said,
         *study.left_out,
         scale_note(study),

@@ -151,6 +151,24 @@ def study_command(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str
     return int(ended.value.code or 0)
 
 
+@pytest.mark.parametrize("changed", [["--samples", "64"], ["--targets", "D1"], ["--stores", "elsewhere"]])
+def test_finished_runs_of_other_settings_are_refused(
+    changed: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kinds: tuple[StudyName, ...] = ("table2", "fig3")
+    for kind in kinds:
+        study = make_study(kind, f"{kind}-small", known_scales()["small"], tmp_path / "data", seed=42)
+        directory = RunDirectory(tmp_path / "runs" / study.children[0].job.name)
+        directory.path.mkdir(parents=True)
+        write_json(directory.spec, study.children[0].job.model_dump(mode="json"))
+        directory.update_state(status="FINISHED")
+        assert study_command(monkeypatch, tmp_path, kind, "--dry-run") == 0
+        capsys.readouterr()
+        assert study_command(monkeypatch, tmp_path, kind, *changed, "--dry-run") == 2
+        error = capsys.readouterr().err
+        assert "another --name" in error and error.count("\n") == 1
+
+
 def test_a_dry_run_names_what_is_left_and_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -180,6 +198,7 @@ def test_a_dry_run_names_what_is_left_and_writes_nothing(
         (["table3", "--quadriga", "."], "for table2 and fig3"),
         (["table2", "--target-epochs", "0"], "target_epochs = 0"),
         (["fig3", "--quadriga", "nowhere"], "nowhere"),
+        (["fig3", "--targets", "D1,D99"], "no held-out set 'D99'"),
     ],
 )
 def test_bad_input_is_one_line(

@@ -174,6 +174,26 @@ def test_table2_marks_the_best_and_stands_beside_the_published_figures(tmp_path:
     assert to_png(draw_study("table2", table)).startswith(b"\x89PNG")
 
 
+def test_what_saw_the_target_is_said_and_what_solves_another_problem_is_no_best(tmp_path: Path) -> None:
+    imported = replace(imported_sets(tmp_path, 5, ("D1", "D4")), trained=frozenset(("D1",)))
+    study = a_study("table2", tmp_path, imported=imported)
+    scores = scores_of(study)
+    scores[study.children[0].job.name].append(Score("time", "D1", "lmmse", NOISY, 0.001, 4))
+    for child in study.children:
+        if child.method == "bert4mimo":
+            scores[child.job.name] = [Score("reconstruction", str(child.job.data.target), "model", NOISY, 0.001, 4)]
+    table = table2(study, scores)
+    rows = {(row["task"], row["set"]): row for row in to_rows(table)}
+    assert rows["time", "D1"]["LMMSE (target's statistics)"] == pytest.approx(-30.0)
+    assert rows["reconstruction", "D1"]["best"] == "HeterCSI" and rows["time", "D1"]["best"] == "LMMSE"
+    assert {row["shot"] for row in score_rows(study, scores) if row["method"] == "LMMSE"} == {"statistics"}
+    notes = " ".join(table.notes)
+    assert "No LMMSE on D4:" in notes and "test samples only" not in notes and "read apart" in notes
+    assert "Not all imported targets bring training samples" in notes and "at most 160 training samples" in notes
+    assert "No LMMSE" not in " ".join(table2(a_study("table2", tmp_path), scores_of(a_study("table2", tmp_path))).notes)
+    assert to_png(draw_study("table2", table)).startswith(b"\x89PNG")
+
+
 def test_averages_are_of_what_is_shown(tmp_path: Path) -> None:
     study = a_study("table2", tmp_path)
     scores = scores_of(study)
