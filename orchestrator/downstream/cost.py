@@ -25,9 +25,9 @@ MB = 1e6
 
 
 def cost_of(encoder: Encoder, pool: Pool, device: str, folder: Path) -> Cost:
-    """Kept by an earlier call for the same weights, channels and device, else measured now."""
+    """Kept by an earlier call for the same weights, set and device, else measured now."""
     path = folder / "cost" / f"{encoder.key}.json"
-    key = f"{encoder.fingerprint()} {pool.store.fingerprint} {device}"
+    key = f"{encoder.fingerprint()} {pool.store.fingerprint} {pool.sets[0].name} {device}"
     kept = read_kept(path, key)
     if kept is not None:
         return Cost(**kept["cost"])
