@@ -1,5 +1,6 @@
 """What encoding costs: time and memory of a few channels, as in Table I of the WiMamba paper."""
 
+import json
 import statistics
 import time
 import weakref
@@ -14,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from channels.files import write_json
-from orchestrator.downstream.embedding import Batches
+from orchestrator.downstream.embedding import METHOD, Batches
 from orchestrator.downstream.encoders import Encoder
 from orchestrator.downstream.pool import Pool
 from orchestrator.downstream.results.scores import Cost, read_kept
@@ -27,7 +28,9 @@ MB = 1e6
 def cost_of(encoder: Encoder, pool: Pool, device: str, folder: Path) -> Cost:
     """Kept by an earlier call for the same weights, set and device, else measured now."""
     path = folder / "cost" / f"{encoder.key}.json"
-    key = f"{encoder.fingerprint()} {pool.store.fingerprint} {pool.sets[0].name} {device}"
+    one = pool.sets[0]
+    first = [[split, index[:CHANNELS].tolist()] for split, index in one.splits]
+    key = json.dumps([METHOD, encoder.fingerprint(), pool.store.fingerprint, one.name, first, device])
     kept = read_kept(path, key)
     if kept is not None:
         return Cost(**kept["cost"])
@@ -60,7 +63,7 @@ def measure(encoder: Encoder, pool: Pool, device: str) -> Cost:
         patch=encoder.patch,
         tokens=spec.length(one.spec.shape, encoder.patch) * batches.per_stored,
         parameters=0 if encoder.folder is None else sum(part.numel() for part in model.parameters()),
-        batch=len(batch.tokens),
+        batch=len(batch.tokens) // batches.per_stored,
         ms=statistics.median(times),
         ms_deviation=statistics.stdev(times),
         memory_mb=held.most / MB,

@@ -4,12 +4,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from channels.errors import UserError
 from channels.files import clear_unfinished
 from orchestrator.downstream.cost import cost_of
 from orchestrator.downstream.encoders import Encoder, check_encoder, encoders_at
 from orchestrator.downstream.helpers import helpers
+from orchestrator.downstream.pool import Pool
 from orchestrator.downstream.results.notes import notes_of
 from orchestrator.downstream.results.scores import Cost, Score
 from orchestrator.downstream.spec import DownstreamSpec
@@ -56,7 +58,7 @@ def compare(
     """The scores of all encoders; what the folder has is not computed again.
 
     processes: that share the work here. on_ray: as tasks of the Ray that this process is connected to, one an encoder
-    and patch side, which find store, exports and folder under the same paths.
+    and patch side, then one after the other for the costs, which find store, exports and folder under the same paths.
 
     Raises:
         UserError: another process works in the folder, or an encoder gives no embeddings.
@@ -103,37 +105,45 @@ def _on_ray(
 ) -> list[tuple[list[Score], Cost]]:
     import ray
 
-    work = ray.remote(num_cpus=1, num_gpus=int(device == "cuda"))(_remotely)
+    resources: dict[str, Any] = {"num_cpus": 1, "num_gpus": int(device == "cuda")}
+    work, timed = ray.remote(**resources)(_scores_remotely), ray.remote(**resources)(_cost_remotely)
     references = {work.remote(bench, encoder, folder.absolute(), device): encoder for encoder in encoders}
-    waiting, found = list(references), {}
+    waiting, scores = list(references), {}
     while waiting:
         ready, waiting = ray.wait(waiting)
         for reference in ready:
-            lines, scores, cost = _result(reference)
-            found[references[reference]] = (scores, cost)
+            lines, scores[references[reference]] = _result(reference)
             for line in lines:
                 say(line)
-    return [found[encoder] for encoder in encoders]
+    # One after the other, so that nothing disturbs the clock.
+    return [
+        (scores[encoder], _result(timed.remote(encoder, bench.pool, device, folder.absolute()))) for encoder in encoders
+    ]
 
 
-def _result(reference: object) -> tuple[list[str], list[Score], Cost]:
+def _result(reference: Any) -> Any:
     """Of a task. Raises the UserError that it raised."""
     import ray
     from ray.exceptions import RayTaskError
 
     try:
-        found: tuple[list[str], list[Score], Cost] = ray.get(reference)  # type: ignore[call-overload]
+        return ray.get(reference)
     except RayTaskError as error:
         if isinstance(error.cause, UserError):
             raise error.cause from None
         raise
-    return found
 
 
-def _remotely(bench: Bench, encoder: Encoder, folder: Path, device: str) -> tuple[list[str], list[Score], Cost]:
+def _scores_remotely(bench: Bench, encoder: Encoder, folder: Path, device: str) -> tuple[list[str], list[Score]]:
     import torch
 
     torch.set_num_threads(1)
     lines: list[str] = []
-    scores = run_work(bench, encoder, folder, device, lines.append)
-    return lines, scores, cost_of(encoder, bench.pool, device, folder)
+    return lines, run_work(bench, encoder, folder, device, lines.append)
+
+
+def _cost_remotely(encoder: Encoder, pool: Pool, device: str, folder: Path) -> Cost:
+    import torch
+
+    torch.set_num_threads(1)
+    return cost_of(encoder, pool, device, folder)
