@@ -23,7 +23,7 @@ from orchestrator.downstream.task import Feature
 from orchestrator.downstream.views import View, show
 
 BATCH = 64
-METHOD = 2
+METHOD = 3
 """Counts up when embeddings or scores are computed in another way, so that kept ones are not taken for them."""
 
 

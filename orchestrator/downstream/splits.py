@@ -1,6 +1,7 @@
 """Training and test samples that share no position, and the part of the training samples whose labels are shown."""
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,7 +33,9 @@ def make_split(pool: Pool, section: SplitSection, seed: int) -> Split:
     """
     make = {"region": _by_region, "random": _at_random, "scenario": _by_scenario, "stored": _as_stored}
     tested = make[section.by](pool, section, seed)
-    split = Split(np.flatnonzero(~tested), np.flatnonzero(tested))
+    # Validation samples beside a test are on neither side.
+    trained = _stored_in(pool, {one.name: "train" for one in pool.sets}) if section.by == "stored" else ~tested
+    split = Split(np.flatnonzero(trained), np.flatnonzero(tested))
     if not len(split.train) or not len(split.test):
         empty = "test" if len(split.train) else "training"
         mend = "take more samples, fewer regions, another test_share or another split"
@@ -135,7 +138,7 @@ def _by_scenario(pool: Pool, section: SplitSection, seed: int) -> NDArray[np.boo
 
 
 def _as_stored(pool: Pool, section: SplitSection, seed: int) -> NDArray[np.bool_]:
-    tested = np.zeros(pool.count, np.bool_)
+    held_of: dict[str, str] = {}
     for one in pool.sets:
         names = [name for name, _ in one.splits]
         held = next((name for name in ("test", "val") if name in names), None)
@@ -143,11 +146,19 @@ def _as_stored(pool: Pool, section: SplitSection, seed: int) -> NDArray[np.bool_
             what = f"the set has {', '.join(names)}, not train and one of test and val"
             mend = "split by region, scenario or at random, or import it with --val-share"
             raise UserError(what, where=f"split.by stored, set {one.name}", mend=mend)
+        held_of[one.name] = held
+    return _stored_in(pool, held_of)
+
+
+def _stored_in(pool: Pool, names: Mapping[str, str]) -> NDArray[np.bool_]:
+    """Bool [N]: samples that the store has in a split, which is named by set."""
+    found = np.zeros(pool.count, np.bool_)
+    for one in pool.sets:
         start = one.first
         for name, index in one.splits:
-            tested[start : start + len(index)] = name == held
+            found[start : start + len(index)] = name == names[one.name]
             start += len(index)
-    return tested
+    return found
 
 
 def _scenarios(pool: Pool) -> dict[str, list[PooledSet]]:

@@ -85,6 +85,12 @@ def test_by_scenario_and_as_stored(scenes: Path) -> None:
     assert stored.test.tolist() == [*range(50, 60), *range(110, 120)]
 
 
+def test_validation_samples_beside_a_test_are_on_neither_side(tmp_path: Path) -> None:
+    write_set(tmp_path / "store", spec_of("A"), *users_of(20, 0), train=12, val=5, test=3)
+    split = make_split(pool_of(tmp_path / "store"), SplitSection(by="stored"), 0)
+    assert (split.train.tolist(), split.test.tolist()) == ([*range(12)], [*range(17, 20)])
+
+
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
