@@ -26,12 +26,14 @@ def find_targets(task: Task, pool: Pool) -> Targets:
     """The labels of a task that is not on patches.
 
     Raises:
-        UserError: a set without the label, a label of another shape or with values that are none, sets whose codebooks
-            differ, a codebook that the array does not resolve.
+        UserError: a set without the label, an origin that not all sets have, a label of another shape or with
+            values that are none, sets whose codebooks differ, a codebook that the array does not resolve.
     """
     found = [one.label(task.label) for one in pool.sets]
     names = [label[0] for label in found if label is not None]
     if len(names) == len(pool.sets):
+        if not task.is_classification:
+            _check_origins(task, pool)
         values = [_stored(task, one, name) for one, name in zip(pool.sets, names, strict=True)]
         source = f"label {' or '.join(dict.fromkeys(names))}"
         if task.is_classification:
@@ -84,6 +86,16 @@ def _stored(task: Task, one: PooledSet, name: str) -> NDArray[Any]:
         row = int(np.argmin(np.isfinite(columns[:, :wanted]).all(axis=1)))
         raise UserError(f"task {task.name}: sample {row} has no finite number", where=where, mend="correct the label")
     return _from_origin(task, one, columns[:, :wanted].astype(np.float64))
+
+
+def _check_origins(task: Task, pool: Pool) -> None:
+    """Raises UserError where numbers of some sets would be from an origin and those of others as they are stored."""
+    lacking = [one.name for one in pool.sets if one.label(task.origin) is None]
+    if lacking and len(lacking) < len(pool.sets):
+        having = next(one.name for one in pool.sets if one.name not in lacking)
+        what = f"task {task.name}: no origin {' or '.join(task.origin)}, which set {having} has"
+        mend = "import it with this label, leave it out with sets, or set origin to [] in the task"
+        raise UserError(what, where=f"set {lacking[0]}", mend=mend)
 
 
 def _from_origin(task: Task, one: PooledSet, columns: NDArray[np.float64]) -> NDArray[np.float32]:
