@@ -86,8 +86,27 @@ class PatchMap:
         return scaled @ self.weights[:-1] + self.weights[-1]
 
 
+def check_entries(sets: Sequence[PatchSet], train: NDArray[np.int64], test: NDArray[np.int64]) -> None:
+    """Raises UserError where an entry of a token is tested, but counted in no set that has training samples."""
+    trained, tested = (_counted_in(sets, rows) for rows in (train, test))
+    missing = int((tested & ~trained).sum())
+    if missing:
+        what = f"no training sample has {missing} of the {len(tested)} numbers of a token, which are tested"
+        raise UserError(what, where="interpolation", mend="take sets of one scale, or a smaller patch side")
+
+
+def _counted_in(sets: Sequence[PatchSet], rows: NDArray[np.int64]) -> Tensor:
+    """Bool [D]: the entries of tokens that count in a set with some of these samples."""
+    found = torch.zeros(sets[0].counted.shape[1], dtype=torch.bool)
+    for part in sets:
+        if np.isin(part.rows, rows).any():
+            found |= part.counted.any(dim=0)
+    return found
+
+
 def solve(sets: Sequence[PatchSet], train: NDArray[np.int64]) -> PatchMap:
-    """The linear head of least error over the counted entries of the training samples."""
+    """The linear head of least error over the counted entries of the training samples; it gives 0 for entries that
+    they have not."""
     parts = [(*part.of(train), part.counted) for part in sets]
     scaling = Scaling.of(torch.cat([features.flatten(0, 1) for features, _, _ in parts]))
     width, entries = parts[0][0].shape[2], parts[0][1].shape[2]
@@ -111,6 +130,9 @@ def solve(sets: Sequence[PatchSet], train: NDArray[np.int64]) -> PatchMap:
         columns = (of_entry == kinds_of_entry[:, None]).all(dim=0)
         keys = [key for key, holds in zip(masks, kinds_of_entry.tolist(), strict=True) if holds]
         matrix = torch.stack([left[key] for key in keys]).sum(dim=0)
+        # The last diagonal entry counts tokens.
+        if not matrix[-1, -1]:
+            continue
         matrix += RIDGE * matrix.diagonal().mean() * torch.eye(width + 1, dtype=torch.float64)
         products = torch.stack([right[key] for key in keys]).sum(dim=0)
         weights[:, columns] = torch.linalg.solve(matrix, products[:, columns])

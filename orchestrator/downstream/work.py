@@ -17,7 +17,7 @@ from channels.store import ChannelStore
 from orchestrator.downstream.embedding import METHOD, Batches, Embeddings, embeddings_of
 from orchestrator.downstream.encoders import Encoder
 from orchestrator.downstream.heads import Scaling, train_head
-from orchestrator.downstream.interpolation import PatchSet, error_db, patch_sets, solve
+from orchestrator.downstream.interpolation import PatchSet, check_entries, error_db, patch_sets, solve
 from orchestrator.downstream.labels import Targets, check_classes, find_targets
 from orchestrator.downstream.metrics import score
 from orchestrator.downstream.pool import Pool, open_pool
@@ -195,6 +195,7 @@ class _Trial:
         )  # fmt: skip
 
     def _patch_error(self, train: NDArray[np.int64], test: NDArray[np.int64], seed: int) -> float:
+        check_entries(self.sets, train, test)
         if not self.unfreeze and not self.task.hidden:
             head = solve(self.sets, train)
             return error_db(lambda number, index: head(self.sets[number].features[torch.from_numpy(index)]),

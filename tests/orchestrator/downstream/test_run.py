@@ -235,6 +235,28 @@ def test_arrays_whose_codebooks_differ_are_refused(tmp_path: Path, quick: Any) -
         prepare(comparison(tmp_path / "store", {"raw": None}, tasks=quick("beam", codebook=8)), {"raw": None}, "cpu")
 
 
+def test_entries_of_patches_that_only_tested_sets_have_are_refused(tmp_path: Path, quick: Any) -> None:
+    write_set(tmp_path / "store", spec_of("A", shape=(1, 8, 4)), *users_of(20, 0, (1, 8, 4)))
+    write_set(tmp_path / "store", spec_of("B"), *users_of(20, 1))
+    fields: dict[str, Any] = {"tasks": quick("fill"), "split": {"by": "scenario", "test": ["B"]}, "seeds": 1}
+    spec = comparison(tmp_path / "store", {"raw": None}, patches=[8], **fields)
+    with pytest.raises(UserError, match="no training sample has 32 of the 128 numbers of a token, which are tested"):
+        run(spec, {"raw": None}, tmp_path / "out")
+    fields["split"] = {"by": "scenario", "test": ["A"]}
+    spec = comparison(tmp_path / "store", {"raw": None}, patches=[8], **fields)
+    assert len(run(spec, {"raw": None}, tmp_path / "out").scores) == 2
+
+
+def test_places_are_from_an_origin_in_all_sets_or_in_none(tmp_path: Path, quick: Any) -> None:
+    make_scenes(tmp_path / "store", count=20)
+    channel, labels = users_of(20, 5)
+    write_set(tmp_path / "store", spec_of("C"), channel, {key: labels[key] for key in ("pos", "gain_db")})
+    with pytest.raises(UserError, match="set C: task place: no origin tx_pos, which set A has; import it with"):
+        prepare(comparison(tmp_path / "store", {"raw": None}, tasks=quick("place")), {"raw": None}, "cpu")
+    prepare(comparison(tmp_path / "store", {"raw": None}, tasks=quick("place"), sets=["C"]), {"raw": None}, "cpu")
+    prepare(comparison(tmp_path / "store", {"raw": None}, tasks=quick("place", origin=[])), {"raw": None}, "cpu")
+
+
 def test_an_export_of_another_kind_is_refused(scenes: Path, exports: Exports, tmp_path: Path) -> None:
     spec = comparison(scenes, {"mine": tmp_path})
     with pytest.raises(UserError, match="cannot be read"):
