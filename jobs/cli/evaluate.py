@@ -162,8 +162,7 @@ def _print_tables(trained: Sequence[Trained], scores: "dict[str, list[Score]]") 
 
     from orchestrator.evaluation.comparison import comparison_table
     from orchestrator.evaluation.direction_table import direction_comparison
-    from orchestrator.evaluation.score import direction_averages
-    from orchestrator.evaluation.shot import TITLES, marked
+    from orchestrator.evaluation.shot import TITLES
     from orchestrator.evaluation.table import to_tables
 
     console = Console()
@@ -176,9 +175,9 @@ def _print_tables(trained: Sequence[Trained], scores: "dict[str, list[Score]]") 
     else:
         fullshot = [model.name for model in trained if model.target is not None]
         console.print(comparison_table(scores, fullshot))
-        if any(direction_averages(found) for found in scores.values()):
-            shots = {model.name: marked(model.name, "zero" if model.target is None else "full") for model in trained}
-            console.print(direction_comparison({shots[name]: found for name, found in scores.items()}))
+        directions = direction_comparison(scores, fullshot)
+        if directions is not None:
+            console.print(directions)
     for model in trained:
         for caveat in _marks(model).get("caveats", ()):
             console.print(f"{model.name}: {caveat}", markup=False, highlight=False, soft_wrap=True)

@@ -1,9 +1,10 @@
 """The directions of predicted antenna vectors on a terminal."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from orchestrator.evaluation.score import AVERAGE, CLEAN, MODEL, PREDICTOR_NAMES, Score, direction_averages
+from orchestrator.evaluation.shot import marked
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -34,13 +35,19 @@ def direction_table(scores: Sequence[Score]) -> "Table":
     return table
 
 
-def direction_comparison(scores: Mapping[str, Sequence[Score]]) -> "Table":
-    """A rich table: the averages of several models, by task."""
-    means = {model: direction_averages(found) for model, found in scores.items()}
+def direction_comparison(scores: Mapping[str, Sequence[Score]], fullshot: Collection[str] = ()) -> "Table | None":
+    """A rich table: the averages of several models, by task; None where there are none.
+
+    fullshot: models that were trained on the set that they are scored on; they have no average.
+    """
+    means = {model: {} if model in fullshot else direction_averages(found) for model, found in scores.items()}
+    if not any(means.values()):
+        return None
     tasks = list(dict.fromkeys(task for found in means.values() for task, predictor, _ in found if predictor == MODEL))
     table = _table(tasks)
     for model, found in means.items():
-        table.add_row(model, *(direction_text(found.get((task, MODEL, CLEAN))) for task in tasks))
+        name = marked(model, "full" if model in fullshot else "zero")
+        table.add_row(name, *(direction_text(found.get((task, MODEL, CLEAN))) for task in tasks))
     return table
 
 

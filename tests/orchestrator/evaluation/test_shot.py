@@ -7,6 +7,7 @@ import pytest
 
 from orchestrator.control.scoring import Scores
 from orchestrator.evaluation.comparison import comparison_rows, comparison_table
+from orchestrator.evaluation.direction_table import direction_comparison
 from orchestrator.evaluation.score import AVERAGE, CLEAN, MODEL, NOISY, Score
 from orchestrator.evaluation.shot import marked
 from orchestrator.report.page import write_report
@@ -47,6 +48,18 @@ def test_a_comparison_has_no_average_of_a_full_shot_model() -> None:
     table = comparison_table(scores, ["rival"])
     assert table.title == "zero-shot and full-shot results"
     assert [column.header for column in table.columns[2:]] == ["pretrained", "rival (full-shot)"]
+
+
+def test_averages_of_directions_leave_full_shot_models_out() -> None:
+    def found(*names: str) -> list[Score]:
+        return [Score("time", name, MODEL, CLEAN, 0.1, 5, 0.9, 0.95) for name in names]
+
+    scores = {"pretrained": found("D1", "D2"), "rival": found("D1"), "plain": scores_of("D1", 0.1)}
+    table = direction_comparison(scores, ["rival"])
+    assert table is not None
+    assert [*table.columns[0].cells] == ["pretrained", "rival (full-shot)", "plain"]
+    assert [*table.columns[1].cells] == ["0.900 95.0 %", "-", "-"]
+    assert direction_comparison(scores, ["pretrained", "rival"]) is None
 
 
 def test_a_full_shot_model_is_marked_where_both_kinds_stand() -> None:
