@@ -21,13 +21,16 @@ KEPT = "mlflow.json"
 def log_comparison(comparison: Comparison, files: Sequence[Path], folder: Path, runs: Path, above: str | None) -> str:
     """Send scores, costs and files; what was sent by an earlier call is not sent again. Gives the parent's id.
 
+    MLflow keeps the parameters that a run has, so another specification, store or encoder begins other runs.
+
     folder: of the comparison. runs: of the runs. above: MLflow's id of a run that the parent belongs to.
 
     Raises:
         UserError: MLflow cannot be reached.
     """
     spec = comparison.bench.spec
-    kept = _read(folder)
+    identity = _identity(comparison)
+    kept = _read(folder, identity)
     parent = _tracker(spec, runs, spec.name, kept.get("parent"))
     parent.tags({"wavetrain.downstream": spec.name} | ({PARENT_TAG: above} if above else {}))
     parent.parameters({"downstream": spec.model_dump(mode="json", exclude={"mlflow"})})
@@ -44,11 +47,11 @@ def log_comparison(comparison: Comparison, files: Sequence[Path], folder: Path, 
         tracker = _tracker(spec, runs, name, known.get("run"))
         _send(tracker, parent.run_id, means, costs[means[0].encoder, means[0].patch])
         children[name] = {"run": tracker.run_id, "sent": sent}
-        write_json(folder / KEPT, {"parent": parent.run_id, "children": children})
+        write_json(folder / KEPT, {"identity": identity, "parent": parent.run_id, "children": children})
     for path in files:
         parent.artifact(path)
     parent.end("FINISHED")
-    write_json(folder / KEPT, {"parent": parent.run_id, "children": children})
+    write_json(folder / KEPT, {"identity": identity, "parent": parent.run_id, "children": children})
     return parent.run_id
 
 
@@ -82,9 +85,22 @@ def _tracker(spec: DownstreamSpec, runs: Path, name: str, run_id: str | None) ->
     return Tracker(section.uri or default_uri(runs), section.experiment, artifacts, name, run_id)
 
 
-def _read(folder: Path) -> Mapping[str, Any]:
+def _identity(comparison: Comparison) -> str:
+    """Hex SHA-256 of what is compared, on what, and of where it is sent."""
+    bench = comparison.bench
+    parts = [
+        bench.spec.model_dump(mode="json"),
+        [task.model_dump(mode="json") for task in bench.tasks],
+        bench.pool.store.fingerprint,
+        [encoder.fingerprint() for encoder in comparison.encoders],
+    ]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _read(folder: Path, identity: str) -> Mapping[str, Any]:
+    """What an earlier call of the same identity has left; nothing where there was none."""
     try:
         kept = parse_json((folder / KEPT).read_bytes())
     except (OSError, ValueError):
         return {}
-    return kept if isinstance(kept, dict) else {}
+    return kept if isinstance(kept, dict) and kept.get("identity") == identity else {}
