@@ -75,7 +75,8 @@ class Llm4CpSpec(SequenceSpec):
 
     def notes(self, device: str, packed: bool) -> tuple[str, ...]:
         """Where GPT-2's weights are from."""
-        return self.caveats or (f"GPT-2's weights are those of {self.gpt2}",)
+        where = "in those that the run begins with" if self.gpt2 == EXPORTED else f"those of {self.gpt2}"
+        return self.caveats or (f"GPT-2's weights are {where}",)
 
     def forward_flops(self, shape: Shape, variant: int) -> float:
         """Operations of one sample: branches, embedding, GPT-2, output."""

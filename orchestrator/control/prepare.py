@@ -10,7 +10,7 @@ from orchestrator.data.target import fit_to_target
 from orchestrator.evaluation.nmse import check_zeroshot_sets
 from orchestrator.evaluation.validation import check_validation_sets
 from orchestrator.run.folder import RunDirectory, check_resumable
-from orchestrator.run.initial_weights import check_beginning
+from orchestrator.run.initial_weights import begun_spec, check_beginning
 from orchestrator.shard_cache.placement import check_placement
 from orchestrator.spec.cluster import Profile
 from orchestrator.spec.job import JobSpec
@@ -53,7 +53,7 @@ def prepare(
     return Prepared(
         job=job,
         profile=profile,
-        spec=spec,
+        spec=spec if initial is None else begun_spec(job, initial.folder),
         store=data.store,
         catalogue=catalogue,
         schedule=schedule,

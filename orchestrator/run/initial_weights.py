@@ -16,7 +16,8 @@ from channels.files import sync_folder, write_atomically
 from models.export import CONFIG, WEIGHTS, is_export, load_weights, read_spec
 from models.interface import ModelSpec, PretrainingModel
 from models.layers.parameters import freeze, layer_scales
-from models.options import portable_options
+from models.options import FOLDER_OPTIONS, portable_options
+from models.registry import make_spec
 from orchestrator.run.folder import RunDirectory
 from orchestrator.spec.job import JobSpec
 
@@ -50,11 +51,13 @@ def check_beginning(job: JobSpec, spec: ModelSpec, runs: Path) -> InitialWeights
     A run that has its copy already needs the source no more.
 
     Raises:
-        UserError: no such run or export, one of another model or shape, or parts and layers that the model has not.
+        UserError: no such run or export, one of another model or shape, parts and layers that the model has not, or an
+            option that names other weights to begin with.
     """
     train, init = job.train, job.model.init
     if init is None and not train.freeze and train.layer_lr_decay == 1:
         return None
+    _check_one_source(job)
     model = spec.build(job.seed)
     freeze(model, train.freeze)
     if train.layer_lr_decay != 1:
@@ -64,9 +67,38 @@ def check_beginning(job: JobSpec, spec: ModelSpec, runs: Path) -> InitialWeights
     kept = RunDirectory(runs / job.name).initial
     folder = kept if kept.exists() else find_export(init, runs)
     load_weights(folder, job.model.name, model)
-    own, theirs = (portable_options(job.model.name, _options(one)) for one in (spec, read_spec(folder)))
+    begun = begun_spec(job, folder)
+    own, theirs = (portable_options(job.model.name, _options(one)) for one in (begun, read_spec(folder)))
     others = {name: value for name, value in theirs.items() if own[name] != value}
     return InitialWeights(init, folder, hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest(), others)
+
+
+def _check_one_source(job: JobSpec) -> None:
+    for option in FOLDER_OPTIONS.get(job.model.name, ()) if job.model.init is not None else ():
+        if job.model.options.get(option) is not None:
+            what = f"init and {option} both name weights to begin with, and those of init would replace the others"
+            raise UserError(what, where="model", mend=f"leave out one of init and {option}")
+
+
+def begun_options(job: JobSpec, folder: Path) -> dict[str, Any]:
+    """The model's options of a run, where folders that hold weights are those that went into its first ones.
+
+    folder: of the export that it begins with, where the job names one.
+
+    Raises:
+        UserError: the export is damaged.
+    """
+    options = job.model.options
+    folders = FOLDER_OPTIONS.get(job.model.name, ())
+    if job.model.init is None or not folders:
+        return options
+    theirs = _options(read_spec(folder))
+    return options | {option: theirs[option] for option in folders}
+
+
+def begun_spec(job: JobSpec, folder: Path) -> ModelSpec:
+    """The specification with :func:`begun_options`: what it says of its weights is true of those that are trained."""
+    return make_spec(job.model.name, begun_options(job, folder))
 
 
 def _options(spec: ModelSpec) -> dict[str, Any]:

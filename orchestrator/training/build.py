@@ -17,7 +17,7 @@ from orchestrator.data.plan import make_schedule
 from orchestrator.data.reader import TrainingData, open_training_data
 from orchestrator.run.adjustments import Adjustments, micro_batches, read_adjustments
 from orchestrator.run.folder import RunDirectory
-from orchestrator.run.initial_weights import load_initial
+from orchestrator.run.initial_weights import begun_spec, load_initial
 from orchestrator.run.worker_config import WorkerConfig
 from orchestrator.shard_cache.placement import (
     NodeGroup,
@@ -128,7 +128,7 @@ def build(config: WorkerConfig, node: str | None = None, memory: Path | None = N
     return Parts(
         directory=directory,
         job=job,
-        spec=parts.spec,
+        spec=begun_spec(job, directory.initial),
         data=parts.data,
         batches=batches,
         placement=placement,

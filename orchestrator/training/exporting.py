@@ -10,6 +10,7 @@ from models.export import save_model
 from models.interface import ModelSpec
 from orchestrator.run import exports
 from orchestrator.run.folder import RunDirectory
+from orchestrator.run.initial_weights import begun_options
 from orchestrator.run.rank_events import RankEvents
 from orchestrator.spec.job import JobSpec
 from orchestrator.training.engine import TrainingEngine
@@ -31,7 +32,7 @@ class Exporter:
         if self.engine.rank == 0:
             model = self.spec.build(self.job.seed)
             model.load_state_dict(weights)
-            save_model(folder, self.job.model.name, self.job.model.options, model)
+            save_model(folder, self.job.model.name, begun_options(self.job, self.directory.initial), model)
 
     def export_for_scoring(self, step: int) -> None:
         """Leave the weights after so many steps where the controller looks for them; complete or not there."""

@@ -1,6 +1,7 @@
 """What a run begins with: where it is found, what is refused, and the copy in the run's folder."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,11 +10,13 @@ from safetensors.torch import load_file
 
 from channels.errors import UserError
 from channels.files import write_json
-from models.export import save_model
+from models.export import read_spec, save_model
+from models.interface import caveats
 from models.registry import make_spec
 from orchestrator.run.folder import RunDirectory
-from orchestrator.run.initial_weights import check_beginning, find_export, keep_copy, load_initial
+from orchestrator.run.initial_weights import begun_spec, check_beginning, find_export, keep_copy, load_initial
 from orchestrator.spec.job import JobSpec, make_job
+from orchestrator.training.exporting import Exporter
 from tests.jobs_for_tests import small_job
 
 TINY: dict[str, Any] = {"size": "tiny", "position": "grid"}
@@ -127,3 +130,28 @@ def test_identity_follows_the_beginning_and_defaults_leave_it_alone(runs: Path) 
     ]
     assert len({plain.fingerprint, *(job.fingerprint for job in changed)}) == 4
     assert changed[0].model.options == plain.model.options
+
+
+@pytest.mark.parametrize("gpt2", ["/models/gpt2", None])
+def test_a_run_says_what_its_first_weights_hold_of_gpt2(runs: Path, gpt2: str | None) -> None:
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    options = {"slots": 16, "subcarriers": 8, "antennas": 2, "width": 32, "heads": 4, "layers": 2, "channels": 8}
+    source = make_spec("llm4cp", options).build(seed=7)
+    save_model(runs / "source" / "model", "llm4cp", options | {"gpt2": gpt2}, source)
+    model = {"name": "llm4cp", **options, "init": "source"}
+    job = small_job(runs / "store", "tuned", replace_model=model)
+    initial, directory = check(job, runs), RunDirectory(runs / job.name)
+    assert "other options" not in initial.line
+    directory.path.mkdir()
+    keep_copy(initial, directory)
+    spec = begun_spec(job, directory.initial)
+    [note] = spec.notes("cpu", False)
+    assert ("random" in note, "begins with" in note) == (gpt2 is None, gpt2 is not None)
+    engine: Any = SimpleNamespace(rank=0, full_weights=source.state_dict)
+    events: Any = None
+    Exporter(directory, job, spec, engine, events).export(directory.export)
+    assert caveats(read_spec(directory.export)) == caveats(spec) == (() if gpt2 else (note,))
+    both = small_job(runs / "store", "both", replace_model=model | {"gpt2": str(runs)})
+    with pytest.raises(UserError, match="model: init and gpt2 both name weights to begin with") as error:
+        check(both, runs)
+    assert "\n" not in str(error.value)
