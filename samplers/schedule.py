@@ -162,18 +162,19 @@ class Schedule:
                     step += 1
             epoch, step = epoch + 1, 0
 
-    def shards_of(self, epoch: int, partition: int) -> NDArray[np.int64]:
-        """Shards that a partition reads in an epoch: int64 [n, 2] of (source, shard of the set or pool), sorted.
+    def shards_of(self, epoch: int, partitions: Sequence[int]) -> NDArray[np.int64]:
+        """Shards that some partitions read in an epoch: int64 [n, 2] of (source, shard of the set or pool), sorted.
 
         Shard s holds the samples [s * shard_samples, (s + 1) * shard_samples). Where slices are dealt, those that the
-        partition may read: it does not get a sample of each.
+        partitions may read: they do not get a sample of each.
         """
         self.check_cursor(epoch, 0)
         found: set[tuple[int, int]] = set()
+        members = self._neighbours(np.asarray(partitions, np.int64)).tolist()
         for phase, number in self._order.passes(epoch):
             key = np.asarray([self._order.pass_key(number)], np.uint64)
             for bucket in self._queues.buckets_of(phase.queues):
-                for member in self._neighbours(partition):
+                for member in members:
                     found |= self._assignment.shards(key, bucket, member)
         return np.asarray(sorted(found), np.int64).reshape(-1, 2)
 
@@ -248,13 +249,12 @@ class Schedule:
             return None
         return Dealer(np.asarray(self.costs, np.int64), self.within or self.partitions)
 
-    def _neighbours(self, partition: int) -> list[int]:
-        """The partition and all that deal samples with it in any slice."""
-        alone = np.asarray([partition])
+    def _neighbours(self, partitions: Integers) -> Integers:
+        """The partitions and all that deal samples with them in any slice, each once, ascending."""
         if self._dealer is None:
-            return [partition]
-        found = [self._dealer.members(share, alone) for share in np.unique(self._queues.share).tolist()]
-        return sorted({int(member) for members in found for member in members})
+            return np.unique(partitions)
+        found = [self._dealer.members(share, partitions) for share in np.unique(self._queues.share).tolist()]
+        return np.unique(np.concatenate(found))
 
     def _resolved(self, slices: SliceNumbers, partitions: Integers) -> list[Slice]:
         """The samples of some slices in some partitions."""

@@ -48,7 +48,7 @@ class ShardMap:
 
     def epoch_files(self, schedule: Schedule, epoch: int, partitions: Sequence[int]) -> tuple[str, ...]:
         """Files that some partitions read in an epoch."""
-        return self._names(np.concatenate([schedule.shards_of(epoch, partition) for partition in partitions]))
+        return self._names(schedule.shards_of(epoch, partitions))
 
     def all_files(self) -> tuple[str, ...]:
         """Files of every sample there is."""

@@ -13,8 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from samplers.assignment import Assignment
 from samplers.catalogue import Catalogue, Source, pooled_sources
 from samplers.choices import STRATEGIES
+from samplers.permutation import Keys
 from samplers.plan import make_plan
 from samplers.pools import SourceTable
 from samplers.schedule import Schedule, Slice
@@ -163,10 +165,34 @@ def test_shards_of_a_partition_are_those_its_steps_read(schedule: Schedule, data
         for held in slices:
             sizes = np.asarray([schedule.catalogue[number].shard_samples for number in held.source])
             read |= set(zip(held.source.tolist(), (held.index // sizes).tolist(), strict=True))
-    named = {(int(source), int(shard)) for source, shard in schedule.shards_of(epoch, partition)}
+    named = {(int(source), int(shard)) for source, shard in schedule.shards_of(epoch, [partition])}
     if schedule.costs is None:
         assert read == named
     assert read <= named
+
+
+@given(schedules(), st.data())
+def test_shards_of_several_partitions_are_those_of_each(schedule: Schedule, data: st.DataObject) -> None:
+    epoch = data.draw(st.integers(0, schedule.epochs - 1))
+    partitions = data.draw(st.lists(st.integers(0, schedule.partitions - 1), min_size=1, unique=True))
+    of_each = [schedule.shards_of(epoch, [partition]) for partition in partitions]
+    assert np.array_equal(schedule.shards_of(epoch, partitions), np.unique(np.concatenate(of_each), axis=0))
+
+
+def test_partitions_that_deal_with_each_other_are_swept_once_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    catalogue = Catalogue([Source(f"S{number}", 4 + number, 96, shard_samples=8) for number in range(3)])
+    plan = make_plan(catalogue, strategy="packed", batch=16, partitions=8)
+    schedule = Schedule(catalogue, plan, 0, 8, 1, costs=(4, 5, 6), within=4)
+    swept: Counter[tuple[int, int]] = Counter()
+    sweep = Assignment.shards
+
+    def counted(self: Assignment, key: Keys, bucket: int, partition: int) -> set[tuple[int, int]]:
+        swept[bucket, partition] += 1
+        return sweep(self, key, bucket, partition)
+
+    monkeypatch.setattr(Assignment, "shards", counted)
+    schedule.shards_of(0, [0, 1, 3])
+    assert swept == {(bucket, partition): 1 for bucket in range(len(plan.buckets)) for partition in range(4)}
 
 
 @many_cases
@@ -246,7 +272,7 @@ def test_partitions_get_other_shards_each_epoch(partitions: int) -> None:
     schedule = Schedule(
         catalogue, make_plan(catalogue, strategy="global", batch=64, partitions=partitions), 0, partitions, 2
     )
-    epochs = [[schedule.shards_of(epoch, partition) for partition in range(partitions)] for epoch in (0, 1)]
+    epochs = [[schedule.shards_of(epoch, [partition]) for partition in range(partitions)] for epoch in (0, 1)]
     for shards in epochs:
         assert [len(held) for held in shards] == [256 // partitions] * partitions
         assert len(np.unique(np.concatenate(shards), axis=0)) == 256
@@ -257,7 +283,7 @@ def test_partitions_get_other_shards_each_epoch(partitions: int) -> None:
 def test_partitions_are_balanced_and_touch_few_shards_where_counts_do_not_divide() -> None:
     catalogue = Catalogue([Source(f"S{number}", 4, 1003 + number, shard_samples=32) for number in range(5)])
     schedule = Schedule(catalogue, make_plan(catalogue, strategy="global", batch=16, partitions=8), 0, 8, 1)
-    shards = [len(schedule.shards_of(0, partition)) for partition in range(8)]
+    shards = [len(schedule.shards_of(0, [partition])) for partition in range(8)]
     assert sum(shards) <= 5 * 32 + 8 * (2 + 5)
     held = [sum(int(step[0].weight.sum()) for step in whole_epoch(schedule, 0, rank, 8)) for rank in range(8)]
     assert max(held) - min(held) <= 1
