@@ -31,7 +31,7 @@ class LaunchFolder:
 
     @property
     def submission(self) -> Path:
-        """Launcher, job id, code and time of the last submission."""
+        """Launcher, job id, code and time of the last submission, and since when its job is requeued."""
         return self.path / "submission.json"
 
     def write(self, job: JobSpec, profile: Profile) -> None:

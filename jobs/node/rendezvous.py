@@ -95,6 +95,11 @@ class Rendezvous:
         """Whether Slurm has begun a later attempt: it gave this node up and could not reach it."""
         return (self.folder.parent / replace(self.node, restart=self.node.restart + 1).attempt).exists()
 
+    def earlier_end_s(self) -> float | None:
+        """When node 0 wrote how the attempt before ended, seconds since 1970; None where it could not."""
+        end = self.folder.parent / replace(self.node, restart=self.node.restart - 1).attempt / self.end.name
+        return float(self.read(end)["time"]) if end.exists() else None
+
     def marked(self, state: str) -> set[int]:
         """Nodes of which this was written."""
         return {number for number in range(len(self.node.hosts)) if (self.folder / f"{state}-{number}.json").exists()}

@@ -2,9 +2,18 @@
 
 import time
 
+from channels.files import write_json
+from jobs.launch.folder import LaunchFolder
 from jobs.node.ray_node import RayNode
 from jobs.node.rendezvous import POLL_S, Rendezvous
 from jobs.slurm.signals import SlurmSignals
+
+
+def note_requeue(launch: LaunchFolder, rendezvous: Rendezvous) -> None:
+    """Add to the submission since when this attempt was in the queue: the end of the one before, whoever requeued."""
+    submission, since_s = launch.read_submission(), rendezvous.earlier_end_s()
+    if submission and since_s is not None:
+        write_json(launch.submission, {**submission, "requeued": since_s})
 
 
 def wait_for_all(rendezvous: Rendezvous, state: str, node: RayNode, signals: SlurmSignals) -> None:

@@ -14,7 +14,7 @@ from jobs.node.checks import check_machine, check_ranks, check_share, wanted_sca
 from jobs.node.ray_node import RayNode, share_of
 from jobs.node.rendezvous import BootstrapError, JobNode, Rendezvous
 from jobs.node.versions import versions
-from jobs.slurm.bring_up import failed_start, wait_for_all
+from jobs.slurm.bring_up import failed_start, note_requeue, wait_for_all
 from jobs.slurm.head import Head
 from jobs.slurm.leave import leave, notify_attempt
 from jobs.slurm.member import Member
@@ -84,8 +84,10 @@ def run_node(launch: LaunchFolder, this: JobNode) -> tuple[int, str]:
 def _run_attempt(
     launch: LaunchFolder, rendezvous: Rendezvous, signals: SlurmSignals, profile: Profile, job: JobSpec
 ) -> None:
-    if rendezvous.node.rank == 0 and profile.slurm is not None and profile.slurm.max_requeues:
-        check_scontrol(rendezvous.node.host)
+    if rendezvous.node.rank == 0:
+        note_requeue(launch, rendezvous)
+        if profile.slurm is not None and profile.slurm.max_requeues:
+            check_scontrol(rendezvous.node.host)
     share = share_of(profile, job.scale.most, len(rendezvous.node.hosts))
     check_share(share)
     check_machine(profile)

@@ -28,12 +28,14 @@ def write_run(of: Prepared) -> None:
         keep_copy(of.initial, of.directory)
 
 
-def note_begin(directory: RunDirectory, outbox: Outbox, began_s: float) -> None:
-    """Write down that a controller begins. began_s: seconds since 1970."""
+def note_begin(directory: RunDirectory, outbox: Outbox, launcher: str, began_s: float) -> None:
+    """Write down that a controller begins, and since when its job was in a queue. launcher: of its profile. began_s:
+    seconds since 1970."""
     path = directory.launch / "submission.json"
-    submission = parse_json(path.read_bytes()) if path.exists() else {}
-    submitted = submission.get("submitted") if isinstance(submission, dict) else None
-    outbox.begin(began_s, submitted)
+    # A command of one's own begins at once, whatever was submitted before.
+    submission = parse_json(path.read_bytes()) if launcher != "local" and path.exists() else {}
+    known = submission if isinstance(submission, dict) else {}
+    outbox.begin(began_s, known.get("requeued", known.get("submitted")))
 
 
 def announce(of: Prepared, outbox: Outbox) -> None:

@@ -53,7 +53,7 @@ def run_job(
             clear_left_writes(directory)
             write_run(prepared)
             tracking = open_tracking(directory, prepared.tracking_uri, job, profile.storage.runs, view.say)
-            note_begin(directory, tracking.outbox, began_s)
+            note_begin(directory, tracking.outbox, profile.launcher, began_s)
             return Controller(prepared, tracking, view, stop, session).run()
 
 

@@ -39,6 +39,8 @@ class Ledger:
     """``training``, or the part of the time until the first step of an attempt or until the end."""
     _furthest: int = 0
     """Most steps that any attempt has done."""
+    _submitted: float | None = None
+    """The submission that the last controller came from."""
 
     @property
     def wall_s(self) -> float:
@@ -98,10 +100,13 @@ class Ledger:
         # A command may work on several runs, one after the other.
         time = max(time, self._now)
         spent = self._pass(time)
-        queued = 0.0 if submitted is None else min(max(time - submitted, 0.0), spent)
+        # A submission is waited for once; without its controller's end, Slurm may have put its job back into the queue.
+        waits = submitted != self._submitted or self._phase != "stopped"
+        queued = 0.0 if submitted is None or not waits else min(max(time - submitted, 0.0), spent)
         self._count("queued", queued)
         self._count("stopped", spent - queued)
         self._phase = "start"
+        self._submitted = self._submitted if submitted is None else submitted
 
     def _train(self, spent: float, step: int, took: Mapping[str, float] | None) -> None:
         """Steps since the last line. took: seconds of all since then, of the steps, in them of waiting for data and of

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -14,6 +15,7 @@ from typing import cast
 import pytest
 
 from channels.errors import UserError
+from channels.files import write_json
 from jobs.launch.folder import LaunchFolder
 from jobs.node.checks import check_share
 from jobs.node.port_window import WIDTH, claim, interface_address
@@ -233,6 +235,20 @@ def test_an_attempt_that_slurm_has_replaced_does_not_requeue(
     assert rendezvous.is_superseded()
     assert leave(launch, rendezvous, SlurmSignals()) == (1, "why")
     assert not scontrol.commands
+
+
+def test_a_requeued_job_is_in_the_queue_from_the_end_of_its_last_attempt(
+    launch: LaunchFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    submission = {"launcher": "slurm", "job_id": "41", "submitted": 5.0}
+    write_json(launch.submission, submission)
+    first = Rendezvous(launch.path / "attempts" / "41-0", JobNode(41, 0, 0, HOSTS[:1]))
+    assert "no scontrol here" in run_node(launch, first.node)[1] and launch.read_submission() == submission
+    run_node(launch, replace(first.node, restart=1))
+    assert launch.read_submission() == {**submission, "requeued": first.read(first.end)["time"]}
+    run_node(launch, replace(first.node, restart=3))
+    assert launch.read_submission()["requeued"] == first.read(first.end)["time"], "attempt 2 wrote nothing"
 
 
 def test_scancel_during_the_stop_wins(launch: LaunchFolder, tmp_path: Path, scontrol: Scontrol) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.run.events import EventWriter
@@ -84,6 +84,23 @@ def test_who_is_gone_is_stopped_and_who_waits_in_a_queue_is_queued() -> None:
     assert requeued == FIRST_PARTS | {"queued": 110}
 
 
+KILLED = {"kind": "end", "time": 127, "status": "KILLED"}
+KILLED_PARTS = FIRST_PARTS | {"stopped": 2}
+
+
+def test_a_submission_is_waited_for_once() -> None:
+    day = 86400
+    assert parts_of([*FIRST_ATTEMPT, KILLED, begin(127 + day, submitted=100)]) == KILLED_PARTS | {"stopped": 2 + day}
+    by_hand = [begin(200), {**KILLED, "time": 210}, begin(310, submitted=100)]
+    assert parts_of([*FIRST_ATTEMPT, KILLED, *by_hand]) == KILLED_PARTS | {"stopped": 175, "start": 21}
+
+
+def test_a_job_that_is_requeued_or_submitted_again_is_queued() -> None:
+    assert parts_of([*FIRST_ATTEMPT, KILLED, begin(227, submitted=128)]) == KILLED_PARTS | {"stopped": 3, "queued": 109}
+    while_it_trains = [*FIRST_ATTEMPT, KILLED, begin(227, submitted=124)]
+    assert parts_of(while_it_trains) == KILLED_PARTS | {"queued": 110}
+
+
 def test_the_end_of_a_run_is_saving_scoring_and_going_down() -> None:
     ends = [
         {"kind": "end", "time": 126, "outcome": "finished"},
@@ -121,6 +138,7 @@ def test_a_failure_for_good_and_a_start_that_fails() -> None:
     assert parts_of(failed) == {"recovery": 9, "start": 1}
 
 
+unhurried = settings(deadline=None)
 SECONDS = st.floats(0, 1e5, allow_nan=False)
 RECORDS = st.one_of(
     st.builds(begin, SECONDS, st.none() | SECONDS),
@@ -136,11 +154,13 @@ RECORDS = st.one_of(
 )  # fmt: skip
 
 
+@unhurried
 @given(st.lists(RECORDS))
 def test_whatever_happens_no_part_is_negative(records: list[Record]) -> None:
     assert min(ledger_of(records).seconds.values()) >= 0
 
 
+@unhurried
 @given(st.lists(RECORDS))
 def test_in_the_order_of_time_the_parts_add_up_to_the_wall_time(records: list[Record]) -> None:
     records = sorted(records, key=lambda record: record["time"])
@@ -148,6 +168,7 @@ def test_in_the_order_of_time_the_parts_add_up_to_the_wall_time(records: list[Re
     assert ledger.wall_s == pytest.approx(1e5 + 1) and min(ledger.seconds.values()) >= 0
 
 
+@unhurried
 @given(st.lists(st.lists(SECONDS)))
 def test_files_are_merged_and_each_keeps_its_order(times: list[list[float]]) -> None:
     files = [[{"time": time, "file": number} for time in each] for number, each in enumerate(times)]
