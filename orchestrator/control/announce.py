@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from channels.files import parse_json, write_json
+from channels.files import write_json
 from orchestrator.control import provenance
 from orchestrator.control.description import describe_result, describe_run
 from orchestrator.control.failure_policy import describe_all
@@ -31,11 +31,8 @@ def write_run(of: Prepared) -> None:
 def note_begin(directory: RunDirectory, outbox: Outbox, launcher: str, began_s: float) -> None:
     """Write down that a controller begins, and since when its job was in a queue. launcher: of its profile. began_s:
     seconds since 1970."""
-    path = directory.launch / "submission.json"
-    # A command of one's own begins at once, whatever was submitted before.
-    submission = parse_json(path.read_bytes()) if launcher != "local" and path.exists() else {}
-    known = submission if isinstance(submission, dict) else {}
-    outbox.begin(began_s, known.get("requeued", known.get("submitted")))
+    submission = provenance.submission_of(directory, launcher)
+    outbox.begin(began_s, submission.get("requeued", submission.get("submitted")))
 
 
 def announce(of: Prepared, outbox: Outbox) -> None:
@@ -48,7 +45,7 @@ def announce(of: Prepared, outbox: Outbox) -> None:
         outbox.parameters({"model": {"init_sha256": of.initial.sha256}})
     outbox.tags({"wavetrain.shot": shot} | ({"wavetrain.caveats": "; ".join(of.caveats)} if of.caveats else {}))
     outbox.tags(provenance.tags(of.job, of.profile, plan.fingerprint))
-    outbox.tags(provenance.launch_tags(directory))
+    outbox.tags(provenance.launch_tags(directory, of.profile.launcher))
     outbox.tags(note(of, "running."))
     provenance.log_inputs(outbox, of.job, of.store)
     outbox.metrics({"data/plan_padding_ratio": plan.padding}, step=0, time_s=time.time())

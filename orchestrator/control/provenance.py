@@ -57,10 +57,19 @@ def code_version() -> dict[str, str]:
     return {"git.commit": commit or "none", "git.dirty": dirty}
 
 
-def launch_tags(directory: RunDirectory) -> dict[str, str]:
-    """What the launcher left: its job id, the version of the code it was submitted from, tags of its own."""
+def submission_of(directory: RunDirectory, launcher: str) -> dict[str, Any]:
+    """How the controller that begins was submitted; empty for a command of one's own, whatever was submitted before.
+
+    launcher: of its profile.
+    """
     path = directory.launch / "submission.json"
-    submission = json.loads(path.read_text()) if path.exists() else {}
+    found: dict[str, Any] = json.loads(path.read_text()) if launcher != "local" and path.exists() else {}
+    return found
+
+
+def launch_tags(directory: RunDirectory, launcher: str) -> dict[str, str]:
+    """What the launcher left: its job id, the version of the code it was submitted from, tags of its own."""
+    submission = submission_of(directory, launcher)
     found = submission.get("code_version") or code_version()
     if submission.get("launcher") == "ray":
         found["ray.submission_id"] = submission["job_id"]

@@ -49,18 +49,20 @@ def test_the_result_has_loss_padding_time_and_nmse() -> None:
 
 def test_tags_of_a_submitted_run(tmp_path: Path) -> None:
     directory = RunDirectory(tmp_path)
-    assert set(launch_tags(directory)) == {"git.commit", "git.dirty"}
+    assert set(launch_tags(directory, "slurm")) == {"git.commit", "git.dirty"}
     directory.launch.mkdir()
     version = {"git.commit": "abc", "git.dirty": "false"}
     write_json(directory.launch_tags, {"mlflow.parentRunId": "p"})
     record = {"launcher": "ray", "job_id": "raysubmit_1", "code_version": version}
     write_json(directory.launch / "submission.json", record)
-    assert launch_tags(directory) == {**version, "ray.submission_id": "raysubmit_1", "mlflow.parentRunId": "p"}
+    assert launch_tags(directory, "ray") == {**version, "ray.submission_id": "raysubmit_1", "mlflow.parentRunId": "p"}
     assert launch_script(directory) is None
     logs = directory.launch / "slurm"
     record |= {"launcher": "slurm", "job_id": "7_2", "logs": str(logs)}
     write_json(directory.launch / "submission.json", record)
-    assert launch_tags(directory)["slurm.job_id"] == "7_2"
+    assert launch_tags(directory, "slurm")["slurm.job_id"] == "7_2"
+    by_hand = launch_tags(directory, "local")
+    assert by_hand.keys() == {"git.commit", "git.dirty", "mlflow.parentRunId"} and by_hand["git.commit"] != "abc"
     assert launch_script(directory) is None
     logs.mkdir()
     (logs / "7_submission.sh").write_text("#SBATCH --nodes=2\n")

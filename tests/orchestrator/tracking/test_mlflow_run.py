@@ -79,7 +79,7 @@ def test_children_lie_under_their_sweep(runs: Path) -> None:
         directory = RunDirectory(runs / child.name)
         mark_child(directory, parent)
         tracker = Tracker(default_uri(runs), "study", runs / "mlartifacts", child.name, None)
-        tracker.tags(launch_tags(directory))
+        tracker.tags(launch_tags(directory, profile.launcher))
     experiment = client.get_experiment_by_name("study").experiment_id
     found = client.search_runs([experiment], f"tags.`{PARENT_TAG}` = '{parent}'")
     assert {run.info.run_name for run in found} == {child.name for child in sweep.children}
