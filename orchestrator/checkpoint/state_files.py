@@ -53,8 +53,8 @@ class HostCopy:
         if any(tensor.is_cuda for tensor in content):
             for part, tensor in zip(self._parts, content, strict=True):
                 part.copy_(tensor, non_blocking=self._pinned)
-        else:
-            # A call for all of them, which are hundreds of small ones.
+        elif content:
+            # A call for all of them, which are hundreds of small ones; PyTorch's takes no empty list.
             torch._foreach_copy_(self._parts, content)
         if self._pinned:
             torch.cuda.synchronize()

@@ -120,6 +120,21 @@ def test_another_number_of_ranks_goes_on_and_clears_away_what_was_before(tmp_pat
     assert {path.name.split("-of-")[1][:5] for path in tmp_path.iterdir()} == {"00001"}
 
 
+def test_a_rank_without_a_share_writes_files_without_tensors(tmp_path: Path) -> None:
+    copy = HostCopy()
+    copy.take([])
+    size, _ = copy.write(tmp_path / "none.safetensors")
+    assert size == copy.size == (tmp_path / "none.safetensors").stat().st_size
+    with StateReader([tmp_path / "none.safetensors"]) as reader:
+        assert reader.sizes() == {}
+    ranks = Ranks(tmp_path)
+    ranks.shares[1].fragment = Fragment("p", 0, {kind: torch.zeros(6) for kind in KINDS})
+    ranks.shares[0].share = lambda: []
+    ranks.save(4, 0, 1)
+    found = newest_in_memory(tmp_path)
+    assert found is not None and found.step == 4 and content(tmp_path, found) == {4.0}
+
+
 def test_nothing_is_nothing(tmp_path: Path) -> None:
     assert newest_in_memory(tmp_path) is None
     Ranks(tmp_path).save(1, 0)
