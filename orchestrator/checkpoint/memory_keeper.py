@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from orchestrator.checkpoint.format import CheckpointInfo
 from orchestrator.checkpoint.fragments import KINDS, TrainingState
+from orchestrator.checkpoint.free_memory import ROOM, held_in, room_in
 from orchestrator.checkpoint.machines import Machines
 from orchestrator.checkpoint.memory import MemoryStates
 
@@ -22,8 +23,6 @@ WARM_UP = 2
 """Copies that make the files, and say nothing about the later ones."""
 MOST_STEPS = 10_000
 STATES = 2
-ROOM = 0.5
-"""Share of the free memory of a machine that the states may take."""
 FLOAT_BYTES = 4
 
 
@@ -92,7 +91,7 @@ def open_memory(folder: Path | None, state: TrainingState, rank: int, world: int
     """The keeper of this rank (collective), or why there is none. folder: in this machine's memory, None: none."""
     size = sum(fragment.length for fragment in state.share()) * len(KINDS) * FLOAT_BYTES
     where = str(folder) if folder is not None and _is_ours(folder) else None
-    own = (f"{platform.node()}:{where}", where, size, _free(folder), uuid.uuid4().hex)
+    own = (f"{platform.node()}:{where}", where, size, _room(folder), uuid.uuid4().hex)
     found = [own] * world
     dist.all_gather_object(found, own)
     names, folders, sizes, free, groups = zip(*found, strict=True)
@@ -116,10 +115,6 @@ def _is_ours(folder: Path) -> bool:
     return folder.is_dir() and folder.stat().st_uid == os.getuid()
 
 
-def _free(folder: Path | None) -> int:
-    """Bytes that a folder in memory has room for, and the machine too."""
-    if folder is None or not folder.is_dir():
-        return 0
-    there = os.statvfs(folder)
-    available = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable"))
-    return min(there.f_bavail * there.f_frsize, int(available.split()[1]) * 1024)
+def _room(folder: Path | None) -> int:
+    """Bytes that states in a folder may have, of which it may hold some already."""
+    return 0 if folder is None else room_in(folder) + held_in(folder)

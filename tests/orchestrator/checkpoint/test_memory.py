@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from orchestrator.checkpoint import memory_keeper
 from orchestrator.checkpoint.format import SCHEMA, CheckpointInfo
 from orchestrator.checkpoint.fragments import KINDS, Fragment
+from orchestrator.checkpoint.free_memory import held_in
 from orchestrator.checkpoint.machines import Machines
 from orchestrator.checkpoint.memory import MARK, MemoryStates, info_of, newest_of, shares_in
 from orchestrator.checkpoint.memory_keeper import MOST_STEPS, steps_between
@@ -177,6 +178,29 @@ def test_all_ranks_keep_the_same_states_as_often_as_the_slowest_may(ranks: Any, 
     assert cheap == [(list(range(1, 31)), None)] * 2
     assert dear == [([*range(1, 7), 10, 14, 18, 22, 26, 30], None)] * 2
     assert none == [([], "0 MiB take more than half of what is free")] * 2
+
+
+def open_twice(folder: str) -> list[str | None]:
+    """On a rank: why states of three sevenths of the memory are not kept, before and once they are there."""
+    rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    state: Any = Share(rank)
+    state.fragment = Fragment("p", rank << 16, {kind: torch.zeros(1 << 16) for kind in KINDS})
+    memory = world * 7 << 19
+    problems = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory_keeper, "room_in", lambda folder: memory - held_in(folder))
+        for step in (1, 3):
+            keeper, problem = memory_keeper.open_memory(Path(folder), state, rank, world, torch.device("cpu"))
+            problems.append(problem)
+            for later in (0, 1):
+                assert keeper is not None
+                keeper.save(replace(INFO, step=step + later))
+            torch.distributed.barrier()
+    return problems
+
+
+def test_states_that_are_there_already_leave_room_for_themselves(ranks: Any, tmp_path: Path) -> None:
+    assert ranks(2, open_twice, str(tmp_path)) == [[None, None]] * 2
 
 
 def leave_and_fetch(folders: list[str]) -> list[tuple[int, set[float]]]:
