@@ -9,7 +9,7 @@ import json
 import mmap
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -25,19 +25,23 @@ from orchestrator.checkpoint.state_files import SUFFIX, HostCopy
 MARK = ".mark"
 MARK_BYTES = 1 << 16
 LENGTH_BYTES = 8
+_ANY = "rank-*"
+"""Names of the files of all ranks; other things may lie beside them."""
 
 
 class MemoryStates:
     """This rank's share of the two newest states. folder: in the machine's memory, the same for all ranks there.
 
     group: names this start of the ranks; shares of two starts make no state, as steps of both may differ in rounding.
-    clears: whether this rank clears the folder of what another number of ranks has left.
+    clears: the ranks of this machine, where this one clears the folder of what all others have left there; none else.
     """
 
-    def __init__(self, folder: Path, state: TrainingState, rank: int, world: int, group: str, *, clears: bool) -> None:
+    def __init__(
+        self, folder: Path, state: TrainingState, rank: int, world: int, group: str, *, clears: Collection[int] = ()
+    ) -> None:
         self._folder, self._state = folder, state
-        self._own = f"rank-{rank:05d}-of-{world:05d}"
-        self._clears = clears
+        self._own = _stem(rank, world)
+        self._kept = tuple(_stem(number, world) + "-" for number in clears)
         self._slots = [_Slot(folder, f"{self._own}-{number}", group) for number in (0, 1)]
         self._saved = self._next = 0
 
@@ -54,11 +58,15 @@ class MemoryStates:
         self._slots[self._next].write(self._state, info)
         self._next = 1 - self._next
         self._saved += 1
-        if self._saved == 2 and self._clears:
-            # Of another number of ranks; by now there is a state of this one.
-            for path in self._folder.iterdir():
-                if f"-of-{info.world_size:05d}-" not in path.name:
+        if self._saved == 2 and self._kept:
+            # Of another number of ranks, or of ranks that are on other machines now; by now there is a state of these.
+            for path in self._folder.glob(_ANY):
+                if not path.name.startswith(self._kept):
                     path.unlink()
+
+
+def _stem(rank: int, world: int) -> str:
+    return f"rank-{rank:05d}-of-{world:05d}"
 
 
 class _Slot:
@@ -146,6 +154,12 @@ def adopt(folder: Path, share: Share) -> Tensor:
 def mark_as(folder: Path, share: Share) -> None:
     """Mark the file of a share as whole."""
     _write_mark(_mapped((folder / share.name).with_suffix(MARK), MARK_BYTES), share.text)
+
+
+def remove(folder: Path, share: Share) -> None:
+    """Remove a share and its mark, as far as they are there."""
+    for path in ((folder / share.name).with_suffix(MARK), folder / share.name):
+        path.unlink(missing_ok=True)
 
 
 def content_of(folder: Path, name: str, size: int) -> Tensor:

@@ -104,7 +104,8 @@ def open_memory(folder: Path | None, state: TrainingState, rank: int, world: int
             return None, f"{needed / 2**20:.0f} MiB take more than half of what is free"
     assert folder is not None
     machines = Machines(folder, rank, names)
-    states = MemoryStates(folder, state, rank, world, groups[0], clears=machines.first[names[rank]] == rank)
+    clears = machines.here if machines.here[0] == rank else ()
+    states = MemoryStates(folder, state, rank, world, groups[0], clears=clears)
     return MemoryKeeper(machines, states, device), None
 
 

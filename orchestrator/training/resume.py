@@ -32,12 +32,15 @@ def load_newest(
     """
     choice = from_rank_zero(lambda: _choose(directory, events))
     kept = memory.newest() if memory is not None else None
-    if memory is not None and kept is not None and (choice is None or kept.step > choice[1].step) and memory.fetch():
+    is_newer = kept is not None and (choice is None or kept.step > choice[1].step)
+    if memory is not None and kept is not None and is_newer and memory.fetch():
         choice = memory.folder, kept
     if choice is None:
         return None
     path, info = choice
     checkpoints.load(state, path, info, job.fingerprint)
+    if memory is not None:
+        memory.release()
     _note_change(events, "ranks", info.world_size, batches.world)
     _note_change(events, "ZeRO stage", info.zero_stage, job.train.zero_stage)
     batches.load_state_dict(info.sampler)

@@ -3,13 +3,14 @@
 import uuid
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orchestrator.checkpoint import machines as machines_module
 from orchestrator.checkpoint import memory_keeper
 from orchestrator.checkpoint.format import SCHEMA, CheckpointInfo
 from orchestrator.checkpoint.fragments import KINDS, Fragment
@@ -46,7 +47,8 @@ class Ranks:
         self.shares: list[Any] = [Share(rank) for rank in range(world)]
         group = uuid.uuid4().hex
         self.states = [
-            MemoryStates(folder, share, rank, world, group, clears=rank == 0) for rank, share in enumerate(self.shares)
+            MemoryStates(folder, share, rank, world, group, clears=range(world) if rank == 0 else ())
+            for rank, share in enumerate(self.shares)
         ]
 
     def save(self, step: int, *ranks: int) -> None:
@@ -212,15 +214,19 @@ def leave_and_fetch(folders: list[str]) -> list[tuple[int, set[float]]]:
         machines = Machines(folder, rank, names)
         info = machines.newest()
         state: Any = Share(rank)
-        states = MemoryStates(folder, state, rank, 2, f"start {number}", clears=True)
+        states = MemoryStates(folder, state, rank, 2, f"start {number}", clears=[rank])
         if info is not None:
             assert machines.fetch()
             assert len(newest_of(shares_in(folder))) == 2
             found.append((info.step, content(folder, info)))
+            machines.release()
+            assert newest_of(shares_in(folder)) == []
+            assert machines.newest() == info, "those who had it keep it"
             states.go_on_from(info)
         for step in range(10 * number + 1, 10 * number + 4 + (rank == 0)):
             state.train(step)
             states.save(replace(INFO, step=step))
+        assert {path.name[:10] for path in folder.iterdir()} == {f"rank-{rank:05d}"}, "what others left is gone"
         torch.distributed.barrier()
     return found
 
@@ -230,3 +236,67 @@ def test_ranks_that_find_themselves_on_other_machines_fetch_what_lies_there(rank
     for folder in folders:
         Path(folder).mkdir()
     assert ranks(2, leave_and_fetch, folders) == [[(3, {3.0}), (13, {13.0})]] * 2
+
+
+def fetch_without_room(folders: list[str]) -> list[bool]:
+    """On a rank of two machines of which the second one has no room: first by what is free, then when it is taken."""
+    rank, found = torch.distributed.get_rank(), []
+    folder = Path(folders[rank])
+    names = ["one", "two"]
+    MemoryStates(folder, cast(Any, Share(rank)), rank, 2, "start").save(INFO)
+    before = sorted(path.name for path in folder.iterdir())
+
+    def fail(folder: Path, share: Any) -> None:
+        (folder / share.name).touch()
+        raise OSError
+
+    for patched, instead in (("room_in", lambda folder: 0), ("adopt", fail)):
+        machines = Machines(folder, rank, names)
+        assert machines.newest() is not None
+        with pytest.MonkeyPatch.context() as patch:
+            if rank == 1:
+                patch.setattr(machines_module, patched, instead)
+            found.append(machines.fetch())
+        assert sorted(path.name for path in folder.iterdir()) == before
+    return found
+
+
+def test_where_a_machine_has_no_room_nothing_is_left_anywhere(ranks: Any, tmp_path: Path) -> None:
+    folders = [str(tmp_path / name) for name in ("one", "two")]
+    for folder in folders:
+        Path(folder).mkdir()
+    assert ranks(2, fetch_without_room, folders) == [[False, False]] * 2
+
+
+def fetch_by_two_of_four(folders: list[str]) -> tuple[list[int], set[float]]:
+    """On one of four ranks of two machines: who is connected for what is sent, and what then lies on the machine."""
+    rank = torch.distributed.get_rank()
+    folder = Path(folders[rank])
+    share: Any = Share(rank % 2)
+    if rank > 1:
+        share.share = lambda: []
+    share.train(5)
+    MemoryStates(folder, share, rank, 4, "start").save(replace(INFO, step=5, world_size=4))
+    torch.distributed.barrier()
+    machines = Machines(folder, rank, folders)
+    info = machines.newest()
+    assert info is not None
+    connected: list[int] = []
+    new_group = torch.distributed.new_group
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            machines_module.dist,
+            "new_group",
+            lambda among=None, **how: connected.extend(among or range(4)) or new_group(among, **how),
+        )
+        assert machines.fetch()
+    found = content(folder, info)
+    machines.release()
+    return connected, found
+
+
+def test_one_rank_of_a_machine_fetches_for_all_of_it(ranks: Any, tmp_path: Path) -> None:
+    folders = [str(tmp_path / name) for name in ("one", "two", "two", "two")]
+    for folder in folders:
+        Path(folder).mkdir(exist_ok=True)
+    assert ranks(4, fetch_by_two_of_four, folders) == [([0, 1], {5.0})] * 4
