@@ -10,7 +10,8 @@ from pathlib import Path
 from jobs.node import own_processes
 from jobs.node.port_window import PortWindow, answers, claim, interface_address
 from jobs.node.rendezvous import BadNodeError, BootstrapError, Rendezvous
-from jobs.node.session_folder import SessionFolder, remove_abandoned
+from jobs.node.session_folder import SessionFolder
+from orchestrator.control.owned_folders import remove_abandoned
 from orchestrator.control.ray_train import fork_server
 from orchestrator.control.ray_train.environment import HOST, NODE, rank_environment, ray_environment
 from orchestrator.control.ray_train.session import OBJECT_STORE_BYTES, RAY_FOLDER
@@ -59,7 +60,7 @@ class RayNode:
             | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.rendezvous.token)}
             | {HOST: node.host, NODE: str(node.rank)}
             | fork_server.environment(self.session.path)
-            | self.session.memory
+            | self.session.memory.environment
         )
 
     def start(self) -> str:

@@ -31,15 +31,6 @@ def start(folder: Path) -> "subprocess.Popen[bytes]":
     )
 
 
-def make_memory(folder: Path) -> dict[str, str]:
-    """Make the session's own folder in the machine's memory, where that has one; the variable that names it."""
-    try:
-        memory_of(folder).mkdir(mode=0o700)
-    except OSError:
-        return {}
-    return {MEMORY: str(memory_of(folder))}
-
-
 def memory_of(folder: Path) -> Path:
     """The folder in the machine's memory of the session that has this folder."""
     return SHARED_MEMORY / folder.name

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from channels.errors import UserError
 from channels.files import write_atomically
+from orchestrator.control.owned_folders import PREFIX, SessionMemory
 from orchestrator.control.ray_train import fork_server, reaper
 from orchestrator.control.ray_train.environment import ray_environment
 from orchestrator.control.ray_train.sigterm import sigterm_kept
@@ -45,13 +46,14 @@ def session_ahead(profile: Profile) -> Iterator[Session | None]:
         yield None
         return
     # Socket names inside must stay under 108 bytes, so the folder is as short as it can be.
-    folder = Path("/tmp" if Path("/tmp").is_dir() else tempfile.gettempdir()) / f"wt-{secrets.token_hex(6)}"
+    folder = Path("/tmp" if Path("/tmp").is_dir() else tempfile.gettempdir()) / f"{PREFIX}{secrets.token_hex(6)}"
     # Before the folder is there, so that nothing is left whenever this process is killed.
     reaper_process = reaper.start(folder)
     folder.mkdir(mode=0o700)
     write_atomically(folder / "token", secrets.token_hex(32), mode=0o600)
     environment = ray_environment(profile.time_limits) | _gloo_on_loopback() | fork_server.environment(folder)
-    environment |= reaper.make_memory(folder)
+    memory = SessionMemory(folder)
+    environment |= memory.environment
     environment |= {"RAY_AUTH_MODE": "token", reaper.MARK: str(folder / "token")}
     server = fork_server.start(folder, profile.device, environment) if fork_server.serves(profile.device) else None
     try:
@@ -61,6 +63,7 @@ def session_ahead(profile: Profile) -> Iterator[Session | None]:
             server.kill()
             server.communicate()
         reaper_process.communicate()
+        memory.release()
 
 
 @contextmanager

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from jobs.node.session_folder import SessionFolder, remove_abandoned
+from jobs.node.session_folder import SessionFolder
+from orchestrator.control.owned_folders import remove_abandoned
 
 KILLED = """
 import os, signal
 from jobs.node.session_folder import SessionFolder
 folder = SessionFolder()
-print(folder.path, *folder.memory.values(), flush=True)
+print(folder.path, *folder.memory.environment.values(), flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -24,7 +25,6 @@ def test_the_folder_of_a_killed_owner_is_removed_and_that_of_a_living_one_stays(
     living, foreign = SessionFolder(), abandoned.parent / f"wt-foreign-{tmp_path.name}"
     foreign.mkdir()
     try:
-        assert memory.exists()
         assert abandoned in remove_abandoned(abandoned.parent)
         assert not abandoned.exists() and not memory.exists()
         assert living.path.exists() and foreign.exists(), "without our lock file it is not ours to remove"
@@ -37,5 +37,5 @@ def test_the_folder_of_a_killed_owner_is_removed_and_that_of_a_living_one_stays(
 def test_a_folder_of_another_user_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "wt-x").mkdir()
     (tmp_path / "wt-x" / "owner.lock").touch()
-    monkeypatch.setattr("jobs.node.session_folder.os.getuid", lambda: -1)
+    monkeypatch.setattr("orchestrator.control.owned_folders.os.getuid", lambda: -1)
     assert remove_abandoned(tmp_path) == []

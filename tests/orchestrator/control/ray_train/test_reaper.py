@@ -7,15 +7,16 @@ import tempfile
 import time
 from pathlib import Path
 
+from orchestrator.control.owned_folders import SessionMemory
 from orchestrator.control.ray_train import reaper
 
 
 def test_the_reaper_ends_only_what_belongs_to_its_folder(tmp_path: Path) -> None:
     sleeper = [sys.executable, "-c", "import time; time.sleep(60)"]
     folder = Path(tempfile.mkdtemp(prefix="session-", dir=tmp_path))
-    memory = Path(reaper.make_memory(folder)[reaper.MEMORY])
+    memory = Path(SessionMemory(folder).environment[reaper.MEMORY])
     (memory / "state").touch()
-    assert reaper.make_memory(folder) == {}, "a folder that is there already may be somebody else's"
+    assert SessionMemory(folder).environment == {}, "a folder that is there already may be somebody else's"
     (folder / "log").touch()
     with (folder / "log").open("a") as log:
         by_file = subprocess.Popen(sleeper, stdout=log)
