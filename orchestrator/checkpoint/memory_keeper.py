@@ -65,21 +65,24 @@ class MemoryKeeper:
             self._steps += info.step - self._last_step
             self._costs.append(time.perf_counter() - started)
         self._saved += 1
-        if self._saved == self._agrees_at:
-            self._agree()
         self._last_step, self._next = info.step, info.step + self._every
         self._ended = time.perf_counter()
 
-    def _agree(self) -> None:
-        """How often from now on: the cost of a copy over that of the steps, on the rank where it is highest."""
+    def agree(self) -> None:
+        """Now and then after a copy, how often from now on (collective): the cost of a copy over that of the steps, on
+        the rank where it is highest."""
+        if self._saved < self._agrees_at:
+            return
         # Other programs may hold a copy up now and then.
         own = steps_between(statistics.median(self._costs), self._trained / self._steps)
         agreed = torch.tensor([MOST_STEPS if self._is_full else own], device=self._device)
         dist.all_reduce(agreed, op=dist.ReduceOp.MAX)
         self._every = int(agreed)
+        self._next = self._last_step + self._every
         self._agrees_at *= 2
         self._costs.clear()
         self._trained, self._steps = 0.0, 0
+        self._ended = time.perf_counter()
 
 
 def steps_between(copy_s: float, step_s: float) -> int:

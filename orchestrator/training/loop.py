@@ -83,6 +83,8 @@ class TrainingLoop:
             saving = time.perf_counter()
             with self.watchdog.paused():
                 stood_still = self.state.after_step(signals, finished=self._is_finished, running=running)
+            # Here a rank waits for the others, of which one may hang.
+            self.state.agree()
             if stood_still:
                 started = time.perf_counter()
                 self.log.times.stand(started - saving)

@@ -120,6 +120,11 @@ class RunState(AbstractContextManager["RunState"]):
             self._wait_for_resize()
         return True
 
+    def agree(self) -> None:
+        """After :meth:`after_step`: how often states are kept in memory from now on (collective, now and then)."""
+        if self._memory is not None:
+            self._memory.agree()
+
     def is_planned(self, step: int, ended: int | None) -> bool:
         """Whether the state after so many steps is saved or kept in memory whatever ranks say; ended: the epoch that
         ends there."""

@@ -4,10 +4,15 @@ import json
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from orchestrator.checkpoint import format as checkpoints
+from orchestrator.monitoring.watchdog import Watchdog
 from orchestrator.run.folder import RunDirectory
+from orchestrator.training import loop as training_loop
 from tests.attempts import prepare, work
 from tests.jobs_for_tests import small_job
 
@@ -75,3 +80,26 @@ def test_a_group_that_is_to_be_resized_has_saved_and_waits(ranks: Any, small_sto
     group.join(PATIENCE_S)
     assert outcome == ["stopped"] * 2
     assert not directory.paused.exists()
+
+
+def test_ranks_agree_on_states_in_memory_under_the_eyes_of_the_watchdog(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They wait for each other there; a state is saved out of its sight, which takes the time it takes."""
+    watchdog = Watchdog(tmp_path / "stacks", factor=10, floor_s=60)
+    seen: list[tuple[str, bool]] = []
+    state: Any = SimpleNamespace(
+        after_step=lambda signals, **how: seen.append(("save", watchdog._is_paused)),
+        agree=lambda: seen.append(("agree", watchdog._is_paused)),
+    )
+    nothing: Any = SimpleNamespace(
+        skipped=lambda step: None, progress=SimpleNamespace(step=1), steps=lambda epoch: 9, total_steps=9
+    )
+    loop = training_loop.TrainingLoop(
+        job=nothing, schedule=nothing, engine=nothing, skipped_steps=(), state=state, log=nothing, exporter=nothing,
+        health=nothing, watchdog=watchdog, profile=nothing,
+    )  # fmt: skip
+    step = training_loop.SkippedStep(0, SimpleNamespace(epoch=0, step=0))  # type: ignore[arg-type]
+    monkeypatch.setattr(training_loop.TrainingLoop, "_steps", lambda self, batches: iter([step]))
+    loop._train([])
+    assert seen == [("save", True), ("agree", False)]
