@@ -25,7 +25,8 @@ def room_in(folder: Path) -> int:
     there = os.statvfs(folder)
     available = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable"))
     room = min(there.f_bavail * there.f_frsize, int(available.split()[1]) * 1024)
-    left = left_in_groups(Path("/proc/self/cgroup").read_text())
+    membership = Path("/proc/self/cgroup")
+    left = left_in_groups(membership.read_text()) if membership.exists() else None
     return room if left is None else max(min(room, left), 0)
 
 
@@ -66,8 +67,9 @@ def _left_in(group: Path, limit: str, use: str, prefix: str) -> int | None:
         if most == "max" or int(most) >= NO_LIMIT:
             return None
         used = int((group / use).read_text())
-        amounts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
     except OSError:
         # The top of version 2 has no such files, nor has a group that this container does not see.
         return None
-    return int(most) - used + sum(int(amounts[f"{prefix}{kind}_file"]) for kind in ("inactive", "active"))
+    statistics = group / "memory.stat"
+    amounts = dict(line.split() for line in statistics.read_text().splitlines()) if statistics.exists() else {}
+    return int(most) - used + sum(int(amounts.get(f"{prefix}{kind}_file", 0)) for kind in ("inactive", "active"))

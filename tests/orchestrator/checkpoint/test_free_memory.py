@@ -27,6 +27,8 @@ def test_the_narrowest_group_of_version_2_counts(tmp_path: Path) -> None:
     assert left_in_groups("0::/slurm/job_5/step_0\n", tmp_path) == 751
     assert left_in_groups("0::/slurm\n", tmp_path) == 4901
     assert left_in_groups("0::/\n", tmp_path) is None
+    (job / "memory.stat").unlink()
+    assert left_in_groups("0::/slurm/job_5/step_0\n", tmp_path) == 700, "nobody says what the page cache takes"
 
 
 def test_groups_of_version_1_count_also_where_the_path_is_the_host_s(tmp_path: Path) -> None:
