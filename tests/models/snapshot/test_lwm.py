@@ -130,7 +130,7 @@ def test_raw_sees_one_token_at_a_time() -> None:
 
 def test_lwm_learns_a_batch_by_heart() -> None:
     spec = LwmSpec(size="tiny")
-    batch = random_batch(spec, 4, [(8, 16, 16)])
+    batch = random_batch(spec, 4, [(2, 16, 16)])
     losses = losses_by_heart(spec.build(0).train(), batch, lr=1e-3, steps=80)
     assert losses[-1] < 0.5 * losses[0]
 

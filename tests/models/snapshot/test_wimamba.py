@@ -303,7 +303,7 @@ def test_flops_are_those_counted(construction: str) -> None:
 
 
 def test_learns_a_batch_by_heart(spec: WiMambaSpec) -> None:
-    batch = random_batch(spec, 4, [(8, 16, 16)])
+    batch = random_batch(spec, 4, [(2, 16, 16)])
     losses = losses_by_heart(spec.build(0).train(), batch, lr=3e-3, steps=60)
     assert losses[-1] < 0.5 * losses[0]
 
