@@ -11,6 +11,7 @@ import pytest
 from tests.docs.pages import ROOT, Block, blocks, links
 
 BESIDE = ("jobs", "cluster.yaml", "docs", "tests")
+DEMO_STORE = "data/demo"
 TIMEOUT_S = 1500
 pytestmark = [pytest.mark.docs, pytest.mark.timeout(TIMEOUT_S)]
 
@@ -19,9 +20,12 @@ pytestmark = [pytest.mark.docs, pytest.mark.timeout(TIMEOUT_S)]
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a reader works in: the checkout, here as links, so that runs and channels stay outside of it.
 
-    Benchmarks are copied: they write their records beside themselves.
+    Benchmarks are copied: they write their records beside themselves. So are the demo's channels where they have been
+    made: the command that makes them then says that they are there.
     """
     folder = tmp_path_factory.mktemp("reader")
+    if (ROOT / DEMO_STORE).exists():
+        shutil.copytree(ROOT / DEMO_STORE, folder / DEMO_STORE)
     shutil.copytree(ROOT / "benchmarks", folder / "benchmarks", ignore=shutil.ignore_patterns("__pycache__"))
     for name in BESIDE:
         (folder / name).symlink_to(ROOT / name)
