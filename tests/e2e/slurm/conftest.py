@@ -17,7 +17,7 @@ def slurm() -> Iterator[SlurmCluster]:
 
 
 @pytest.fixture(scope="session")
-def slurm_place(slurm: SlurmCluster, tmp_path_factory: pytest.TempPathFactory) -> Place:
+def place(slurm: SlurmCluster, tmp_path_factory: pytest.TempPathFactory) -> Place:
     folder = tmp_path_factory.mktemp("slurm")
     section = {"partition": "gpu", "nodes": 2, "gpus_per_node": 0, "time": "0:30:00", "signal_lead_s": 180}
     network = {"interface": slurm.interface, "check": False}

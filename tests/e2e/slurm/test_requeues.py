@@ -38,11 +38,6 @@ pytestmark = [
 LIMIT, LEAD_S = "0:02:00", 20
 
 
-@pytest.fixture(scope="module")
-def place(slurm_place: Place) -> Place:
-    return slurm_place
-
-
 def profile_on(place: Place, file: str, nodes: list[str], **section: Any) -> tuple[str, str]:
     """Options of ``submit`` for a profile that has so many nodes, and whose jobs run on no other ones."""
     cluster = yaml.safe_load((place.folder / "cluster.yaml").read_text())

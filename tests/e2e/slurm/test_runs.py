@@ -38,11 +38,6 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def place(slurm_place: Place) -> Place:
-    return slurm_place
-
-
-@pytest.fixture(scope="module")
 def undisturbed(ranks: RankPools, tmp_path_factory: pytest.TempPathFactory, small_store: Path) -> Place:
     """The folder of the run ``undisturbed``, which two ranks made without Slurm and without Ray."""
     place = Place(tmp_path_factory.mktemp("undisturbed"))

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.layers.packing import Sequences
+from models.scan.chunked import chunked_scan, shifted_convolution
 from models.scan.operations import selective_scan, short_convolution
 from models.scan.problem import Backend, Extents, ScanProblem
 from tests.models.scan.sequential import sequential_scan
@@ -35,6 +36,7 @@ def reference_convolution(
     return torch.stack(samples)
 
 
+TORCH = Backend("torch", "", chunked_scan, shifted_convolution)
 REFERENCE = Backend("sequential", "", sequential_scan, reference_convolution)
 
 

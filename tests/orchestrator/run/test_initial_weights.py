@@ -57,9 +57,9 @@ def test_a_run_its_folder_and_an_export_are_found(runs: Path) -> None:
 
 def test_a_folder_keeps_its_place_and_a_run_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", "/home/someone")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
     fields = {"name": "x", "data": {"store": "s"}}
-    for given, found in [("./m", f"{tmp_path}/m"), ("~/m", "/home/someone/m"), ("m", "m"), ("null", None)]:
+    for given, found in [("./m", f"{tmp_path}/m"), ("~/m", f"{tmp_path}/home/m"), ("m", "m"), ("null", None)]:
         assert make_job(fields, [f"model.init={given}"], "job.yaml").model.init == found
 
 
