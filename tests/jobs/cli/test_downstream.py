@@ -1,7 +1,7 @@
 """``wavetrain downstream``: options and files, what is written, MLflow, and what is refused in one line."""
 
 import json
-import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from channels.files import write_json
-from jobs.cli.main import main
 from orchestrator.run.folder import RunDirectory
+from tests.jobs.cli.conftest import Command
 from tests.jobs_for_tests import small_job
 from tests.orchestrator.downstream.scenes import make_exports, make_scenes
 
@@ -34,17 +34,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def downstream(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """Exit code, what is printed and what goes to stderr of a command."""
-
-    def command(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["wavetrain", "downstream", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out, said.err
-
-    return command
+def downstream(wavetrain: Command) -> Command:
+    return partial(wavetrain, "downstream")
 
 
 def test_a_comparison_its_files_and_mlflow(place: Path, downstream: Any) -> None:

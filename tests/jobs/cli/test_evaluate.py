@@ -1,18 +1,18 @@
 """``wavetrain evaluate``: runs, exports without a run, several models in one table; what it refuses."""
 
 import json
-import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from channels.files import write_json
-from jobs.cli.main import main
 from models.export import save_model
 from models.registry import make_spec
 from orchestrator.evaluation.nmse import evaluate_set
 from orchestrator.run.folder import RunDirectory
+from tests.jobs.cli.conftest import Command
 from tests.jobs_for_tests import small_job
 
 OPTIONS: dict[str, Any] = {"size": "tiny", "position": "grid"}
@@ -38,17 +38,8 @@ def place(tmp_path: Path, small_store: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.fixture
-def evaluate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """Exit code, what is printed and what goes to stderr of a command."""
-
-    def command(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["wavetrain", "evaluate", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out, said.err
-
-    return command
+def evaluate(wavetrain: Command) -> Command:
+    return partial(wavetrain, "evaluate")
 
 
 def test_an_export_is_scored_without_a_run(place: Path, small_store: Path, evaluate) -> None:

@@ -1,7 +1,6 @@
 """``status``, ``logs`` and ``cancel`` over files of runs, without a launcher."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from jobs.launch.run_status import RunStatus, run_status
 from orchestrator.run.events import EventWriter
 from orchestrator.run.folder import RunDirectory, run_lock
 from orchestrator.spec.cluster import run_folders
+from tests.jobs.cli.conftest import Command
 from tests.jobs.launches import job_of
 
 METRICS = {"train/loss": 0.5, "perf/tokens_per_s": 1000.0, "perf/step_ms": 200.0}
@@ -168,20 +168,11 @@ def test_a_torn_line_of_events_is_passed_over(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def wavetrain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+def wavetrain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wavetrain: Command) -> Command:
     """Runs the command line in a folder with runs; exit code, output, error."""
-    from jobs.cli.main import main
-
     monkeypatch.chdir(tmp_path)
 
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["wavetrain", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out, said.err
-
-    return run
+    return wavetrain
 
 
 def test_a_beginning_that_fits_several_runs_is_refused(tmp_path: Path, wavetrain: Any) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,11 @@ import yaml
 from channels.catalogue import Counts, make_store, select_sets
 from channels.presets import load_preset
 from jobs.cli import channels as channel_commands
-from jobs.cli.main import main
 from orchestrator.run.folder import RunDirectory, check_resumable
 from orchestrator.spec.job import JobSpec, load_job
 from orchestrator.spec.store_preset import StorePreset
 from tests.docs.pages import commands
+from tests.jobs.cli.conftest import Command
 
 ROOT = Path(__file__).parents[3]
 JOBS = sorted((ROOT / "jobs").glob("*.yaml"))
@@ -34,7 +33,7 @@ SLURM: dict[str, Any] = {
 
 
 @pytest.fixture
-def wavetrain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+def wavetrain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wavetrain: Command) -> Command:
     """Runs the command line in a folder with a job and a Slurm profile, without Slurm; exit code, output, error."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", "/nowhere")
@@ -42,14 +41,7 @@ def wavetrain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     Path("cluster.yaml").write_text(yaml.safe_dump({"default": "here", "profiles": profiles}))
     Path("job.yaml").write_text(yaml.safe_dump(JOB))
 
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["wavetrain", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out, said.err
-
-    return run
+    return wavetrain
 
 
 def test_the_plan_before_and_after_the_store_is_made_is_the_same(wavetrain: Any) -> None:
