@@ -28,7 +28,7 @@ from models.interface import ModelSpec
 from models.registry import make_spec
 from orchestrator.data.device_signal import NormalTables
 from orchestrator.data.reader import TrainingData, open_training_data
-from orchestrator.spec.job import DataSection
+from orchestrator.spec.data import DataSection
 from samplers.schedule import Slice
 
 MODELS: dict[str, dict[str, Any]] = {"hetercsi": {}, "wimamba": {"patches": [4]}}

@@ -35,7 +35,7 @@ from models.layers.masking import TASKS
 from models.layers.packing import pack
 from models.layers.parameters import optimizer_groups
 from orchestrator.data.flops import PASSES_OF_TRAINING
-from orchestrator.spec.job import TrainSection
+from orchestrator.spec.train import TrainSection
 from orchestrator.training.mfu import device_peak
 from samplers.catalogue import catalogue_of_specs
 from samplers.plan import Bucket, make_plan

@@ -19,7 +19,7 @@ from channels.presets import load_preset
 from channels.progress import Progress as Report
 from channels.store import ChannelStore
 from channels.verify import verify as verify_store
-from orchestrator.spec.job import DataSection
+from orchestrator.spec.data import DataSection
 
 app = typer.Typer(
     help="Channel data: make, import, show and verify stores.", no_args_is_help=True, add_completion=False

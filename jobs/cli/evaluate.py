@@ -14,7 +14,8 @@ from jobs.cli.options import ClusterFileOption, ClusterOption
 from jobs.launch.run_list import find_run
 from orchestrator.run.folder import RunDirectory
 from orchestrator.spec.cluster import load_profile, run_folders
-from orchestrator.spec.job import DataSection, JobSpec
+from orchestrator.spec.data import DataSection
+from orchestrator.spec.job import JobSpec
 
 if TYPE_CHECKING:
     from channels.store import ChannelStore

@@ -25,7 +25,8 @@ from orchestrator.report.results import write_results as write_scores
 from orchestrator.report.rows import to_csv
 from orchestrator.run.folder import RunDirectory
 from orchestrator.spec.cluster import Profile
-from orchestrator.spec.job import DataSection, TrackingSection
+from orchestrator.spec.data import DataSection
+from orchestrator.spec.job import TrackingSection
 
 Say = Callable[[str], None]
 """Takes a line about the progress."""

@@ -14,8 +14,9 @@ from channels.spec import ChannelSpec
 from channels.yaml_files import parse_shipped
 from jobs.studies.imported import Imported
 from jobs.studies.rivals import RivalScale, Stores, full_shot_jobs, missing, pretrained_jobs
-from orchestrator.spec.job import JobSpec, LossWeighting
+from orchestrator.spec.job import JobSpec
 from orchestrator.spec.section import Positive, Section
+from orchestrator.spec.train import LossWeighting
 from orchestrator.spec.yaml_files import validate
 
 PRESET = "hetercsi"

@@ -8,7 +8,7 @@ from jobs.studies.gradient_conflict import RELATIONS
 from jobs.studies.spec import PRESET, Study
 from orchestrator.report.published import published
 from orchestrator.report.record import RunRecord
-from orchestrator.spec.job import BatchingSection
+from orchestrator.spec.batching import BatchingSection
 from samplers.catalogue import catalogue_of_specs
 from samplers.plan import make_plan
 from samplers.segmentation import Constraints

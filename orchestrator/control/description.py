@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from orchestrator.evaluation.score import MODEL, NOISY, Score, averages, decibels
 from orchestrator.evaluation.shot import TITLES
 from orchestrator.run.progress import RunProgress, clock
-from orchestrator.spec.job import JobSpec, Shot
+from orchestrator.spec.data import Shot
+from orchestrator.spec.job import JobSpec
 from samplers.catalogue import Catalogue
 from samplers.schedule import Schedule
 

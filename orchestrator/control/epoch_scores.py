@@ -12,7 +12,7 @@ from orchestrator.run.exports import step_of, waiting_exports
 from orchestrator.run.failures import in_one_line
 from orchestrator.run.folder import RunDirectory
 from orchestrator.run.progress import scores_in_words
-from orchestrator.spec.job import Select
+from orchestrator.spec.evaluation import Select
 from orchestrator.tracking.outbox import Outbox
 
 

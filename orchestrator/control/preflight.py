@@ -9,7 +9,8 @@ from channels.store import ChannelStore
 from channels.verify import find_fault
 from models.interface import ModelSpec
 from orchestrator.spec.cluster import Profile
-from orchestrator.spec.job import JobSpec, Precision
+from orchestrator.spec.job import JobSpec
+from orchestrator.spec.train import Precision
 from samplers.catalogue import Catalogue
 
 CHECKSUM_BYTES = 2**31

@@ -10,7 +10,8 @@ from orchestrator.evaluation.score import Score
 from orchestrator.run.folder import RunDirectory
 from orchestrator.run.initial_weights import InitialWeights
 from orchestrator.spec.cluster import Profile
-from orchestrator.spec.job import JobSpec, Shot
+from orchestrator.spec.data import Shot
+from orchestrator.spec.job import JobSpec
 from orchestrator.tracking.model_registry import smallest_shape
 from samplers.catalogue import Catalogue
 from samplers.schedule import Schedule

@@ -19,7 +19,9 @@ from orchestrator.run.disk_full import disk_full_as_user_error
 from orchestrator.run.exports import SCORE, best_so_far, previous_best
 from orchestrator.run.folder import RunDirectory
 from orchestrator.spec.cluster import Profile
-from orchestrator.spec.job import JobSpec, Select, Shot
+from orchestrator.spec.data import Shot
+from orchestrator.spec.evaluation import Select
+from orchestrator.spec.job import JobSpec
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,8 @@ from orchestrator.data.flops import packed_flops, padded_flops
 from orchestrator.data.planned_store import open_store
 from orchestrator.data.stored_batch import Part, Preparation, StoredBatch
 from orchestrator.data.target import check_target
-from orchestrator.spec.job import DataSection, LossWeighting
+from orchestrator.spec.data import DataSection
+from orchestrator.spec.train import LossWeighting
 from samplers.catalogue import Catalogue, Source, pooled_sources
 from samplers.schedule import Slice
 

@@ -26,7 +26,8 @@ from orchestrator.data.reader import Origin, chosen_zeroshot_sets, read_samples,
 from orchestrator.evaluation.directions import Directions, WholeVectors, compare_all
 from orchestrator.evaluation.references import reference_guesses, training_covariance
 from orchestrator.evaluation.score import CLEAN, MODEL, NOISY, Score
-from orchestrator.spec.job import EvaluationSection, JobSpec
+from orchestrator.spec.evaluation import EvaluationSection
+from orchestrator.spec.job import JobSpec
 
 
 @dataclass(slots=True)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from orchestrator.spec.job import Shot
+from orchestrator.spec.data import Shot
 
 TITLES: Mapping[Shot, str] = MappingProxyType({"zero": "zero-shot", "full": "full-shot"})
 """In words."""

@@ -16,7 +16,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from channels.files import write_atomically, write_json
 from orchestrator.monitoring.device_profile import device_spans, exclusive_times, operation_times, window
 from orchestrator.monitoring.profile_parts import DATA_WAIT, OPTIMIZER, host_times
-from orchestrator.spec.job import ProfileSection
+from orchestrator.spec.train import ProfileSection
 
 PARTS = ("compute", "attention", "optimizer", "communication", "data wait", "idle")
 LISTED_OPERATIONS = 12

@@ -10,7 +10,7 @@ from orchestrator.evaluation.score import MODEL, NOISY, PREDICTOR_NAMES, Score
 from orchestrator.evaluation.shot import STEMS, TITLES
 from orchestrator.evaluation.table import to_csv, to_document
 from orchestrator.report.figure import legend_above, new_figure, to_png
-from orchestrator.spec.job import Shot
+from orchestrator.spec.data import Shot
 
 COLOURS = {
     MODEL: "#0072B2", "zero": "#BBBBBB", "repeat_last": "#E69F00", "linear": "#009E73", "prony": "#CC79A7",

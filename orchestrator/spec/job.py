@@ -5,65 +5,21 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from channels.yaml_files import read_mapping
 from models.options import FOLDER_OPTIONS, SCALE_OPTIONS, portable_options
+from orchestrator.spec.batching import BatchingSection
+from orchestrator.spec.data import DataSection
+from orchestrator.spec.evaluation import EvaluationSection
 from orchestrator.spec.failures import FailuresSection
-from orchestrator.spec.section import FolderPath, Positive, Section, expanded
-from orchestrator.spec.store_preset import StorePreset
+from orchestrator.spec.section import Positive, Section, expanded
+from orchestrator.spec.train import TrainSection
 from orchestrator.spec.yaml_files import apply_override, validate
-from samplers.choices import Balance, Method, Mix, Pack, Shuffle, Strategy, Tails
 
-Shot = Literal["zero", "full"]
-LossWeighting = Literal["token", "sample"]
-Select = Literal["val", "zeroshot", "last"]
-Precision = Literal["fp32", "bf16", "bf16_pure"]
-ReferenceName = Literal["zero", "repeat_last", "linear", "pad", "prony", "lmmse"]
-DEFAULT_REFERENCES: tuple[ReferenceName, ...] = ("zero", "repeat_last", "linear", "prony")
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
-
-
-class DataSection(Section):
-    """Which channels are used, and their noise."""
-
-    store: FolderPath
-    """Folder of a channel store; relative paths start at the working directory."""
-    preset: StorePreset | None = None
-    """What the store is made from: to plan before it is there, and to make it. It says nothing about one that is."""
-    sets: tuple[str, ...] | Positive | None = None
-    """Names of the pre-training sets, the first N of them, or all."""
-    zeroshot_sets: tuple[str, ...] | None = None
-    """Names of the held-out sets, or all."""
-    target: str | None = None
-    """Full-shot: the held-out set that is trained on, alone, and scored; null: the pre-training sets are trained on."""
-    samples: Positive | None = None
-    """At most so many training samples of every set (the first ones), for ablations."""
-    snr_db: float | None = 20.0
-    """Noise added to unit-power channels, input and target alike (PAPERS: 20 dB); null for none."""
-    placement: Literal["shared", "replicate", "partition"] = "shared"
-    """Where ranks read shards: the store itself, copies of all on every node, or of what a node's ranks need."""
-    cache_gb: Annotated[float, Field(gt=0)] | None = None
-    """Most gigabytes of copies a node may hold (placements replicate and partition)."""
-
-    @property
-    def shot(self) -> Shot:
-        """Whether the sets that are scored are those that were trained on."""
-        return "zero" if self.target is None else "full"
-
-    @model_validator(mode="after")
-    def _target_alone(self) -> "DataSection":
-        for field in ("sets", "zeroshot_sets"):
-            if self.target is not None and getattr(self, field) is not None:
-                raise ValueError(f"target {self.target} is trained on and scored alone; drop {field}")
-        return self
-
-    @property
-    def cache_bytes(self) -> int | None:
-        """``cache_gb`` in bytes."""
-        return None if self.cache_gb is None else int(self.cache_gb * 1e9)
 
 
 class ModelSection(BaseModel):
@@ -78,106 +34,6 @@ class ModelSection(BaseModel):
     def options(self) -> dict[str, Any]:
         """Options for ``models.registry.make_spec``."""
         return dict(self.model_extra or {})
-
-
-class BatchingSection(Section):
-    """How samples become batches (samplers)."""
-
-    strategy: Strategy = "bucket"
-    pack: Pack = "bucket"
-    """Strategy packed: whether a slice holds samples of one bucket or of all sets."""
-    method: Method = "optimal"
-    buckets: Positive = 4
-    min_sources: Positive = 1
-    min_entropy: Annotated[float, Field(ge=0)] | None = None
-    cost: Literal["tokens", "flops"] = "tokens"
-    """What optimal boundaries minimise: padded tokens, or the model's arithmetic on them."""
-    global_batch: Positive = 128
-    """Samples of one optimizer step over all ranks."""
-    batch_tokens: Positive | None = None
-    """Token budget of a slice, met on average where nothing is padded; replaces the fixed number of samples."""
-    batch_flops: Annotated[float, Field(gt=0)] | None = None
-    """Budget of a slice in operations of a forward pass; replaces the fixed number of samples."""
-    partitions: Positive = 8
-    """Canonical slices of the shards; every world size that divides it gives the same batches."""
-    micro_batch: Positive | tuple[Positive, ...] = 64
-    """Most samples of one forward pass on one rank; or one number a bucket, as `wavetrain plan --probe` finds them."""
-    mix: Mix = "none"
-    """``step``: the slices of one optimizer step may come from different buckets."""
-    slices: Positive = 1
-    """Slices of one optimizer step."""
-    tails: Tails = "fill"
-    shuffle: Shuffle = "shard"
-    """``sample``: every sample goes to a partition on its own; neighbours on disk share batches as often as others."""
-    balance: Balance = "cost"
-    """Of packed slices: ``cost`` deals their samples to the partitions so that all compute as much; ``count`` leaves
-    them where they were drawn. The global batches are the same."""
-
-    @property
-    def packed(self) -> bool:
-        """Samples of a slice follow each other without padding."""
-        return self.strategy == "packed"
-
-    @model_validator(mode="after")
-    def _divisible(self) -> "BatchingSection":
-        if self.global_batch % (self.partitions * self.slices):
-            raise ValueError(
-                f"global_batch {self.global_batch} is not a multiple of partitions {self.partitions} x slices "
-                f"{self.slices}; change one of them"
-            )
-        if self.batch_tokens is not None and self.batch_flops is not None:
-            raise ValueError("batch_tokens and batch_flops are both given; drop one of them")
-        if self.pack != "bucket" and not self.packed:
-            raise ValueError(f"pack {self.pack} is for strategy packed, not for {self.strategy}; change one of them")
-        return self
-
-
-class ProfileSection(Section):
-    """Steps of the run of which rank 0 keeps a trace; written ``{from: 100, steps: 5}``."""
-
-    model_config = ConfigDict(populate_by_name=True)
-    first: Annotated[int, Field(ge=0, alias="from")]
-    """Number of the first one, counted from 0."""
-    steps: Positive = 5
-
-
-class TrainSection(Section):
-    """Optimisation: AdamW, warm-up and half cosine (HeterCSI section IV)."""
-
-    epochs: Positive = 1
-    lr: Annotated[float, Field(gt=0)] = 8e-4
-    min_lr: Annotated[float, Field(ge=0)] = 0.0
-    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
-    weight_decay: Annotated[float, Field(ge=0)] = 0.05
-    betas: tuple[float, float] = (0.9, 0.95)
-    clip_norm: Annotated[float, Field(ge=0)] = 1.0
-    freeze: tuple[str, ...] = ()
-    """Parts of the model whose weights stay as they are: beginnings of their parameters' names, e.g. encoder."""
-    layer_lr_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Factor of the learning rate from one layer to the one before it (BEiT, MAE); 1: the same in all layers."""
-    loss_weighting: LossWeighting = "token"
-    """What counts the same within a step: every masked token (published), or every sample whatever its length."""
-    precision: Precision = "fp32"
-    """``bf16``: mixed precision, weights and gradients in fp32; ``bf16_pure``: both in bf16 beside fp32 masters."""
-    tf32: bool = False
-    """On CUDA, fp32 products in TF32: 10 bits of mantissa, several times faster."""
-    activation_checkpointing: bool = False
-    """Recompute the activations of every block in the backward pass instead of keeping them."""
-    compile: bool = False
-    """torch.compile of every block, one graph a shape; not with ZeRO stage 3, which takes weights apart."""
-    zero_stage: Annotated[int, Field(ge=0, le=3)] = 2
-    loader_threads: Positive | None = None
-    """That prepare the next steps; null: one for each core of a rank but that of the training."""
-    prefetch: Positive = 4
-    """Steps that are prepared ahead of the one being trained."""
-    profile: ProfileSection | None = None
-    """Steps to profile: a trace and a summary in the run's folder and among its artifacts."""
-
-    @model_validator(mode="after")
-    def _whole_weights(self) -> "TrainSection":
-        if self.compile and self.zero_stage == 3:
-            raise ValueError("compile does not work with zero_stage 3; drop one of them")
-        return self
 
 
 class ScaleSection(Section):
@@ -220,33 +76,6 @@ class CheckpointSection(Section):
     """Also keep the newest state in the machine's shared memory, where it has room, for ranks that are killed."""
     keep_best: bool = False
     """Also save after every epoch that is evaluated, and keep the state of the best zero-shot NMSE."""
-
-
-class EvaluationSection(Section):
-    """The zero-shot table, and scores beside the training."""
-
-    split: Literal["train", "val", "test"] = "test"
-    samples: Positive | None = None
-    """At most so many samples of every set; null: all."""
-    batch: Positive = 64
-    seed: int = 0
-    every_epochs: Positive | None = None
-    """Also score the model after every so many epochs, beside the training."""
-    validation_samples: Positive = 32
-    """Beside the training: at most so many validation samples of every pre-training set."""
-    select: Select = "val"
-    """What chooses the best model: its validation samples, the zero-shot sets, or nothing (the last one is taken)."""
-    references: bool | tuple[ReferenceName, ...] = True
-    """Predictions without training that are also scored: true for ``DEFAULT_REFERENCES``, or some by name."""
-    link_snr_db: float | None = 10.0
-    """Of one antenna, for the spectral efficiency of precoding along predictions; null: directions are not scored."""
-
-    @property
-    def reference_names(self) -> tuple[ReferenceName, ...]:
-        """Those of ``references``, each once."""
-        if isinstance(self.references, bool):
-            return DEFAULT_REFERENCES if self.references else ()
-        return tuple(dict.fromkeys(self.references))
 
 
 class TrackingSection(Section):

@@ -16,7 +16,7 @@ from orchestrator.checkpoint.deepspeed_private import around_exchanges, forget_f
 from orchestrator.monitoring.profiling import optimizing
 from orchestrator.monitoring.step_clock import ExchangeClock, StepClock
 from orchestrator.run.signals import SILENCE, Signals
-from orchestrator.spec.job import TrainSection
+from orchestrator.spec.train import TrainSection
 from orchestrator.training.loader import MicroBatch, StepBatch
 from orchestrator.training.memory import explained_memory
 from orchestrator.training.step_report import StepReport, StepResult

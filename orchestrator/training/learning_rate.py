@@ -2,7 +2,7 @@
 
 import math
 
-from orchestrator.spec.job import TrainSection
+from orchestrator.spec.train import TrainSection
 
 
 def learning_rate(position: float, *, peak: float, floor: float, warmup: float, total: float) -> float:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from orchestrator.spec.job import Precision, TrainSection
+from orchestrator.spec.train import Precision, TrainSection
 
 DENSE_PEAKS: tuple[tuple[frozenset[str], float, float], ...] = (
     (frozenset({"H800", "PCIE"}), 756e12, 51e12),

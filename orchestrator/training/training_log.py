@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from orchestrator.run.rank_events import RankEvents
-from orchestrator.spec.job import TrainSection
+from orchestrator.spec.train import TrainSection
 from orchestrator.training.learning_rate import job_rate
 from orchestrator.training.mfu import StepWork
 from orchestrator.training.pipeline import SkippedStep, TrainedStep

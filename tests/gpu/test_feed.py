@@ -24,7 +24,7 @@ from orchestrator.data.device_signal import NormalTables, Runs
 from orchestrator.data.reader import TrainingData, open_training_data
 from orchestrator.data.stored_batch import StoredBatch
 from orchestrator.shard_cache.placement import SharedPlacement
-from orchestrator.spec.job import DataSection
+from orchestrator.spec.data import DataSection
 from orchestrator.training.collectives import gather_rows
 from orchestrator.training.loader import StepLoader
 from samplers.batches import ScheduledBatches

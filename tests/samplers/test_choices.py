@@ -4,7 +4,7 @@ from typing import get_args
 import pytest
 
 from channels.errors import UserError
-from orchestrator.spec.job import BatchingSection
+from orchestrator.spec.batching import BatchingSection
 from samplers.choices import BALANCES, METHODS, MIXES, PACKS, SHUFFLES, STRATEGIES, TAILS, check_choice
 
 PAGE = Path(__file__).parents[2] / "docs" / "sampling.md"

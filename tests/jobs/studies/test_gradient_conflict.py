@@ -7,7 +7,7 @@ import pytest
 from jobs.studies.gradient_conflict import ConflictSetting, PairConflict, measure_conflict, shares
 from models.registry import make_spec
 from orchestrator.data.reader import TrainingData, open_training_data
-from orchestrator.spec.job import DataSection
+from orchestrator.spec.data import DataSection
 from samplers.catalogue import Catalogue
 
 SETTING = ConflictSetting(epochs=1, batches=3, lr=1e-3, seed=5)

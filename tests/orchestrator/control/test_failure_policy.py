@@ -8,7 +8,7 @@ from channels.errors import UserError
 from orchestrator.control.failure_policy import Failure, Kind, blame_devices, classify, decide, describe, describe_all
 from orchestrator.run.adjustments import Adjustments
 from orchestrator.run.failures import MicroBatchTooLargeError, RankError, TrainingDivergedError
-from orchestrator.spec.job import FailuresSection
+from orchestrator.spec.failures import FailuresSection
 
 NONE = Adjustments()
 GLOO = RuntimeError("Connection closed by peer [127.0.0.1]:3421")

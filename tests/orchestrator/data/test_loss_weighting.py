@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from models.interface import MaskDraw
 from models.registry import make_spec
 from orchestrator.data.reader import TrainingData, open_training_data
-from orchestrator.spec.job import DataSection, LossWeighting
+from orchestrator.spec.data import DataSection
+from orchestrator.spec.train import LossWeighting
 from samplers.schedule import Slice
 
 MODELS = {

@@ -14,7 +14,8 @@ from models.interface import PackedBatch, TokenBatch
 from models.registry import make_spec
 from orchestrator.data.device_signal import NormalTables
 from orchestrator.data.reader import TrainingData, open_training_data
-from orchestrator.spec.job import DataSection, LossWeighting
+from orchestrator.spec.data import DataSection
+from orchestrator.spec.train import LossWeighting
 from samplers.schedule import Slice
 from tests.stores import plane_waves, spec_of
 

@@ -11,7 +11,7 @@ from channels.writer import open_writer
 from models.registry import make_spec
 from orchestrator.evaluation.nmse import score_set
 from orchestrator.evaluation.score import CLEAN, Score
-from orchestrator.spec.job import DEFAULT_REFERENCES, EvaluationSection
+from orchestrator.spec.evaluation import DEFAULT_REFERENCES, EvaluationSection
 from tests.jobs_for_tests import small_job
 from tests.stores import plane_waves, spec_of
 

@@ -6,7 +6,7 @@ import pytest
 
 from channels.errors import UserError
 from orchestrator.spec.cluster import load_profile
-from orchestrator.spec.job import TrainSection
+from orchestrator.spec.train import TrainSection
 from orchestrator.training.mfu import StepWork, device_peak, known_peak, products_of_float32
 
 

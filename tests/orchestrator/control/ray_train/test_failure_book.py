@@ -12,7 +12,7 @@ from orchestrator.run.adjustments import Adjustments, read_adjustments
 from orchestrator.run.events import read_events
 from orchestrator.run.failures import TrainingDivergedError
 from orchestrator.run.folder import RunDirectory
-from orchestrator.spec.job import FailuresSection
+from orchestrator.spec.failures import FailuresSection
 
 GLOO = RuntimeError("Connection closed by peer [127.0.0.1]:3421")
 

@@ -27,7 +27,7 @@ from orchestrator.control.ray_train.policies import (
 from orchestrator.control.ray_train.private import NoopDecision, ResizeDecision
 from orchestrator.run.events import read_events
 from orchestrator.run.folder import RunDirectory
-from orchestrator.spec.job import FailuresSection
+from orchestrator.spec.failures import FailuresSection
 
 
 class ActorDiedError(Exception):

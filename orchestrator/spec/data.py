@@ -1,0 +1,50 @@
+"""The part of a job spec that says which channels are used."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from orchestrator.spec.section import FolderPath, Positive, Section
+from orchestrator.spec.store_preset import StorePreset
+
+Shot = Literal["zero", "full"]
+
+
+class DataSection(Section):
+    """Which channels are used, and their noise."""
+
+    store: FolderPath
+    """Folder of a channel store; relative paths start at the working directory."""
+    preset: StorePreset | None = None
+    """What the store is made from: to plan before it is there, and to make it. It says nothing about one that is."""
+    sets: tuple[str, ...] | Positive | None = None
+    """Names of the pre-training sets, the first N of them, or all."""
+    zeroshot_sets: tuple[str, ...] | None = None
+    """Names of the held-out sets, or all."""
+    target: str | None = None
+    """Full-shot: the held-out set that is trained on, alone, and scored; null: the pre-training sets are trained on."""
+    samples: Positive | None = None
+    """At most so many training samples of every set (the first ones), for ablations."""
+    snr_db: float | None = 20.0
+    """Noise added to unit-power channels, input and target alike (PAPERS: 20 dB); null for none."""
+    placement: Literal["shared", "replicate", "partition"] = "shared"
+    """Where ranks read shards: the store itself, copies of all on every node, or of what a node's ranks need."""
+    cache_gb: Annotated[float, Field(gt=0)] | None = None
+    """Most gigabytes of copies a node may hold (placements replicate and partition)."""
+
+    @property
+    def shot(self) -> Shot:
+        """Whether the sets that are scored are those that were trained on."""
+        return "zero" if self.target is None else "full"
+
+    @model_validator(mode="after")
+    def _target_alone(self) -> "DataSection":
+        for field in ("sets", "zeroshot_sets"):
+            if self.target is not None and getattr(self, field) is not None:
+                raise ValueError(f"target {self.target} is trained on and scored alone; drop {field}")
+        return self
+
+    @property
+    def cache_bytes(self) -> int | None:
+        """``cache_gb`` in bytes."""
+        return None if self.cache_gb is None else int(self.cache_gb * 1e9)
