@@ -25,8 +25,8 @@ class NaiveAttention(nn.Module):
         super().__init__()
         self.heads, self.qkv, self.proj = attention.heads, attention.qkv, attention.proj
 
-    def forward(self, tokens: Tensor, keys: RowKeys | None) -> Tensor:
-        """[B, L, width] of tokens [B, L, width], of which ``keys`` count, None for all."""
+    def forward(self, tokens: Tensor, keys: RowKeys | None, rotation: None = None) -> Tensor:
+        """[B, L, width] of tokens [B, L, width], of which ``keys`` count, None for all. rotation: there was none."""
         batch, length, width = tokens.shape
         everything = torch.ones(batch, 1, 1, length, dtype=torch.bool, device=tokens.device)
         key_mask = everything if keys is None else keys.mask

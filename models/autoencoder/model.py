@@ -22,7 +22,8 @@ from models.layers.masking import TASKS, MaskRatios, View, host_grids, make_view
 from models.layers.packed_views import PackedViews, packed_views
 from models.layers.packing import Layout, Sequences
 from models.layers.parameters import numbered
-from models.layers.positions import Kind, token_positions
+from models.layers.positions import Kind, token_blocks, token_positions
+from models.layers.rotary import Rotation
 
 
 class MaskedAutoencoder(PretrainingModel):
@@ -34,10 +35,11 @@ class MaskedAutoencoder(PretrainingModel):
         self.ratios = ratios
         encoder, decoder = size.encoder, size.decoder
         self.patch_embedding = nn.Linear(TOKEN_WIDTH, encoder.width)
-        self.encoder = Stack(encoder.width, encoder.depth, encoder.heads, encoder.expansion)
+        rotary = position == "rotary"
+        self.encoder = Stack(encoder.width, encoder.depth, encoder.heads, encoder.expansion, rotary)
         self.decoder_embedding = nn.Linear(encoder.width, decoder.width)
         self.mask_token = nn.Parameter(torch.empty(1, 1, decoder.width))
-        self.decoder = Stack(decoder.width, decoder.depth, decoder.heads, decoder.expansion)
+        self.decoder = Stack(decoder.width, decoder.depth, decoder.heads, decoder.expansion, rotary)
         self.head = nn.Linear(decoder.width, TOKEN_WIDTH)
         self._initialise()
 
@@ -75,10 +77,10 @@ class MaskedAutoencoder(PretrainingModel):
             return self._encode_packed(batch, embedded)
         longest = batch.tokens.shape[1]
         index = torch.arange(longest, device=embedded.device)[None]
-        positions = token_positions(self.position, index, batch.grid, longest, embedded.shape[2])
+        embedded, rotation = self._placed(self.encoder, embedded, index, batch.grid, longest)
         valid = (index < batch.lengths[:, None]).expand(len(embedded), -1)
         padded = any(math.prod(grid) != longest for grid in host_grids(batch))
-        encoded = self.encoder(embedded + positions.to(dtype), valid if padded else None).float()
+        encoded = self.encoder(embedded, valid if padded else None, rotation).float()
         return Embedding(None, encoded.where(valid[..., None], 0) if padded else encoded, valid)
 
     def encoder_layers(self) -> Sequence[nn.Module]:
@@ -92,19 +94,21 @@ class MaskedAutoencoder(PretrainingModel):
             counts[math.prod(grid)] += samples
         sequences = Sequences.of(layout.lengths, counts)
         sample, index = sequences.members()
-        positions = token_positions(
-            self.position, layout.index[:, None], batch.grid[layout.sample], layout.longest, embedded.shape[1]
-        ).flatten(0, 1)
-        encoded = self.encoder((embedded + positions.to(embedded.dtype))[layout.starts[sample] + index], sequences)
+        rows = layout.starts[sample] + index
+        embedded, rotation = self._placed_packed(self.encoder, embedded[rows], batch, layout, rows)
+        encoded = self.encoder(embedded, sequences, rotation)
         back = sequences.first_rows()[layout.sample] + layout.index
         return Embedding(None, *layout.padded(encoded[back].float()))
 
     def layers(self) -> tuple[tuple[str, ...], ...]:
-        """Embedding, blocks of the encoder, what leads to the decoder, its blocks, head."""
+        """Embedding, blocks of the encoder, what leads to the decoder, its blocks, head.
+
+        The frequencies of a stack, which all of its blocks share, are with what comes before the first one.
+        """
         return (
-            ("patch_embedding",),
+            ("patch_embedding", "encoder.rotary"),
             *numbered("encoder.blocks", len(self.encoder.blocks)),
-            ("encoder.norm", "decoder_embedding", "mask_token"),
+            ("encoder.norm", "decoder_embedding", "mask_token", "decoder.rotary"),
             *numbered("decoder.blocks", len(self.decoder.blocks)),
             ("decoder.norm", "head"),
         )
@@ -130,8 +134,8 @@ class MaskedAutoencoder(PretrainingModel):
         longest = tokens.shape[1]
         embedded = self.patch_embedding(tokens.gather(1, view.kept[..., None].expand(-1, -1, tokens.shape[2])))
         index = self.encoder_index(task, view.kept, grid)
-        positions = token_positions(self.position, index, grid, longest, embedded.shape[2])
-        encoded = self.decoder_embedding(self.encoder(embedded + positions.to(embedded.dtype), view.present))
+        embedded, rotation = self._placed(self.encoder, embedded, index, grid, longest)
+        encoded = self.decoder_embedding(self.encoder(embedded, view.present, rotation))
         mask_token = self.mask_token.to(encoded.dtype)
         if view.present is not None:
             encoded = torch.where(view.present[..., None], encoded, mask_token)
@@ -140,13 +144,28 @@ class MaskedAutoencoder(PretrainingModel):
 
     def _decode(self, states: Tensor, batch: TokenBatch) -> Tensor:
         """Predicted tokens [views, B, L, D] of decoder inputs [views, B, L, width]."""
-        views, _, longest, width = states.shape
+        views, _, longest, _ = states.shape
         index = torch.arange(longest, device=states.device)[None]
-        positions = token_positions(self.position, index, batch.grid, longest, width)
+        states, rotation = self._placed(self.decoder, states, index, batch.grid, longest)
         padded = any(math.prod(grid) != longest for grid in host_grids(batch))
         key_mask = (index < batch.lengths[:, None]).repeat(views, 1) if padded else None
-        decoded = self.decoder((states + positions.to(states.dtype)).flatten(0, 1), key_mask)
+        decoded = self.decoder(states.flatten(0, 1), key_mask, rotation and rotation.repeated(views))
         return cast(Tensor, self.head(decoded).unflatten(0, states.shape[:2]))
+
+    def _placed(
+        self, stack: Stack, tokens: Tensor, index: Tensor, grid: Tensor, longest: int
+    ) -> tuple[Tensor, Rotation | None]:
+        """Tokens [..., B, n, width] with their positions added, or as they are with their rotation in a stack.
+
+        index, grid, longest: as of ``token_positions``. Or tokens [B, width], one index each.
+        """
+        packed = tokens.ndim == 2
+        if self.position == "rotary":
+            assert stack.rotary is not None
+            blocks = torch.stack(token_blocks(index, grid), dim=-1)
+            return tokens, stack.rotary(blocks.flatten(0, 1) if packed else blocks, tokens.dtype)
+        positions = token_positions(self.position, index, grid, longest, tokens.shape[-1]).to(tokens.dtype)
+        return tokens + (positions.flatten(0, 1) if packed else positions), None
 
     def _packed_losses(self, batch: PackedBatch, views: PackedViews) -> Tensor:
         elements = None if batch.elements is None else batch.elements[views.masked]
@@ -169,16 +188,18 @@ class MaskedAutoencoder(PretrainingModel):
         """Predicted values float32 [M, D] of the masked tokens, all views in one pass."""
         dtype = self.patch_embedding.weight.dtype
         embedded = self.patch_embedding(batch.tokens[views.kept].to(dtype))
-        encoded = self.encoder(embedded + self._packed_positions(batch, views, views.kept, embedded), views.encoder)
-        encoded = self.decoder_embedding(encoded)
+        embedded, rotation = self._placed_packed(self.encoder, embedded, batch, views.layout, views.kept)
+        encoded = self.decoder_embedding(self.encoder(embedded, views.encoder, rotation))
         mask_tokens = self.mask_token.to(encoded.dtype).view(1, -1).expand(len(views.decoded), -1)
         states = mask_tokens.index_copy(0, views.kept_rows, encoded)
-        decoded = self.decoder(states + self._packed_positions(batch, views, views.decoded, states), views.decoder)
+        states, rotation = self._placed_packed(self.decoder, states, batch, views.layout, views.decoded)
+        decoded = self.decoder(states, views.decoder, rotation)
         # An index would sort the rows in its backward pass.
         return cast(Tensor, self.head(decoded.index_select(0, views.masked_rows)).float())
 
-    def _packed_positions(self, batch: PackedBatch, views: PackedViews, tokens: Tensor, like: Tensor) -> Tensor:
-        """Positions of some tokens (int64 [n]) of a packed batch, in the shape and type of ``like`` [n, width]."""
-        layout = views.layout
-        index, grid = layout.index[tokens][:, None], batch.grid[layout.sample[tokens]]
-        return token_positions(self.position, index, grid, layout.longest, like.shape[1]).flatten(0, 1).to(like.dtype)
+    def _placed_packed(
+        self, stack: Stack, tokens: Tensor, batch: PackedBatch, layout: Layout, which: Tensor
+    ) -> tuple[Tensor, Rotation | None]:
+        """Tokens [n, width] of some rows (int64 [n]) of a packed batch, as of ``_placed``."""
+        index, grid = layout.index[which][:, None], batch.grid[layout.sample[which]]
+        return self._placed(stack, tokens, index, grid, layout.longest)

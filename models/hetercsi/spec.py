@@ -13,10 +13,13 @@ from models.hetercsi.sizes import network_size
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HeterCsiSpec(AutoencoderSpec):
-    """HeterCSI's options beside the masked shares."""
+    """HeterCSI's options beside the masked shares.
+
+    position: of tokens, ``flat`` as published; see ``models.layers.positions``.
+    """
 
     size: Literal["published", "base", "tiny"] = "published"
-    position: Literal["flat", "grid"] = "flat"
+    position: Literal["flat", "grid", "rotary"] = "flat"
 
     @property
     def name(self) -> str:
@@ -27,6 +30,11 @@ class HeterCsiSpec(AutoencoderSpec):
     def dimensions(self) -> Size:
         """Dimensions of the network."""
         return network_size(self.size)
+
+    @property
+    def keeps_float32(self) -> bool:
+        """Whether there are frequencies of rotary positions."""
+        return self.position == "rotary"
 
     def build(self, seed: int) -> MaskedAutoencoder:
         """The network in float32 on the CPU, drawn from the seed."""

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from models.layers.packed_attention import packed_attention
 from models.layers.packing import Sequences
 from models.layers.padded_attention import RowKeys, padded_attention
+from models.layers.rotary import Rotary, Rotation, rotate
 
 NORM_EPS = 1e-6
 BERT_NORM_EPS = 1e-12
@@ -33,12 +34,14 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
         self.mixing = Mixing()
 
-    def forward(self, tokens: Tensor, keys: RowKeys | Sequences | None) -> Tensor:
-        """Tokens [B, L, width], of which ``keys`` count, None where all do.
+    def forward(self, tokens: Tensor, keys: RowKeys | Sequences | None, rotation: Rotation | None = None) -> Tensor:
+        """Tokens [B, L, width], of which ``keys`` count, None where all do. rotation: of rotary positions.
 
         Or tokens [N, width] of packed sequences, each attending to itself.
         """
         qkv = self.qkv(tokens).unflatten(-1, (3, self.heads, -1))
+        if rotation is not None:
+            qkv = rotate(qkv, rotation)
         return cast(Tensor, self.proj(self.mixing(qkv, keys).flatten(-2)))
 
 
@@ -52,9 +55,9 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(width, eps=NORM_EPS)
         self.mlp = nn.Sequential(nn.Linear(width, expansion * width), nn.GELU(), nn.Linear(expansion * width, width))
 
-    def forward(self, tokens: Tensor, keys: RowKeys | Sequences | None) -> Tensor:
-        """Tokens [B, L, width] or [N, width]; keys as of ``Attention``."""
-        tokens = tokens + self.attention(self.norm1(tokens), keys)
+    def forward(self, tokens: Tensor, keys: RowKeys | Sequences | None, rotation: Rotation | None = None) -> Tensor:
+        """Tokens [B, L, width] or [N, width]; keys and rotation as of ``Attention``."""
+        tokens = tokens + self.attention(self.norm1(tokens), keys, rotation)
         return cast(Tensor, tokens + self.mlp(self.norm2(tokens)))
 
 
@@ -76,21 +79,22 @@ class PostNormBlock(nn.Module):
 
 
 class Stack(nn.Module):
-    """Blocks and a final norm."""
+    """Blocks and a final norm. rotary: whether it has frequencies of rotary positions."""
 
-    def __init__(self, width: int, depth: int, heads: int, expansion: int) -> None:
+    def __init__(self, width: int, depth: int, heads: int, expansion: int, rotary: bool = False) -> None:
         super().__init__()
+        self.rotary = Rotary(heads, width // heads) if rotary else None
         self.blocks = nn.ModuleList(Block(width, heads, expansion) for _ in range(depth))
         self.norm = nn.LayerNorm(width, eps=NORM_EPS)
 
-    def forward(self, tokens: Tensor, keys: Tensor | Sequences | None) -> Tensor:
+    def forward(self, tokens: Tensor, keys: Tensor | Sequences | None, rotation: Rotation | None = None) -> Tensor:
         """Tokens [B, L, width]; keys bool [B, L], True for those that count, the first of each row; None where all do.
 
-        Or tokens [N, width] of packed sequences.
+        Or tokens [N, width] of packed sequences. rotation: of ``rotary`` for the same tokens.
         """
         rows = RowKeys.of(keys) if isinstance(keys, Tensor) else keys
         for block in self.blocks:
-            tokens = block(tokens, rows)
+            tokens = block(tokens, rows, rotation)
         return cast(Tensor, self.norm(tokens))
 
 

@@ -1,9 +1,10 @@
-"""Fixed sine-cosine positions of tokens.
+"""Where tokens lie in their grids, and fixed sine-cosine positions of them.
 
 ``flat`` is HeterCSI's published one: one position, the index of the token in the flattened grid. Lengths beyond those
 trained on have positions never seen. ``grid`` gives each of the axes (slot block, subcarrier block, antenna block) its
 own share of the features, so that a new scale is a new combination of known positions. ``stf`` does so as WiFo's code
-does: slot, antenna and subcarrier block, with shares rounded to the nearest.
+does: slot, antenna and subcarrier block, with shares rounded to the nearest. ``rotary`` adds nothing to the tokens:
+see ``models.layers.rotary``.
 """
 
 from typing import Literal
@@ -11,7 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Kind = Literal["flat", "grid", "stf"]
+Added = Literal["flat", "grid", "stf"]
+Kind = Literal["flat", "grid", "stf", "rotary"]
 
 
 def sine_cosine(count: int, width: int, device: torch.device) -> Tensor:
@@ -35,15 +37,20 @@ def stf_widths(width: int) -> tuple[int, int, int]:
     return third, third, width - 2 * third
 
 
-def token_positions(kind: Kind, index: Tensor, grid: Tensor, longest: int, width: int) -> Tensor:
+def token_blocks(index: Tensor, grid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Slot, subcarrier and antenna block, int64 [B, n] each, of indices int64 [B or 1, n] in grids int64 [B, 3]."""
+    subcarriers, antennas = grid[:, 1:2], grid[:, 2:]
+    return index // (subcarriers * antennas), index // antennas % subcarriers, index % antennas
+
+
+def token_positions(kind: Added, index: Tensor, grid: Tensor, longest: int, width: int) -> Tensor:
     """Float32 [B, n, width] of token indices int64 [B or 1, n], below ``longest``, in grids int64 [B, 3].
 
     [1, n, width] where all samples have the same: ``flat`` with indices [1, n].
     """
     if kind == "flat":
         return sine_cosine(longest, width, index.device)[index]
-    subcarriers, antennas = grid[:, 1:2], grid[:, 2:]
-    slot, subcarrier, antenna = index // (subcarriers * antennas), index // antennas % subcarriers, index % antennas
+    slot, subcarrier, antenna = token_blocks(index, grid)
     if kind == "grid":
         shares, coordinates = axis_widths(width), (slot, subcarrier, antenna)
     else:

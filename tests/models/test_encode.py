@@ -20,13 +20,14 @@ MODELS: dict[str, tuple[dict[str, Any], tuple[tuple[int, int, int], ...]]] = {
     "lwm": ({"size": "tiny", "patches": [4]}, SNAPSHOTS),
     "raw": ({"patches": [4]}, SNAPSHOTS),
     "hetercsi": ({"size": "tiny", "position": "grid"}, SAMPLES),
+    "rotary": ({"size": "tiny", "position": "rotary"}, SAMPLES),
     "wifo": ({"size": "tiny"}, SAMPLES),
 }
 
 
 def made(name: str) -> tuple[ModelSpec, PretrainingModel, tuple[tuple[int, int, int], ...]]:
     options, scales = MODELS[name]
-    spec = make_spec(name, options)
+    spec = make_spec("hetercsi" if name == "rotary" else name, options)
     return spec, spec.build(seed=2).eval(), scales
 
 
@@ -42,7 +43,7 @@ def batch_of(spec: ModelSpec, scales: tuple[tuple[int, int, int], ...], rows: li
 def test_an_embedding_is_the_same_in_any_batch(name: str, packed: bool) -> None:
     spec, model, scales = made(name)
     together: Embedding = model.encode(batch_of(spec, scales, list(range(len(scales))), packed))
-    assert (together.class_token is None) == (name in ("raw", "hetercsi", "wifo"))
+    assert (together.class_token is None) == (name in ("raw", "hetercsi", "rotary", "wifo"))
     assert together.patches.dtype == torch.float32
     assert not together.patches[~together.valid].any()
     for row, scale in enumerate(scales):

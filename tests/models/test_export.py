@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from channels.errors import UserError
-from models.export import load_model, save_model
+from models.export import load_model, load_weights, save_model
 from models.interface import MaskDraw
 from models.registry import make_spec
 from tests.models.batches import make_batch
@@ -32,6 +32,21 @@ def test_a_model_comes_back_as_it_was(exported):
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
     config = json.loads((folder / "config.json").read_text())
     assert config == {"model": "hetercsi", "options": OPTIONS}
+
+
+def test_frequencies_that_were_learned_come_back(tmp_path):
+    options = {"size": "tiny", "position": "rotary"}
+    spec = make_spec("hetercsi", options)
+    model = spec.build(seed=4)
+    with torch.no_grad():
+        model.encoder.rotary.frequencies.mul_(1.5)
+    save_model(tmp_path, "hetercsi", options, model)
+    loaded = load_model(tmp_path)[1]
+    assert torch.equal(loaded.encoder.rotary.frequencies, model.encoder.rotary.frequencies)
+    batch = make_batch(spec)
+    assert torch.equal(loaded(batch, MaskDraw(0, 0)), model(batch, MaskDraw(0, 0)))
+    with pytest.raises(UserError, match=r"2 tensors are of other shapes .*first 'decoder.rotary.frequencies'"):
+        load_weights(tmp_path, "hetercsi", make_spec("hetercsi", OPTIONS).build(seed=0))
 
 
 def test_loading_needs_no_engine(exported):

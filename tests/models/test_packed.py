@@ -21,7 +21,11 @@ mixes = settings(max_examples=25, deadline=None)
 scale = st.tuples(st.integers(1, 16), st.integers(1, 24), st.integers(1, 9))
 
 
-@pytest.fixture(scope="module", params=[("hetercsi", "flat"), ("hetercsi", "grid"), ("wifo", "stf")], ids="-".join)
+@pytest.fixture(
+    scope="module",
+    params=[("hetercsi", "flat"), ("hetercsi", "grid"), ("hetercsi", "rotary"), ("wifo", "stf")],
+    ids="-".join,
+)
 def spec(request: pytest.FixtureRequest) -> ModelSpec:
     name, position = request.param
     return make_spec(name, {"size": "tiny", "position": position})

@@ -18,7 +18,7 @@ from tests.models.learning import losses_by_heart
 DRAW = MaskDraw(seed=3, epoch=1)
 
 
-@pytest.fixture(scope="module", params=["flat", "grid"])
+@pytest.fixture(scope="module", params=["flat", "grid", "rotary"])
 def spec(request):
     return make_spec("hetercsi", {"size": "tiny", "position": request.param})
 
@@ -199,6 +199,25 @@ def test_bfloat16_is_close_and_sums_in_float32(spec):
     torch.testing.assert_close(rough, exact, rtol=0.02, atol=0.0)
     rough.sum().backward()
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+def test_grids_longer_than_any_before_are_predicted_as_alone(spec, model):
+    """Of more blocks an axis than the published sets have, beside a short one."""
+    scales = [(8, 280, 4), (4, 8, 36), (84, 4, 4)]
+    sums = model(make_batch(spec, scales), DRAW)
+    alone = sum(model(make_batch(spec, [scale], first_key=100 + row), DRAW) for row, scale in enumerate(scales))
+    assert sums.isfinite().all()
+    torch.testing.assert_close(sums, alone, rtol=1e-4, atol=1e-4)
+
+
+def test_gradients_reach_the_frequencies_of_rotary_positions():
+    spec = make_spec("hetercsi", {"size": "tiny", "position": "rotary"})
+    model = spec.build(seed=1)
+    model(make_batch(spec), DRAW).sum().backward()
+    for stack in (model.encoder, model.decoder):
+        of_axes = stack.rotary.frequencies.grad.view(3, -1)
+        assert of_axes.isfinite().all() and (of_axes != 0).float().mean() > 0.9
+    assert spec.keeps_float32 and not make_spec("hetercsi", {"position": "grid"}).keeps_float32
 
 
 def test_it_learns_a_constant_channel():

@@ -17,8 +17,8 @@ from tests.models.snapshots import random_batch
 
 
 def make_case(name: str) -> tuple[PretrainingModel, TokenBatch]:
-    if name == "hetercsi":
-        spec = make_spec(name, {"size": "tiny"})
+    if name in ("hetercsi", "rotary"):
+        spec = make_spec("hetercsi", {"size": "tiny", "position": "flat" if name == "hetercsi" else name})
         return spec.build(0), make_batch(spec)
     spec = make_spec(name, {"size": "tiny", "patches": [4]})
     return spec.build(0), random_batch(spec, 4, [(2, 16, 8), (1, 16, 4)])
@@ -39,7 +39,7 @@ def assert_same(model: PretrainingModel, plain: PretrainingModel, batch: TokenBa
     torch.testing.assert_close(gradients, expected_gradients, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("name", "blocks"), [("hetercsi", 6), ("wimamba", 4), ("lwm", 4)])
+@pytest.mark.parametrize(("name", "blocks"), [("hetercsi", 6), ("rotary", 6), ("wimamba", 4), ("lwm", 4)])
 def test_recomputed_blocks_keep_less_and_change_nothing(name: str, blocks: int) -> None:
     (model, batch), (plain, _) = make_case(name), make_case(name)
     assert len(repeated_blocks(model)) == blocks
@@ -95,7 +95,10 @@ def packed_parts(spec: ModelSpec, samples: int) -> tuple[list[Tokens], NDArray[n
     return parts, np.arange(samples), np.ones(samples, np.float32)
 
 
-@pytest.mark.parametrize(("name", "options"), [("hetercsi", {}), ("wimamba", {"patches": [4], "dropout": 0.0})])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("hetercsi", {}), ("hetercsi", {"position": "rotary"}), ("wimamba", {"patches": [4], "dropout": 0.0})],
+)
 def test_packed_batches_of_any_size_share_their_graphs(
     monkeypatch: pytest.MonkeyPatch, name: str, options: dict[str, object]
 ) -> None:

@@ -5,7 +5,7 @@ import torch
 
 from channels.errors import UserError
 from models.interface import PretrainingModel
-from models.layers.parameters import count_parameters, freeze, layer_scales, optimizer_groups
+from models.layers.parameters import cast_parameters, count_parameters, freeze, layer_scales, optimizer_groups
 from models.registry import make_spec
 
 
@@ -57,6 +57,7 @@ def test_parts_that_are_not_there_are_refused_in_one_line(prefixes: list[str], s
     ("name", "options", "layers"),
     [
         ("hetercsi", {"size": "tiny"}, 1 + 4 + 1 + 2 + 1),
+        ("hetercsi", {"size": "tiny", "position": "rotary"}, 1 + 4 + 1 + 2 + 1),
         ("wifo", {"size": "tiny"}, 1 + 6 + 1 + 4 + 1),
         ("wimamba", {"size": "tiny", "patches": [4]}, 1 + 4 + 1),
         ("lwm", {"size": "tiny", "patches": [2, 4]}, 1 + 4 + 1),
@@ -85,6 +86,21 @@ def test_layers_before_the_last_one_learn_slower_and_keep_their_weight_decay() -
     assert scale["patch_embedding.weight"] == 0.5**12
     for group in groups:
         assert {parameter.ndim > 1 for parameter in group["params"]} == {group["weight_decay"] > 0}
+
+
+def test_frequencies_of_positions_do_not_decay_and_stay_float32() -> None:
+    model = make_spec("hetercsi", {"size": "tiny", "position": "rotary"}).build(seed=0)
+    _, plain = optimizer_groups(model, 0.05)
+    names = ("encoder.rotary.frequencies", "decoder.rotary.frequencies")
+    frequencies = [parameter for name, parameter in model.named_parameters() if name in names]
+    assert len(frequencies) == 2 and plain["weight_decay"] == 0
+    assert {id(one) for one in frequencies} <= {id(parameter) for parameter in plain["params"]}
+    scales = layer_scales(model, 0.5)
+    assert [scales[name] for name in names] == [scales["patch_embedding.weight"], scales["decoder_embedding.weight"]]
+    cast_parameters(model, torch.bfloat16)
+    assert {one.dtype for one in frequencies} == {torch.float32} and model.mask_token.dtype == torch.bfloat16
+    freeze(model, ["encoder.rotary"])
+    assert [one.requires_grad for one in frequencies] == [False, True]
 
 
 def test_a_model_without_layers_is_refused() -> None:
