@@ -21,8 +21,8 @@ ORDER = {
         "wifo", "snapshot", "baselines", "registry", "export", "channel_model", "released",
     ),
     "orchestrator": (
-        "spec", "run", "data", "shard_cache", "checkpoint", "monitoring", "training", "evaluation", "tracking",
-        "report", "downstream", "view", "control",
+        "spec", "run", "data", "shard_cache", "checkpoint", "optimizer", "monitoring", "training", "evaluation",
+        "tracking", "report", "downstream", "view", "control",
     ),
     "jobs": ("launch", "node", "slurm", "ray_cluster", "studies", "cli", "run"),
 }  # fmt: skip

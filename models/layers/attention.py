@@ -1,6 +1,6 @@
 """Transformer blocks over padded batches, whose padding no token attends to, or over packed sequences."""
 
-from typing import cast
+from typing import ClassVar, cast
 
 from torch import Tensor, nn
 
@@ -26,6 +26,9 @@ class Mixing(nn.Module):
 
 class Attention(nn.Module):
     """Multi-head self-attention."""
+
+    stacked: ClassVar = {"qkv": 3}
+    """Linear layers whose weight is several maps, one below the other, and how many."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()

@@ -5,7 +5,7 @@ input is added once more before the norm. The norm divides by the unbiased stand
 """
 
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -109,6 +109,9 @@ class UnbiasedNorm(nn.Module):
 
 class LwmLayer(nn.Module):
     """Attention and a ReLU network, each followed by a norm."""
+
+    stacked: ClassVar = {"qkv": 3}
+    """Linear layers whose weight is several maps, one below the other, and how many."""
 
     def __init__(self, width: int, heads: int, dropout: float, attention: Literal["fast", "naive"]) -> None:
         super().__init__()

@@ -32,7 +32,7 @@ EXCHANGES = (
 
 @dataclass(frozen=True, slots=True)
 class MasterRange:
-    """Where this rank keeps a range of one parameter: in a master tensor in float32, which AdamW steps."""
+    """Where this rank keeps a range of one parameter: in a master tensor in float32, which the optimizer steps."""
 
     parameter: nn.Parameter
     start: int
@@ -46,8 +46,8 @@ class MasterRange:
 def set_up_deepspeed(device: str) -> None:
     """Import DeepSpeed for this device, without what a worker has no use for.
 
-    Its autotuner imports MLflow where there is one, which takes as long as DeepSpeed itself; its optimizer Muon, which
-    every engine looks at and none of ours uses, imports torch's compiler. On a CPU DeepSpeed compiles a shared-memory
+    Its autotuner imports MLflow where there is one, which takes as long as DeepSpeed itself; its own Muon, which every
+    engine looks at and none of ours uses, imports torch's compiler. On a CPU DeepSpeed compiles a shared-memory
     operation for two minutes. On CUDA its stages 1 and 2 stop the host for each gradient's norm.
     """
     if device == "cpu":
@@ -115,8 +115,15 @@ def around_exchanges(around: Callable[[], AbstractContextManager[object]]) -> No
         setattr(backend, name, within(name))
 
 
+def support(kind: type[torch.optim.Optimizer]) -> None:
+    """Let DeepSpeed's ZeRO stages take an optimizer of ours without a warning."""
+    known = importlib.import_module("deepspeed.runtime.zero.utils").ZERO_SUPPORTED_OPTIMIZERS
+    if kind not in known:
+        known.append(kind)
+
+
 def forget_first_step(optimizer: Any) -> None:
-    """Undo the count of the step that DeepSpeed makes at the start where it wraps AdamW whole (bf16 with stage 0)."""
+    """Undo the count of the step that DeepSpeed makes at the start where it wraps all of it (bf16 with stage 0)."""
     from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
 
     if isinstance(optimizer, FP16_UnfusedOptimizer):
@@ -128,19 +135,22 @@ def elements(parameter: nn.Parameter) -> int:
     return int(getattr(parameter, "ds_numel", parameter.numel()))
 
 
-def adam(optimizer: Any) -> torch.optim.Optimizer:
-    """AdamW itself, without DeepSpeed's wrapper where there is one."""
+def innermost(optimizer: Any) -> torch.optim.Optimizer:
+    """The optimizer itself, without DeepSpeed's wrapper where there is one."""
     inner: torch.optim.Optimizer = getattr(optimizer, "optimizer", optimizer)
     return inner
 
 
-def masters(optimizer: Any, stage: int) -> list[Tensor]:
-    """The tensors that AdamW steps on this rank."""
+def masters(optimizer: Any, stage: int) -> list[tuple[Tensor, dict[str, Any]]]:
+    """The tensors that the optimizer steps on this rank, each with its parameter group."""
+    groups = optimizer.param_groups
     if stage == 3:
-        return list(optimizer.fp32_partitioned_groups_flat)
+        numbers = optimizer.sub_group_to_group_id
+        flats = enumerate(optimizer.fp32_partitioned_groups_flat)
+        return [(flat, groups[numbers[number]]) for number, flat in flats]
     if stage:
-        return list(optimizer.single_partition_of_fp32_groups)
-    return [master for _, master in replicas(optimizer)]
+        return list(zip(optimizer.single_partition_of_fp32_groups, groups, strict=True))
+    return [(master, group) for group in groups for master in group["params"]]
 
 
 def replicas(optimizer: Any) -> list[tuple[nn.Parameter, Tensor]]:

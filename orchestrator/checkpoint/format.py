@@ -40,7 +40,7 @@ class CheckpointInfo:
     step: int
     """Optimizer steps done."""
     optimizer_step: int
-    """AdamW's own count."""
+    """The optimizer's own count."""
     seed: int
     world_size: int
     zero_stage: int

@@ -1,7 +1,8 @@
 """What this rank holds of the training state, in terms that know no world size and no ZeRO stage.
 
-A fragment is a range of one flattened parameter together with AdamW's two moments of it. Fragments have the names of
-their parameters, so no rank ever gathers a whole state: it saves the ranges it holds and reads the ranges it needs.
+A fragment is a range of one flattened parameter together with what the optimizer keeps of it: AdamW two moments, Muon
+its momentum. Fragments have the names of their parameters, so no rank ever gathers a whole state: it saves the ranges
+it holds and reads the ranges it needs.
 """
 
 from collections.abc import Iterator
@@ -14,8 +15,12 @@ from torch import Tensor
 from orchestrator.checkpoint import deepspeed_private as private
 from orchestrator.checkpoint.deepspeed_private import MasterRange
 
-KINDS = ("weight", "exp_avg", "exp_avg_sq")
-"""Master weight and AdamW's moments, all float32."""
+WEIGHT = "weight"
+"""Kind of the master weight."""
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""Kinds of what AdamW keeps of it."""
+MOMENTUM = ("momentum",)
+"""And Muon, in the groups that have a momentum."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +36,7 @@ class Fragment:
     @property
     def length(self) -> int:
         """Elements n."""
-        return len(self.tensors["weight"])
+        return len(self.tensors[WEIGHT])
 
     def narrow(self, first: int, length: int) -> "Fragment":
         """A part of the range."""
@@ -40,7 +45,7 @@ class Fragment:
 
 
 class TrainingState:
-    """Master weights and moments of a DeepSpeed engine, as fragments.
+    """Master weights of a DeepSpeed engine and what its optimizer keeps of them, as fragments.
 
     A model must hold nothing else that training changes: buffers and frozen parameters follow from its specification,
     or from the weights that the run began with.
@@ -57,6 +62,10 @@ class TrainingState:
         self._optimizer = engine.optimizer
         self._stage = int(engine.zero_optimization_stage())
         self._rank, self._world = rank, world
+        self._kinds = {
+            master: MOMENTUM if "momentum" in group else MOMENTS
+            for master, group in private.masters(self._optimizer, self._stage)
+        }
 
     def held(self) -> list[Fragment]:
         """All that this rank trains with; the fragments of all ranks may overlap."""
@@ -69,37 +78,34 @@ class TrainingState:
 
     @property
     def optimizer_step(self) -> int:
-        """AdamW's count, on which its bias correction depends."""
-        return int(self._moments(self._masters()[0])["step"].item())
+        """The optimizer's count, on which AdamW's bias correction depends."""
+        return int(self._kept(next(iter(self._kinds)))["step"].item())
 
     def set_optimizer_step(self, step: int) -> None:
-        """Put AdamW's count to ``step``."""
-        for master in self._masters():
-            self._moments(master)["step"].fill_(step)
+        """Put the optimizer's count to ``step``."""
+        for master in self._kinds:
+            self._kept(master)["step"].fill_(step)
 
     def publish(self) -> None:
         """Make the weights that the forward pass uses follow the master weights (collective)."""
         private.publish(self._optimizer, self._stage)
-
-    def _masters(self) -> list[Tensor]:
-        return private.masters(self._optimizer, self._stage)
 
     def _own_part(self, fragment: Fragment) -> Iterator[Fragment]:
         first, last = (fragment.length * number // self._world for number in (self._rank, self._rank + 1))
         if last > first:
             yield fragment.narrow(first, last - first)
 
-    def _moments(self, master: Tensor) -> dict[str, Tensor]:
-        """AdamW's state of a tensor, made as AdamW makes it where there was no step yet."""
-        adam = private.adam(self._optimizer)
-        state: dict[str, Tensor] = adam.state[master]
+    def _kept(self, master: Tensor) -> dict[str, Tensor]:
+        """The optimizer's state of a tensor, made as the optimizer makes it where there was no step yet."""
+        optimizer = private.innermost(self._optimizer)
+        state: dict[str, Tensor] = optimizer.state[master]
         if not state:
-            state["step"] = torch.zeros((), device=master.device if adam.defaults["fused"] else "cpu")
-            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(master), torch.zeros_like(master)
+            state["step"] = torch.zeros((), device=master.device if optimizer.defaults["fused"] else "cpu")
+            state |= {kind: torch.zeros_like(master) for kind in self._kinds[master]}
         return state
 
     def _fragment(self, held: MasterRange) -> Fragment:
-        moments = self._moments(held.master)
-        flats = {"weight": held.master.detach(), **{kind: moments[kind] for kind in KINDS[1:]}}
+        kept = self._kept(held.master)
+        flats = {WEIGHT: held.master.detach(), **{kind: kept[kind] for kind in self._kinds[held.master]}}
         tensors = {kind: flat.view(-1).narrow(0, held.offset, held.length) for kind, flat in flats.items()}
         return Fragment(self._names[held.parameter], held.start, tensors)

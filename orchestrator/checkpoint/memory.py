@@ -84,7 +84,7 @@ class _Slot:
             self._mark = _mapped(self._mark_file, MARK_BYTES)
         self._mark[:LENGTH_BYTES] = bytes(LENGTH_BYTES)
         if self._fragments is None:
-            # Views that stay: whatever the engine, AdamW steps its tensors in place.
+            # Views that stay: whatever the engine, the optimizer steps its tensors in place.
             self._fragments = state.share()
         self._copy.take(self._fragments)
         document = {entry.name: getattr(info, entry.name) for entry in fields(info)}

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from orchestrator.checkpoint.format import CheckpointInfo
-from orchestrator.checkpoint.fragments import KINDS, TrainingState
+from orchestrator.checkpoint.fragments import TrainingState
 from orchestrator.checkpoint.free_memory import ROOM, held_in, room_in
 from orchestrator.checkpoint.machines import Machines
 from orchestrator.checkpoint.memory import MemoryStates
@@ -92,7 +92,7 @@ def steps_between(copy_s: float, step_s: float) -> int:
 
 def open_memory(folder: Path | None, state: TrainingState, rank: int, world: int, device: torch.device) -> "Opened":
     """The keeper of this rank (collective), or why there is none. folder: in this machine's memory, None: none."""
-    size = sum(fragment.length for fragment in state.share()) * len(KINDS) * FLOAT_BYTES
+    size = FLOAT_BYTES * sum(fragment.length * len(fragment.tensors) for fragment in state.share())
     where = str(folder) if folder is not None and _is_ours(folder) else None
     own = (f"{platform.node()}:{where}", where, size, _room(folder), uuid.uuid4().hex)
     found = [own] * world

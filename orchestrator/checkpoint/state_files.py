@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from channels.errors import UserError
-from orchestrator.checkpoint.fragments import KINDS, Fragment
+from orchestrator.checkpoint.fragments import WEIGHT, Fragment
 
 SUFFIX = ".safetensors"
 PART_BYTES = 2**24
@@ -47,9 +47,9 @@ class HostCopy:
         if layout != self._layout:
             header, length = _header(fragments)
             self._block, self._header, self._layout = self._allocate(header, length), header, layout
-            sizes = [fragment.length for fragment in fragments for _ in KINDS]
+            sizes = [fragment.length for fragment in fragments for _ in fragment.tensors]
             self._parts = list(torch.split(self._block, sizes))
-        content = [fragment.tensors[kind] for fragment in fragments for kind in KINDS]
+        content = [tensor for fragment in fragments for tensor in fragment.tensors.values()]
         if any(tensor.is_cuda for tensor in content):
             for part, tensor in zip(self._parts, content, strict=True):
                 part.copy_(tensor, non_blocking=self._pinned)
@@ -85,7 +85,7 @@ def _header(fragments: Sequence[Fragment]) -> tuple[bytes, int]:
     entries: dict[str, Any] = {}
     offset = 0
     for fragment in fragments:
-        for kind in KINDS:
+        for kind in fragment.tensors:
             end = offset + fragment.length
             entries[f"{fragment.name}/{fragment.start}/{kind}"] = {
                 "dtype": "F32", "shape": [fragment.length], "data_offsets": [4 * offset, 4 * end],
@@ -128,7 +128,7 @@ class StateReader:
 
     def sizes(self) -> dict[str, int]:
         """Elements of every parameter."""
-        weights = {name: found for (name, kind), found in self._ranges.items() if kind == KINDS[0]}
+        weights = {name: found for (name, kind), found in self._ranges.items() if kind == WEIGHT}
         return {name: max(stop for _, stop, _, _ in found) for name, found in weights.items()}
 
     def fill(self, fragment: Fragment) -> None:

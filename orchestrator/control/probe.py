@@ -2,8 +2,9 @@
 
 The passes run in a process of their own, whose memory is limited on a CPU, so that a failed allocation harms nobody.
 Optimizer state is held in full and in fp32, as DeepSpeed keeps it on one rank: weights, their gradient and both moments
-beside the model's own, and the buffer in which ZeRO gathers gradients. More ranks need less of the optimizer, so what
-fits here fits there; on a GPU a reserve is left for what torch's allocator does not see.
+beside the model's own, and the buffer in which ZeRO gathers gradients. Muon keeps one moment and needs the room of the
+other for its direction while it steps. More ranks need less of the optimizer, so what fits here fits there; on a GPU a
+reserve is left for what torch's allocator does not see.
 """
 
 import json

@@ -15,6 +15,7 @@ from channels.errors import UserError
 from channels.files import sync_folder, write_atomically
 from models.export import CONFIG, WEIGHTS, is_export, load_weights, read_spec
 from models.interface import ModelSpec, PretrainingModel
+from models.layers.matrices import block_matrices
 from models.layers.parameters import freeze, layer_scales
 from models.options import FOLDER_OPTIONS, portable_options
 from models.registry import make_spec
@@ -51,17 +52,19 @@ def check_beginning(job: JobSpec, spec: ModelSpec, runs: Path) -> InitialWeights
     A run that has its copy already needs the source no more.
 
     Raises:
-        UserError: no such run or export, one of another model or shape, parts and layers that the model has not, or an
-            option that names other weights to begin with.
+        UserError: no such run or export, one of another model or shape, parts and layers that the model has not, none
+            that the optimizer is for, or an option that names other weights to begin with.
     """
     train, init = job.train, job.model.init
-    if init is None and not train.freeze and train.layer_lr_decay == 1:
+    if init is None and not train.freeze and train.layer_lr_decay == 1 and train.optimizer == "adamw":
         return None
     _check_one_source(job)
     model = spec.build(job.seed)
     freeze(model, train.freeze)
     if train.layer_lr_decay != 1:
         layer_scales(model, train.layer_lr_decay)
+    if train.optimizer == "muon":
+        block_matrices(model)
     if init is None:
         return None
     kept = RunDirectory(runs / job.name).initial

@@ -171,7 +171,7 @@ class JobSpec(Section):
         kept_defaults: tuple[tuple[str, str, Any], ...] = (
             ("batching", "shuffle", "shard"), ("train", "loss_weighting", "token"), ("train", "tf32", False),
             ("data", "target", None), ("model", "init", None), ("train", "freeze", []),
-            ("train", "layer_lr_decay", 1.0),
+            ("train", "layer_lr_decay", 1.0), ("train", "optimizer", "adamw"), ("train", "muon_lr", 0.02),
         )  # fmt: skip
         for section, field, default in kept_defaults:
             if identity[section][field] == default:

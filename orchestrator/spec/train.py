@@ -7,6 +7,7 @@ from pydantic import ConfigDict, Field, model_validator
 from orchestrator.spec.section import Positive, Section
 
 LossWeighting = Literal["token", "sample"]
+Optimizer = Literal["adamw", "muon"]
 Precision = Literal["fp32", "bf16", "bf16_pure"]
 
 
@@ -20,10 +21,15 @@ class ProfileSection(Section):
 
 
 class TrainSection(Section):
-    """Optimisation: AdamW, warm-up and half cosine (HeterCSI section IV)."""
+    """Optimisation: AdamW, or Muon beside it; warm-up and half cosine (HeterCSI section IV)."""
 
     epochs: Positive = 1
+    optimizer: Optimizer = "adamw"
+    """``muon``: for the weights of the linear layers in the blocks; AdamW for all else."""
     lr: Annotated[float, Field(gt=0)] = 8e-4
+    muon_lr: Annotated[float, Field(gt=0)] = 0.02
+    """Of the weights that Muon trains, whose updates have spectral norm 1 (Jordan 2024); it follows the schedule of
+    ``lr``."""
     min_lr: Annotated[float, Field(ge=0)] = 0.0
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
@@ -55,4 +61,10 @@ class TrainSection(Section):
     def _whole_weights(self) -> "TrainSection":
         if self.compile and self.zero_stage == 3:
             raise ValueError("compile does not work with zero_stage 3; drop one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _rate_is_used(self) -> "TrainSection":
+        if self.optimizer != "muon" and self.muon_lr != type(self).model_fields["muon_lr"].default:
+            raise ValueError("muon_lr is the rate of Muon; set optimizer to muon, or leave muon_lr out")
         return self

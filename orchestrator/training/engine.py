@@ -11,10 +11,12 @@ from torch import Tensor
 
 from models.interface import MaskDraw, PretrainingModel
 from models.layers.blocks import checkpoint_activations, compile_blocks
-from models.layers.parameters import freeze, optimizer_groups
-from orchestrator.checkpoint.deepspeed_private import around_exchanges, forget_first_step, set_up_deepspeed
+from models.layers.parameters import freeze
+from orchestrator.checkpoint.deepspeed_private import around_exchanges, forget_first_step, set_up_deepspeed, support
 from orchestrator.monitoring.profiling import optimizing
 from orchestrator.monitoring.step_clock import ExchangeClock, StepClock
+from orchestrator.optimizer.build import make_optimizer, place_matrices
+from orchestrator.optimizer.muon import Muon
 from orchestrator.run.signals import SILENCE, Signals
 from orchestrator.spec.train import TrainSection
 from orchestrator.training.loader import MicroBatch, StepBatch
@@ -26,7 +28,7 @@ MOST_REDUCED = 50_000_000
 
 
 def clips_itself(train: TrainSection) -> bool:
-    """Whether DeepSpeed leaves AdamW as it is, so that we clip: its own way waits for the device."""
+    """Whether DeepSpeed leaves the optimizer as it is, so that we clip: its own way waits for the device."""
     return train.zero_stage == 0 and train.precision != "bf16_pure"
 
 
@@ -82,7 +84,8 @@ class TrainingEngine:
         """packed: whether batches are laid end to end.
 
         Raises:
-            UserError: parts to freeze that the model does not have, or layers that it does not name.
+            UserError: parts to freeze that the model does not have, layers that it does not name, or an optimizer
+                that has nothing to train in it.
         """
         set_up_deepspeed(device)
         if device == "cuda":
@@ -101,13 +104,8 @@ class TrainingEngine:
             checkpoint_activations(model)
         if train.compile:
             compile_blocks(model, packed)
-        optimizer = torch.optim.AdamW(
-            [dict(group) for group in optimizer_groups(model, train.weight_decay, train.layer_lr_decay)],
-            # Each step sets the rate. DeepSpeed makes a step by itself at the start, which must change nothing.
-            lr=0.0,
-            betas=train.betas,
-            fused=True,
-        )
+        optimizer = make_optimizer(model, train, device)
+        support(type(optimizer))
         config = deepspeed_config(train, sum(parameter.numel() for parameter in model.parameters()))
         self.deepspeed, *_ = deepspeed.initialize(
             model=model, optimizer=optimizer, config=config, dist_init_required=False
@@ -122,6 +120,11 @@ class TrainingEngine:
         self._exchange = ExchangeClock()
         if self.device.type == "cpu":
             around_exchanges(self._exchange.counted)
+        if isinstance(optimizer, Muon):
+            place_matrices(
+                optimizer, self.deepspeed.optimizer, stage=train.zero_stage, rank=self.rank, device=self.device,
+                add_up=self._add_up,
+            )  # fmt: skip
         self._tasks = tasks
         self._clip_norm = train.clip_norm if clips_itself(train) else None
         self._reduces_early = train.zero_stage >= 2
@@ -178,6 +181,11 @@ class TrainingEngine:
         exchanged = None if self.lag else self._exchange.take()
         report.add_norm(engine.get_global_grad_norm() if norm is None else norm, exchanged)
         return report
+
+    def _add_up(self, tensor: Tensor) -> None:
+        """Sum a tensor over the ranks, in place."""
+        with self._exchange.counted():
+            dist.all_reduce(tensor)
 
     def _forward(self, micro: MicroBatch, seed: int) -> Tensor:
         part: Tensor = self.deepspeed(micro.on(self.device), MaskDraw(seed=seed, epoch=micro.epoch))

@@ -12,7 +12,7 @@ from channels.manifest import shard_file
 from channels.shards import Samples
 from channels.writer import open_writer
 from orchestrator.checkpoint.format import SCHEMA, CheckpointInfo, file_digest, find_damage, write_info
-from orchestrator.checkpoint.fragments import KINDS
+from orchestrator.checkpoint.fragments import MOMENTS, WEIGHT
 from tests.channels.importers.layouts import D3, write_config, write_cost2100, write_split, write_wifo
 from tests.channels.importers.test_deepmimo import PAIR, write_scenario
 from tests.fuzz import readers
@@ -134,7 +134,9 @@ def state(tmp_path: Path) -> Path:
     """A complete checkpoint of one rank."""
     folder = tmp_path / "checkpoints" / "step-000000005"
     folder.mkdir(parents=True)
-    tensors = {f"{name}/0/{kind}": np.arange(8, dtype=np.float32) for name in ("a.w", "a.b") for kind in KINDS}
+    tensors = {
+        f"{name}/0/{kind}": np.arange(8, dtype=np.float32) for name in ("a.w", "a.b") for kind in (WEIGHT, *MOMENTS)
+    }
     save_file(tensors, folder / "rank-0.safetensors")
     file = folder / "rank-0.safetensors"
     info = CheckpointInfo(

@@ -17,6 +17,7 @@ FLAT = (
 )  # fmt: skip
 SCATTERED = (
     "optimizer", "param_groups", "fp32_partitioned_groups_flat", "grad_position", "get_param_id",
+    "sub_group_to_group_id",
     "_reassign_or_swap_out_partitioned_parameters", "checkpoint_event_epilogue",
 )  # fmt: skip
 OF_OPTIMIZER = {
@@ -44,6 +45,7 @@ OF_MODULES = (
     ("deepspeed.runtime.fp16.unfused_optimizer", "FP16_UnfusedOptimizer"),
     ("deepspeed.runtime.zero.stage_1_and_2", "mask_nan_or_inf_with_val_inplace"),
     ("deepspeed.runtime.zero.stage_1_and_2", "is_invalid_grad_norm"),
+    ("deepspeed.runtime.zero.utils", "ZERO_SUPPORTED_OPTIMIZERS"),
     ("deepspeed.comm.comm", "cdb"),
     *(("deepspeed.comm.torch", f"TorchBackend.{name}") for name in EXCHANGES),
 )

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from orchestrator.checkpoint import machines as machines_module
 from orchestrator.checkpoint import memory_keeper
 from orchestrator.checkpoint.format import SCHEMA, CheckpointInfo
-from orchestrator.checkpoint.fragments import KINDS, Fragment
+from orchestrator.checkpoint.fragments import MOMENTS, WEIGHT, Fragment
 from orchestrator.checkpoint.free_memory import held_in
 from orchestrator.checkpoint.machines import Machines
 from orchestrator.checkpoint.memory import MARK, MemoryStates, info_of, newest_of, shares_in
@@ -24,6 +24,7 @@ INFO = CheckpointInfo(
     schema=SCHEMA, step=0, optimizer_step=0, seed=1, world_size=2, zero_stage=2, fingerprint="f", sampler={"epoch": 0},
     train_seconds=1.0, epoch_totals=(1.0, 2, 3), mlflow_run_id=None, versions={}, files={},
 )  # fmt: skip
+KINDS = (WEIGHT, *MOMENTS)
 
 
 class Share:

@@ -89,6 +89,12 @@ def test_parts_to_freeze_are_checked_before_a_run(runs: Path) -> None:
     assert check(small_job(runs / "store"), runs) is None
 
 
+def test_an_optimizer_with_nothing_to_train_is_refused_before_a_run(runs: Path) -> None:
+    with pytest.raises(UserError, match=r"train\.optimizer: no weight is there for Muon"):
+        check(small_job(runs / "store", train={"optimizer": "muon", "freeze": ["encoder", "decoder"]}), runs)
+    assert check(small_job(runs / "store", train={"optimizer": "muon", "freeze": ["encoder"]}), runs) is None
+
+
 def test_other_options_of_the_same_shapes_are_said(runs: Path) -> None:
     export(runs / "flat" / "model", {"size": "tiny", "position": "flat", "time_ratio": 0.25})
     line = check(job_with(runs, "flat"), runs).line

@@ -67,6 +67,8 @@ def test_overrides_replace_and_create(tmp_path: Path) -> None:
         ("name: ../a\ndata: {store: x}\n", ["name", "../a"]),
         ("name: a\ndata: {store: x}\nbatching: {global_batch: 30, partitions: 8}\n", ["global_batch 30", "multiple"]),
         ("name: a\ndata: {store: x}\ntrain: {compile: true, zero_stage: 3}\n", ["train", "compile", "zero_stage 3"]),
+        ("name: a\ndata: {store: x}\ntrain: {muon_lr: 0.01}\n", ["train", "muon_lr", "set optimizer to muon"]),
+        ("name: a\ndata: {store: x}\ntrain: {optimizer: sgd}\n", ["train.optimizer", "sgd"]),
         ("name: [\n", ["job.yaml", "not YAML", "line"]),
         ("? " * 5000, ["job.yaml", "not YAML", "nests too deep"]),
         ("- 1\n", ["not a mapping"]),
@@ -170,7 +172,9 @@ def test_fields_that_came_later_leave_the_identity_of_a_run_alone() -> None:
     """Of a spec as the first version fingerprinted it, whose runs go on."""
     job = JobSpec.model_validate({"name": "x", "data": {"store": "/s"}})
     assert job.fingerprint == "d600193f91d12998e060afac2135718c278ae855459cc044251aeb4e88917d4d"
-    for section, change in (("batching", {"shuffle": "sample"}), ("train", {"loss_weighting": "sample"})):
+    changes = [("batching", {"shuffle": "sample"}), ("train", {"loss_weighting": "sample"})]
+    changes += [("train", {"optimizer": "muon"}), ("train", {"optimizer": "muon", "muon_lr": 0.01})]
+    for section, change in changes:
         other = JobSpec.model_validate({"name": "x", "data": {"store": "/s"}, section: change})
         assert other.fingerprint != job.fingerprint
 

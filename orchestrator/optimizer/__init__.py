@@ -1,0 +1,1 @@
+"""Optimizers of a run, whatever share of the weights a rank holds."""
