@@ -87,17 +87,27 @@ def add_noise(
 
 def noise_states(seed: int, keys: NDArray[np.int64], epoch: int) -> NDArray[np.uint64]:
     """The state of splitmix64 from which each key's noise is drawn, uint64 [n]."""
+    return draw_states(_NOISE_STREAM, seed, keys, epoch)
+
+
+def draw_states(stream: int, seed: int, keys: NDArray[np.int64], epoch: int) -> NDArray[np.uint64]:
+    """One state of splitmix64 a key, uint64 [n]. stream: keeps apart what is drawn for the same (seed, key, epoch)."""
     with np.errstate(over="ignore"):
-        origin: NDArray[np.uint64] = np.full(1, _NOISE_STREAM, np.uint64)
+        origin: NDArray[np.uint64] = np.full(1, stream, np.uint64)
         for word in (seed, epoch):
             origin = _mix((origin + _GOLDEN) ^ np.uint64(word))
         return _mix(origin ^ np.asarray(keys).astype(np.uint64))
 
 
+def draw_words(states: NDArray[np.uint64], count: int) -> NDArray[np.uint64]:
+    """The first outputs of each state's generator, uint64 [n, count]."""
+    with np.errstate(over="ignore"):
+        return _mix(states[:, None] + np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN)
+
+
 def _normal_pairs(states: NDArray[np.uint64], count: int) -> NDArray[np.float32]:
     """Standard normal float32 [n, count, 2]: each output of a state's generator makes a pair (Box and Muller 1958)."""
-    with np.errstate(over="ignore"):
-        words = _mix(states[:, None] + np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN)
+    words = draw_words(states, count)
     # Floats hold 24 bits: the high ones of either half of a word.
     radius, angle = _radius(words >> np.uint64(40)), _angle((words >> np.uint64(8)) & np.uint64(0xFFFFFF))
     pairs = np.empty((*words.shape, 2), np.float32)

@@ -1,6 +1,8 @@
 """Small stores of synthetic channels (a few plane waves a sample) for tests."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,12 +27,12 @@ def plane_waves(shape: tuple[int, int, int], count: int, random: np.random.Gener
     return (1e-4 * channels).astype(np.complex64)
 
 
-def spec_of(name: str, shape: tuple[int, int, int]) -> ChannelSpec:
+def spec_of(name: str, shape: tuple[int, int, int], rows: int = 1) -> ChannelSpec:
     """A specification of that scale."""
     slots, subcarriers, antennas = shape
     return ChannelSpec(
         name=name, fc_ghz=2.0, subcarriers=subcarriers, subcarrier_spacing_khz=30.0, slots=slots, slot_ms=1.0,
-        rows=1, cols=antennas, scenario="UMi", los=True, speed_kmh=(3.0, 30.0),
+        rows=rows, cols=antennas // rows, scenario="UMi", los=True, speed_kmh=(3.0, 30.0),
     )  # fmt: skip
 
 
@@ -42,15 +44,19 @@ def make_random_store(
     test: int = 10,
     shapes: dict[str, tuple[int, int, int]] = SHAPES,
     shard_samples: int = 16,
+    rows: Mapping[str, int] = MappingProxyType({}),
 ) -> Path:
-    """Pre-training sets with ``train`` and six validation samples, held-out sets with ``test`` samples each."""
+    """Pre-training sets with ``train`` and six validation samples, held-out sets with ``test`` samples each.
+
+    rows: of the arrays that are no line.
+    """
     held_back = np.random.default_rng(11)
     with open_writer(path, shard_samples=shard_samples) as writer:
         for name, shape in shapes.items():
             channels = Samples(plane_waves(shape, train, random), {})
             validation = Samples(plane_waves(shape, VALIDATION, held_back), {})
             counts, splits = {"train": train, "val": VALIDATION}, {"train": [channels], "val": [validation]}
-            writer.add_set(spec_of(name, shape), "pretrain", counts, splits, {"seed": 0})
+            writer.add_set(spec_of(name, shape, rows.get(name, 1)), "pretrain", counts, splits, {"seed": 0})
         for name, shape in HELD_OUT.items():
             channels = Samples(plane_waves(shape, test, random), {})
             writer.add_set(spec_of(name, shape), "zeroshot", {"test": test}, {"test": [channels]}, {"seed": 0})

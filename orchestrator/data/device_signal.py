@@ -1,4 +1,4 @@
-"""Normalisation and noise of ``channels.signal`` on any device: the same numbers from the same keys.
+"""Normalisation, augmentation and noise of ``channels`` on any device: the same numbers from the same keys.
 
 Every draw is integer arithmetic, and the logarithm, cosine and sine are looked up in tables that the host computes, so
 the normal numbers are those of the host to the last bit. What differs is the order in which a sample's power is summed:
@@ -6,6 +6,8 @@ in float64, of which float32 keeps the leading bits, so a scale or deviation is 
 in ten million, where it is off by one unit in the last place of a float32 (2^-23).
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -55,6 +57,44 @@ def unit_power(parts: Tensor, sample: Tensor, runs: Runs) -> Tensor:
     """Each sample divided by the root of its mean power; ``sample``: int64 [elements]. A power of zero is not found."""
     scale = (1.0 / sample_power(parts, runs).sqrt()).float()
     return parts * scale[sample][:, None]
+
+
+def augment(
+    parts: Tensor, arrays: Sequence[tuple[int, int, int, int, int]], turns: Tensor | None, flips: Tensor | None
+) -> Tensor:
+    """Parts [elements, 2] as ``channels.augment.augment`` has them, to the last bit.
+
+    arrays: (samples, slots, subcarriers, columns, rows) of consecutive samples. turns: float32 [B, 2], flips: bool
+    [B, 3], as of ``AugmentationDraws``.
+    """
+    pieces, first = [], 0
+    for shape, rows in zip(arrays, torch.split(parts, [math.prod(shape) for shape in arrays]), strict=True):
+        samples, piece = slice(first, first + shape[0]), rows.view(*shape, 2)
+        if flips is not None:
+            piece = _flipped(piece, flips[samples])
+        if turns is not None:
+            piece = _turned(piece, turns[samples])
+        pieces.append(piece.reshape(-1, 2))
+        first = samples.stop
+    return torch.cat(pieces)
+
+
+def _flipped(piece: Tensor, flips: Tensor) -> Tensor:
+    """Parts [n, T, K, C, R, 2] by flips bool [n, 3]."""
+    conjugate, time, azimuth = (flip.view(-1, 1, 1, 1, 1, 1) for flip in flips.unbind(1))
+    signs = 1 - 2 * conjugate.float()
+    piece = torch.where(conjugate, piece.flip(1, 2, 3, 4), piece)
+    piece = torch.where(time, piece.flip(1), piece)
+    piece = torch.where(azimuth, piece.flip(3), piece)
+    return torch.cat([piece[..., :1], piece[..., 1:] * signs], -1)
+
+
+def _turned(piece: Tensor, turns: Tensor) -> Tensor:
+    """Parts [n, T, K, C, R, 2] by turns float32 [n, 2]."""
+    cosine, sine = (turn.view(-1, 1, 1, 1, 1) for turn in turns.unbind(1))
+    real, imaginary = piece.unbind(-1)
+    # Every product is rounded before the sum, as on the host.
+    return torch.stack([real * cosine - imaginary * sine, imaginary * cosine + real * sine], -1)
 
 
 def add_noise(

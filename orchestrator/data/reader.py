@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from channels.augment import Augmentation, AugmentationDraws, augment, draw_augmentations
 from channels.errors import UserError
 from channels.signal import add_noise, check_samples, noise_states, sample_keys, unit_power
 from channels.store import ChannelStore
@@ -73,14 +74,19 @@ class TrainingData:
     """Batches are laid end to end, and fillers left out, instead of padded."""
     loss_weighting: LossWeighting = "token"
     """What counts the same in the loss of a step: every masked token, or every sample."""
+    augmentations: tuple[Augmentation, ...] = ()
+    """Of every sample, before the noise."""
 
     def batch(self, slice_: Slice) -> TokenBatch | PackedBatch:
-        """The slice's samples, normalised, noisy and patched; grouped by source inside the batch."""
+        """The slice's samples, normalised, augmented, noisy and patched; grouped by source inside the batch."""
         slice_ = self._held(slice_)
         groups = self._groups(slice_)
         parts: list[Tokens] = []
         for group in groups:
             channels = read_samples(self.store, group.origin, SPLIT, group.index)
+            if self.augmentations:
+                rows = self.store.sets[group.origin.set_name].spec.rows
+                channels = augment(channels, rows, self._draws(group.keys, slice_.epoch))
             if self.snr_db is not None:
                 channels = add_noise(channels, self.snr_db, self.seed, group.keys, slice_.epoch)
             parts.append(self.spec.tokenise(channels, group.origin.variant))
@@ -106,11 +112,14 @@ class TrainingData:
         keys, weights = _joined(groups)
         counts, grids = [math.prod(part.shape) for part in parts], [part.grid for part in parts]
         repeats = [part.samples for part in parts]
+        draws = self._draws(keys, slice_.epoch)
         batch = StoredBatch(
             channels=channels,
             parts=parts,
             counts=torch.from_numpy(np.repeat(np.asarray(counts, np.int64), repeats)),
             states=torch.from_numpy(noise_states(self.seed, keys, slice_.epoch).view(np.int64)),
+            turns=None if draws.turns is None else torch.from_numpy(draws.turns),
+            flips=None if draws.flips is None else torch.from_numpy(draws.flips),
             grid=torch.from_numpy(np.repeat(np.asarray(grids, np.int64), repeats, axis=0)),
             keys=torch.from_numpy(keys),
             weight=torch.from_numpy(weights),
@@ -131,7 +140,11 @@ class TrainingData:
 
     def _part(self, group: _Group) -> Part:
         shape = sample_shape(group.origin)
-        return Part(shape, self.spec.grid(shape, group.origin.variant), len(group.index))
+        rows = self.store.sets[group.origin.set_name].spec.rows
+        return Part(shape, rows, self.spec.grid(shape, group.origin.variant), len(group.index))
+
+    def _draws(self, keys: NDArray[np.int64], epoch: int) -> AugmentationDraws:
+        return draw_augmentations(self.augmentations, self.seed, keys, epoch)
 
     def _task_weight(self, slice_: Slice, weights: NDArray[np.float32]) -> Tensor | None:
         """Of a batch's samples: parts in the order of the sources, samples of a source in that of the slice."""
@@ -247,6 +260,7 @@ def open_training_data(
         seed=seed,
         packed=packed,
         loss_weighting=loss_weighting,
+        augmentations=section.augment,
     )
     return catalogue, data
 

@@ -1,4 +1,5 @@
-"""Samples as they are stored, of which the device makes a batch: normalised, noisy, patched, padded or laid end to end.
+"""Samples as they are stored, of which the device makes a batch: normalised, augmented, noisy, patched, then padded or
+laid end to end.
 
 A GPU draws the noise of a batch while a thread of the host would still compute its first sample. The host reads, checks
 and hands over; everything else happens behind the transfer, in the device's own order, and nothing waits for it.
@@ -13,16 +14,17 @@ from torch import Tensor
 
 from models.interface import ModelSpec, PackedBatch, Shape, TokenBatch
 from models.layers.packing import members
-from orchestrator.data.device_signal import NormalTables, Runs, add_noise, unit_power
+from orchestrator.data.device_signal import NormalTables, Runs, add_noise, augment, unit_power
 
 Grid = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Consecutive samples of one scale."""
+    """Consecutive samples of one scale. rows: of the planar array."""
 
     shape: Shape
+    rows: int
     grid: Grid
     samples: int
 
@@ -30,6 +32,12 @@ class Part:
     def tokens(self) -> int:
         """Of one sample."""
         return math.prod(self.grid)
+
+    @property
+    def array_shape(self) -> tuple[int, int, int, int, int]:
+        """Samples, slots, subcarriers, columns and rows."""
+        slots, subcarriers, antennas = self.shape
+        return self.samples, slots, subcarriers, antennas // self.rows, self.rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +56,16 @@ class StoredBatch:
     """Samples of one variant at physical scale, end to end in the order of ``parts``; all tensors on one device.
 
     channels: float32 [elements, 2], real and imaginary parts. states: int64 [B], from which the noise is drawn. counts:
-    int64 [B], elements of each sample. grid, keys, weight, task_weight: as of ``TokenBatch``.
+    int64 [B], elements of each sample. turns, flips: of ``channels.augment.AugmentationDraws``, None where nothing is
+    drawn. grid, keys, weight, task_weight: as of ``TokenBatch``.
     """
 
     channels: Tensor
     parts: tuple[Part, ...]
     counts: Tensor
     states: Tensor
+    turns: Tensor | None
+    flips: Tensor | None
     grid: Tensor
     keys: Tensor
     weight: Tensor
@@ -76,6 +87,8 @@ class StoredBatch:
             channels=change(self.channels),
             counts=change(self.counts),
             states=change(self.states),
+            turns=None if self.turns is None else change(self.turns),
+            flips=None if self.flips is None else change(self.flips),
             grid=change(self.grid),
             keys=change(self.keys),
             weight=change(self.weight),
@@ -89,11 +102,13 @@ class StoredBatch:
         return self._packed(values, marks) if self.preparation.packed else self._padded(values, marks)
 
     def _signal(self) -> Tensor:
-        """Normalised, noisy parts float32 [elements, 2]."""
+        """Normalised, augmented, noisy parts float32 [elements, 2]."""
         how = self.preparation
         runs = Runs(tuple((part.samples, math.prod(part.shape)) for part in self.parts))
         sample, index = members(self.counts, runs.elements)
         parts = unit_power(self.channels, sample, runs)
+        if self.turns is not None or self.flips is not None:
+            parts = augment(parts, [part.array_shape for part in self.parts], self.turns, self.flips)
         if how.snr_db is None:
             return parts
         assert how.tables is not None

@@ -2,8 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from channels.augment import AUGMENTATIONS, Augmentation
 from orchestrator.spec.section import FolderPath, Positive, Section
 from orchestrator.spec.store_preset import StorePreset
 
@@ -27,6 +28,8 @@ class DataSection(Section):
     """At most so many training samples of every set (the first ones), for ablations."""
     snr_db: float | None = 20.0
     """Noise added to unit-power channels, input and target alike (PAPERS: 20 dB); null for none."""
+    augment: tuple[Augmentation, ...] = ()
+    """Random changes of training samples that leave them possible channels, before the noise (channels.augment)."""
     placement: Literal["shared", "replicate", "partition"] = "shared"
     """Where ranks read shards: the store itself, copies of all on every node, or of what a node's ranks need."""
     cache_gb: Annotated[float, Field(gt=0)] | None = None
@@ -36,6 +39,11 @@ class DataSection(Section):
     def shot(self) -> Shot:
         """Whether the sets that are scored are those that were trained on."""
         return "zero" if self.target is None else "full"
+
+    @field_validator("augment")
+    @classmethod
+    def _in_one_order(cls, augment: tuple[Augmentation, ...]) -> tuple[Augmentation, ...]:
+        return tuple(name for name in AUGMENTATIONS if name in augment)
 
     @model_validator(mode="after")
     def _target_alone(self) -> "DataSection":

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from channels.augment import AUGMENTATIONS, Augmentation
 from channels.signal import add_noise, noise_states, normal_tables, sample_keys, unit_power
 from models.interface import MaskDraw, PackedBatch, TokenBatch
 from models.layers.masking import TASKS, MaskRatios, kept_tokens, make_view
@@ -68,8 +69,15 @@ def host_never_waits(device: torch.device) -> Iterator[None]:
         torch.cuda.set_sync_debug_mode("default")
 
 
-def opened(store: Path, name: str, *, packed: bool = False, snr_db: float | None = 20.0) -> TrainingData:
-    section = DataSection(store=store, snr_db=snr_db)
+def opened(
+    store: Path,
+    name: str,
+    *,
+    packed: bool = False,
+    snr_db: float | None = 20.0,
+    augment: tuple[Augmentation, ...] = (),
+) -> TrainingData:
+    section = DataSection(store=store, snr_db=snr_db, augment=augment)
     return open_training_data(section, make_spec(name, MODELS[name]), 3, packed=packed)[1]
 
 
@@ -119,10 +127,16 @@ def test_a_batch_is_that_of_the_host(
 
 
 @pytest.mark.parametrize(("name", "packed"), FORMS, ids=IDS)
+@pytest.mark.parametrize("augment", [(), AUGMENTATIONS], ids=["as stored", "augmented"])
 def test_the_host_waits_for_nothing_while_a_batch_is_made(
-    name: str, packed: bool, target: torch.device, store: Path, tables: NormalTables
+    name: str,
+    packed: bool,
+    augment: tuple[Augmentation, ...],
+    target: torch.device,
+    store: Path,
+    tables: NormalTables,
 ) -> None:
-    data = opened(store, name, packed=packed)
+    data = opened(store, name, packed=packed, augment=augment)
     host = data.stored_batch(mixed_slice(), tables, pinned=target.type == "cuda")
     # Twice: what the first call of an operation loads may wait.
     made = host.to(target, non_blocking=True).prepared()

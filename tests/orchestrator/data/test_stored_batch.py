@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from channels.augment import AUGMENTATIONS, Augmentation
 from channels.errors import UserError
 from channels.shards import Samples
 from channels.writer import open_writer
@@ -17,11 +18,19 @@ from orchestrator.data.reader import TrainingData, open_training_data
 from orchestrator.spec.data import DataSection
 from orchestrator.spec.train import LossWeighting
 from samplers.schedule import Slice
-from tests.stores import plane_waves, spec_of
+from tests.stores import make_random_store, plane_waves, spec_of
 
 MODELS = {"hetercsi": {"size": "tiny"}, "wimamba": {"patches": [4]}, "lwm": {"size": "tiny", "patches": [4]}}
 SOURCES = [0, 1, 3, 1, 2, 0]
 """Sets of the small store, of 8, 16, 12 and 6 tokens (the last one in partial patches)."""
+
+
+@pytest.fixture(scope="module")
+def planar_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two sets of planar arrays, of two and three rows."""
+    path = tmp_path_factory.mktemp("planar") / "store"
+    shapes, rows = {"Q2": (8, 16, 4), "Q3": (6, 10, 12)}, {"Q2": 2, "Q3": 3}
+    return make_random_store(path, np.random.default_rng(5), shapes=shapes, rows=rows)
 
 
 @pytest.fixture(scope="module")
@@ -30,10 +39,16 @@ def tables() -> NormalTables:
 
 
 def opened(
-    store: Path, name: str, *, snr_db: float | None = 20.0, packed: bool = False, weighting: LossWeighting = "token"
+    store: Path,
+    name: str,
+    *,
+    snr_db: float | None = 20.0,
+    packed: bool = False,
+    weighting: LossWeighting = "token",
+    augment: tuple[Augmentation, ...] = (),
 ) -> TrainingData:
     spec = make_spec(name, MODELS[name])
-    section = DataSection(store=store, snr_db=snr_db)
+    section = DataSection(store=store, snr_db=snr_db, augment=augment)
     return open_training_data(section, spec, 3, packed=packed, loss_weighting=weighting)[1]
 
 
@@ -73,6 +88,26 @@ def test_batches_are_those_of_the_host(
 def test_weights_by_sample_are_those_of_the_host(packed: bool, small_store: Path, tables: NormalTables) -> None:
     data = opened(small_store, "hetercsi", packed=packed, weighting="sample")
     assert_same(data.stored_batch(slice_of(SOURCES), tables).prepared(), data.batch(slice_of(SOURCES)))
+
+
+@pytest.mark.parametrize("snr_db", [20.0, None], ids=["noise", "clean"])
+@pytest.mark.parametrize("augment", [AUGMENTATIONS, ("phase",), ("mirror_azimuth",)], ids=["all", "phase", "azimuth"])
+@pytest.mark.parametrize(
+    ("name", "packed"), [("hetercsi", False), ("hetercsi", True), ("wimamba", False)], ids=["padded", "packed", "slots"]
+)
+def test_augmented_batches_are_those_of_the_host(
+    name: str,
+    packed: bool,
+    augment: tuple[Augmentation, ...],
+    snr_db: float | None,
+    planar_store: Path,
+    tables: NormalTables,
+) -> None:
+    data = opened(planar_store, name, snr_db=snr_db, packed=packed, augment=augment)
+    slice_ = slice_of([0, 1, 1, 0, 1, 1, 0, 1, 0, 1])
+    batch = data.batch(slice_)
+    assert not torch.equal(batch.tokens, opened(planar_store, name, snr_db=snr_db, packed=packed).batch(slice_).tokens)
+    assert_same(data.stored_batch(slice_, tables).to("cpu").prepared(), batch)
 
 
 def test_noise_is_fresh_in_every_epoch(small_store: Path, tables: NormalTables) -> None:

@@ -64,6 +64,10 @@ def test_overrides_replace_and_create(tmp_path: Path) -> None:
         ("name: a\ndata: {store: x}\ntrain: {lr: fast}\n", ["train.lr", "fast"]),
         ("name: a\ndata: {store: x}\ntrain: {lr: -1}\n", ["train.lr", "-1"]),
         ("name: a\n", ["'data' is missing"]),
+        (
+            "name: a\ndata: {store: x, augment: [phase, subcarriers]}\n",
+            ["data.augment.1", "'mirror_azimuth'", "subcarriers"],
+        ),
         ("name: ../a\ndata: {store: x}\n", ["name", "../a"]),
         ("name: a\ndata: {store: x}\nbatching: {global_batch: 30, partitions: 8}\n", ["global_batch 30", "multiple"]),
         ("name: a\ndata: {store: x}\ntrain: {compile: true, zero_stage: 3}\n", ["train", "compile", "zero_stage 3"]),
@@ -107,8 +111,24 @@ def test_training_identity_ignores_what_does_not_change_numbers(tmp_path: Path) 
         assert load_job(path, [harmless]).fingerprint == base.fingerprint
     mamba = load_job(path, ["model.name=wimamba"])
     assert load_job(path, ["model.name=wimamba", "model.scan=torch"]).fingerprint == mamba.fingerprint
-    for decisive in ("seed=7", "train.lr=1e-5", "batching.buckets=2", "model.size=tiny", "data.snr_db=null"):
+    for decisive in (
+        "seed=7",
+        "train.lr=1e-5",
+        "batching.buckets=2",
+        "model.size=tiny",
+        "data.snr_db=null",
+        "data.augment=[phase]",
+    ):
         assert load_job(path, [decisive]).fingerprint != base.fingerprint
+
+
+def test_augmentations_are_a_set(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL)
+    one, other = (
+        load_job(path, [f"data.augment=[{names}]"]) for names in ("conjugate, phase", "phase, conjugate, phase")
+    )
+    assert one.data.augment == ("phase", "conjugate")
+    assert one.fingerprint == other.fingerprint
 
 
 def test_resolved_spec_reads_back(tmp_path: Path) -> None:
