@@ -107,7 +107,7 @@ def conflict_table(study: Study, say: Say) -> StudyTable:
     scale = study.scale
     spec = make_spec("hetercsi", {"size": scale.model, "position": scale.position})
     catalogue, data = open_training_data(DataSection(store=study.store), spec, study.seed)
-    setting = ConflictSetting(scale.gradient_epochs, scale.gradient_batches, scale.lr, study.seed)
+    setting = ConflictSetting(scale.gradient_epochs, scale.gradient_batches, scale.gradient_lr, study.seed)
     found = measure_conflict(
         data, catalogue, study.pairs, setting, lambda epoch: say(f"epoch {epoch} of {setting.epochs}")
     )

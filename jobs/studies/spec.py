@@ -16,7 +16,7 @@ from jobs.studies.imported import Imported
 from jobs.studies.rivals import RivalScale, Stores, full_shot_jobs, missing, pretrained_jobs
 from orchestrator.spec.job import JobSpec
 from orchestrator.spec.section import Positive, Section
-from orchestrator.spec.train import LossWeighting
+from orchestrator.spec.train import LossWeighting, Optimizer
 from orchestrator.spec.yaml_files import validate
 
 PRESET = "hetercsi"
@@ -36,9 +36,12 @@ class Scale(Section):
     epochs: Positive
     global_batch: Positive
     workers: Positive
+    optimizer: Optimizer
     lr: float
-    position: Literal["flat", "grid"]
+    muon_lr: float | None = None
+    position: Literal["flat", "grid", "rotary"]
     gradient_epochs: Positive
+    gradient_lr: float
     gradient_batches: Positive
     rivals: RivalScale
 
@@ -235,6 +238,7 @@ def _job(study: Study, definition: Mapping[str, Any], method: str, weighting: Lo
 def _shared(study: Study, definition: Mapping[str, Any]) -> dict[str, Any]:
     """Fields of a job that the runs of a study have in common."""
     scale = study.scale
+    train = {"epochs": scale.epochs, "optimizer": scale.optimizer, "lr": scale.lr, "warmup_epochs": scale.epochs / 15}
     return {
         "description": definition["description"],
         "seed": study.seed,
@@ -244,7 +248,7 @@ def _shared(study: Study, definition: Mapping[str, Any]) -> dict[str, Any]:
             "partitions": scale.workers,
             "micro_batch": scale.global_batch,
         },
-        "train": {"epochs": scale.epochs, "lr": scale.lr, "warmup_epochs": scale.epochs / 15},
+        "train": train if scale.muon_lr is None else {**train, "muon_lr": scale.muon_lr},
         "scale": {"workers": scale.workers},
         "checkpoint": {"every_steps": 500},
         "evaluation": {"references": False},
