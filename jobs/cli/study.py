@@ -16,20 +16,22 @@ from jobs.studies.spec import Child, Scale, Study, StudyName, known_scales, make
 from orchestrator.spec.cluster import Profile, load_profile
 from orchestrator.spec.yaml_files import validate
 
-IMPORTABLE = ("table2", "fig3")
+IMPORTABLE = ("table2", "fig3", "scales")
 
 
 def study(
-    what: Annotated[str, typer.Argument(help="table2, table3, fig3, fig4, fig1c or fig3-wimamba.", show_default=False)],
+    what: Annotated[
+        str, typer.Argument(help="table2, table3, fig3, fig4, fig1c, scales or fig3-wimamba.", show_default=False)
+    ],
     scale: Annotated[str, typer.Option(help="small (minutes on two cores), medium or published.")] = "small",
     samples: Annotated[int | None, typer.Option(help="Samples of a set, in place of the scale's.")] = None,
     model: Annotated[str | None, typer.Option(help="tiny, base or published, in place of the scale's.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs of a (pre-training) run, in place of the scale's.")] = None,
     sets: Annotated[str | None, typer.Option(help="table3, fig3: numbers of sets that are trained, e.g. 8,40.")] = None,
-    targets: Annotated[str | None, typer.Option(help="table2, fig3: held-out sets, e.g. D1,D3.")] = None,
+    targets: Annotated[str | None, typer.Option(help="table2, fig3, scales: held-out sets, e.g. D1,D8.")] = None,
     target_epochs: Annotated[int | None, typer.Option(help="table2: epochs of a run on one target alone.")] = None,
     quadriga: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="table2, fig3: imported channels in place of made ones.")
+        Path | None, typer.Option(metavar="DIR", help="table2, fig3, scales: imported channels in place of made ones.")
     ] = None,
     gpt2: Annotated[
         Path | None, typer.Option(metavar="DIR", help="table2: weights of GPT-2 small for LLM4CP (default: random).")
@@ -56,9 +58,12 @@ def study(
     chosen = _scale(scale, {
         "samples": samples, "model": model, "epochs": epochs, "gradient_epochs": epochs,
         "table3_sets": _numbers(sets), "fig3_sets": _numbers(sets), "zeroshot_sets": _names(targets),
-    }, {"targets": _names(targets), "epochs": epochs, "target_epochs": target_epochs})  # fmt: skip
+    }, {
+        "rivals": {"targets": _names(targets), "epochs": epochs, "target_epochs": target_epochs},
+        "extrapolation": {"targets": _names(targets), "epochs": epochs},
+    })  # fmt: skip
     if quadriga is not None and kind not in IMPORTABLE:
-        mend = f"drop it; it is for {' and '.join(IMPORTABLE)}"
+        mend = f"drop it; it is for {', '.join(IMPORTABLE)}"
         raise UserError(f"{kind} is made from made channels", where="--quadriga", mend=mend)
     # Looking into files of channels needs their readers.
     from jobs.studies.imported import look_at
@@ -120,13 +125,14 @@ def _names(text: str | None) -> tuple[str, ...] | None:
     return None if text is None else tuple(part.strip() for part in text.split(","))
 
 
-def _scale(name: str, changes: dict[str, object], of_rivals: dict[str, object]) -> Scale:
+def _scale(name: str, changes: dict[str, object], parts: dict[str, dict[str, object]]) -> Scale:
+    """A shipped scale with what was given. parts: changes of its sections, by name."""
     scales = known_scales()
     if name not in scales:
         raise UserError(f"no scale {name!r}", where="--scale", mend=f"there are {', '.join(scales)}")
     fields = scales[name].model_dump(mode="json")
-    rivals = {**fields["rivals"], **_given(of_rivals)}
-    return validate(Scale, {**fields, **_given(changes), "rivals": rivals}, f"--scale {name}")
+    sections = {part: {**fields[part], **_given(given)} for part, given in parts.items()}
+    return validate(Scale, {**fields, **_given(changes), **sections}, f"--scale {name}")
 
 
 def _given(changes: dict[str, object]) -> dict[str, object]:

@@ -1,5 +1,6 @@
 """Figures of the studies: ours in colour, the published ones in black."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ def draw_study(kind: str, table: StudyTable) -> Any:
     """The figure of a study's table."""
     draw = {
         "table2": _draw_table2, "table3": _draw_table3, "fig3": _draw_fig3, "fig4": _draw_fig4, "fig1c": _draw_fig1c,
+        "scales": _draw_scales,
     }[kind]  # fmt: skip
     with figure_style():
         return draw(table)
@@ -96,6 +98,27 @@ def _draw_fig4(table: StudyTable) -> Any:
     error.set(title="Zero-shot error", ylabel="NMSE, dB")
     time.set(title="Time an epoch, relative to one bucket")
     error.legend()
+    return figure
+
+
+def _draw_scales(table: StudyTable) -> Any:
+    """A panel a task, two bars a kind of positions: longer sets, without and with the longest trained; ticks mark the
+    error on the lengths that both runs were trained on."""
+    tasks = list(dict.fromkeys(table.column("task")))
+    positions = list(dict.fromkeys(table.column("positions")))
+    figure, panels = new_figure(1, len(tasks), (3.4 * len(tasks), 4.2), squeeze=False, sharey=True)
+    for panel, task in zip(panels[0], tasks, strict=True):
+        for offset, training, colour in ((-0.2, "without", COLOURS[1]), (0.2, "with", COLOURS[0])):
+            rows = [row for row in table.rows if row[0] == task and row[2] == training]
+            along = [positions.index(row[1]) + offset for row in rows]
+            longer = [math.nan if row[6] is None else row[6] for row in rows]
+            panel.bar(along, longer, 0.36, color=colour, label=f"longer sets, {training} the longest trained")
+            seen = [math.nan if row[5] is None else row[5] for row in rows]
+            panel.plot(along, seen, "_k", ms=18, mew=2, label=None if training == "with" else "lengths trained")
+        panel.set_xticks(range(len(positions)), positions)
+        panel.set(title=str(task))
+    panels[0, 0].set(ylabel="zero-shot NMSE, dB (lower is better)")
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
 

@@ -1,7 +1,8 @@
 """Channels that others made as those of a study, in place of made ones."""
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from channels.errors import UserError
@@ -16,12 +17,13 @@ from channels.progress import Progress
 @dataclass(frozen=True, slots=True)
 class Imported:
     """A source and the store that it goes to. sets: as they will be there, with their parameters. trained: held-out
-    sets that bring training samples."""
+    sets that bring training samples. training: training samples of the pre-training sets."""
 
     source: Path
     store: Path
     sets: Preset
     trained: frozenset[str] = frozenset()
+    training: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str | None:
@@ -58,4 +60,5 @@ def look_at(source: Path, folder: Path) -> Imported:
             mend = "give the folder above both; wavetrain channels import FOLDER --dry-run says what is there"
             raise UserError(f"no {role} sets", where=str(source), mend=mend)
     trained = frozenset(one.name for one in found if one.role == "zeroshot" and one.counts.get("train"))
-    return Imported(source, store, sets, trained)
+    training = {one.name: one.counts.get("train", 0) for one in found if one.role == "pretrain"}
+    return Imported(source, store, sets, trained, training)

@@ -8,6 +8,7 @@ from channels.store import ChannelStore
 from jobs.launch.sweep import open_parent
 from jobs.studies import tables
 from jobs.studies.children import run_child, waiting_children
+from jobs.studies.extrapolation_table import extrapolation_scores, extrapolation_table
 from jobs.studies.figures import draw_study
 from jobs.studies.gradient_conflict import ConflictSetting, measure_conflict, shares
 from jobs.studies.page import study_page
@@ -20,6 +21,7 @@ from orchestrator.evaluation.nmse import evaluate_set
 from orchestrator.evaluation.score import Score
 from orchestrator.report.figure import to_png, to_svg
 from orchestrator.report.read_run import read_run
+from orchestrator.report.record import RunRecord
 from orchestrator.report.results import read_results
 from orchestrator.report.results import write_results as write_scores
 from orchestrator.report.rows import to_csv
@@ -74,14 +76,23 @@ def write_results(study: Study, runs: Path, say: Say) -> list[Path]:
         scores = {child.job.name: target_scores(study, child, runs, say) for child in study.children}
         rows = to_csv(score_rows(study, scores))
         return write_table(study, table2(study, scores), folder, {"table2-scores.csv": rows})
+    if study.kind == "scales":
+        records = finished_records(study, runs)
+        scored = {"scales-scores.csv": to_csv(extrapolation_scores(study, records))}
+        return write_table(study, extrapolation_table(study, records), folder, scored)
     return write_table(study, conflict_table(study, say) if study.kind == "fig1c" else runs_table(study, runs), folder)
 
 
 def runs_table(study: Study, runs: Path) -> StudyTable:
     """The table of a study whose runs are all finished."""
-    names = [child.job.name for child in study.children]
-    records = {name: read_run(RunDirectory(runs / name), "FINISHED") for name in names}
+    records = finished_records(study, runs)
     return {"table3": tables.table3, "fig3": tables.fig3, "fig4": tables.fig4}[study.kind](study, records)
+
+
+def finished_records(study: Study, runs: Path) -> dict[str, RunRecord]:
+    """All runs of a study by name."""
+    names = [child.job.name for child in study.children]
+    return {name: read_run(RunDirectory(runs / name), "FINISHED") for name in names}
 
 
 def target_scores(study: Study, child: Child, runs: Path, say: Say) -> list[Score]:

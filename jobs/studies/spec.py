@@ -12,6 +12,7 @@ from channels.presets import Preset, load_preset
 from channels.progress import Progress
 from channels.spec import ChannelSpec
 from channels.yaml_files import parse_shipped
+from jobs.studies.extrapolation import ExtrapolationScale, choose_training_sets, extrapolation_jobs
 from jobs.studies.imported import Imported
 from jobs.studies.rivals import RivalScale, Stores, full_shot_jobs, missing, pretrained_jobs
 from orchestrator.spec.job import JobSpec
@@ -20,7 +21,7 @@ from orchestrator.spec.train import LossWeighting, Optimizer
 from orchestrator.spec.yaml_files import validate
 
 PRESET = "hetercsi"
-StudyName = Literal["table2", "table3", "fig3", "fig4", "fig1c"]
+StudyName = Literal["table2", "table3", "fig3", "fig4", "fig1c", "scales"]
 
 
 class Scale(Section):
@@ -44,11 +45,13 @@ class Scale(Section):
     gradient_lr: float
     gradient_batches: Positive
     rivals: RivalScale
+    extrapolation: ExtrapolationScale
 
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """One run of a study. method: its row in the table. sets: how many pre-training sets it has."""
+    """One run of a study. method: its row in the table (``scales``: with or without the longest sets). sets: how many
+    pre-training sets it has."""
 
     method: str
     sets: int
@@ -93,20 +96,26 @@ def make_study(
     gpt2: Path | None = None,
 ) -> Study:
     """The study with its children. folder: where stores of channels lie. imported: channels in place of made ones
-    (Table II and Fig. 3). gpt2: folder with the weights that LLM4CP begins with.
+    (Table II, Fig. 3 and scales). gpt2: folder with the weights that LLM4CP begins with.
 
     Raises:
-        UserError: a batch that the workers cannot share, an unknown target, or none among the imported sets.
+        UserError: a batch that the workers cannot share, an unknown target, none among the imported sets, or no sets
+            that are longer than others.
     """
     definition = _read("studies")[kind]
+    if kind == "scales":
+        own = scale.extrapolation
+        scale = scale.model_copy(update={"zeroshot_sets": own.targets, "epochs": own.epochs})
     scale, left_out = (scale, []) if imported is None else _fitted(kind, scale, imported)
     numbers = _numbers(kind, scale, definition)
     preset = imported.sets if imported else _preset(kind, definition, scale, max(numbers))
-    own = f"-t{scale.rivals.samples}" if kind == "table2" else ""
-    made = folder / f"{preset.name}-{kind}-k{scale.divide_subcarriers}-n{scale.samples}{own}-s{seed}"
+    targets = f"-t{scale.rivals.samples}" if kind == "table2" else ""
+    made = folder / f"{preset.name}-{kind}-k{scale.divide_subcarriers}-n{scale.samples}{targets}-s{seed}"
     store = imported.store if imported else made
     pairs = {relation: (first, second) for relation, (first, second) in definition.get("pairs", {}).items()}
     study = Study(kind, name, definition["description"], scale, preset, store, seed, (), pairs, imported)
+    if kind == "scales":
+        return _with_lengths(replace(study, left_out=left_out), definition)
     if kind != "table2":
         return replace(study, children=_ablations(study, definition, numbers), left_out=left_out)
     lacks = imported is not None and not set(scale.rivals.targets) <= imported.trained
@@ -122,7 +131,8 @@ def make_study(
 
 def _numbers(kind: StudyName, scale: Scale, definition: Mapping[str, Any]) -> tuple[int, ...]:
     """Of pre-training sets: all that are compared."""
-    of_scale = {"table3": scale.table3_sets, "fig3": scale.fig3_sets, "table2": (scale.rivals.sets,)}
+    every = (len(load_preset(PRESET).pretrain),)
+    of_scale = {"table3": scale.table3_sets, "fig3": scale.fig3_sets, "table2": (scale.rivals.sets,), "scales": every}
     return of_scale.get(kind) or (len(definition["sets"]),)
 
 
@@ -165,6 +175,18 @@ def _ablations(study: Study, definition: Mapping[str, Any], numbers: Sequence[in
         for weighting in definition.get("loss_weightings", ("token",))
         for method in definition.get("methods", {})
     )
+
+
+def _with_lengths(study: Study, definition: Mapping[str, Any]) -> Study:
+    """The study of scales with its children."""
+    scale, imported = study.scale, study.imported
+    most = scale.extrapolation.longest // scale.divide_subcarriers
+    counts, where = (imported.training, str(imported.source)) if imported else ({}, "study scales")
+    chosen = choose_training_sets(study.preset, most, counts, where)
+    base = _shared(study, definition)
+    jobs = extrapolation_jobs(study.name, definition, base, study.store, chosen, scale.zeroshot_sets)
+    children = tuple(Child(training, len(chosen.without), job) for training, job in jobs)
+    return replace(study, children=children, left_out=[*study.left_out, chosen.text])
 
 
 def _methods(study: Study, definition: Mapping[str, Any], stores: Stores, gpt2: Path | None) -> tuple[Child, ...]:

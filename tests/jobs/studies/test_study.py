@@ -195,9 +195,10 @@ def test_a_dry_run_names_what_is_left_and_writes_nothing(
         (["table3", "--sets", "8,many"], "no numbers of sets"),
         (["table3", "--samples", "0"], "samples = 0"),
         (["fig4", "--model", "large"], "model = 'large'"),
-        (["table3", "--quadriga", "."], "for table2 and fig3"),
+        (["table3", "--quadriga", "."], "for table2, fig3, scales"),
         (["table2", "--target-epochs", "0"], "target_epochs = 0"),
         (["fig3", "--quadriga", "nowhere"], "nowhere"),
+        (["scales", "--targets", "D1,D3"], "no held-out set is longer than the 96 tokens that are trained"),
         (["fig3", "--targets", "D1,D99"], "no held-out set 'D99'"),
     ],
 )
