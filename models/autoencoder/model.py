@@ -163,7 +163,8 @@ class MaskedAutoencoder(PretrainingModel):
         if self.position == "rotary":
             assert stack.rotary is not None
             blocks = torch.stack(token_blocks(index, grid), dim=-1)
-            return tokens, stack.rotary(blocks.flatten(0, 1) if packed else blocks, tokens.dtype)
+            angle = stack.rotary(blocks.flatten(0, 1) if packed else blocks)
+            return tokens, Rotation.of(angle, tokens.dtype)
         positions = token_positions(self.position, index, grid, longest, tokens.shape[-1]).to(tokens.dtype)
         return tokens + (positions.flatten(0, 1) if packed else positions), None
 

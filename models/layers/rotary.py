@@ -31,6 +31,12 @@ class Rotation:
     cosine: Tensor
     sine: Tensor
 
+    @classmethod
+    def of(cls, angle: Tensor, dtype: torch.dtype) -> "Rotation":
+        """Of angles as ``Rotary`` gives them. dtype: of the tokens."""
+        cosine = angle.detach().cos().to(dtype)
+        return cls(angle, torch.cat([cosine, cosine], dim=-1), angle.detach().sin().to(dtype))
+
     def repeated(self, times: int) -> "Rotation":
         """Of a batch that is there so many times, one after the other."""
         parts = (part.repeat(times, *(1 for _ in part.shape[1:])) for part in (self.angle, self.cosine, self.sine))
@@ -51,14 +57,15 @@ class Rotary(nn.Module):
         # One axis, as all that has no weight decay.
         self.frequencies = nn.Parameter(first_frequencies(heads, width // 2).flatten())
 
-    def forward(self, blocks: Tensor, dtype: torch.dtype) -> Rotation:
-        """blocks: int64 [..., 3], slot, subcarrier and antenna block of each token. dtype: of the tokens."""
+    def forward(self, blocks: Tensor) -> Tensor:
+        """Angles float32 [..., 1, heads, pairs] of tokens at some slot, subcarrier and antenna blocks int64 [..., 3].
+
+        A tensor, as ZeRO stage 3 wants it of modules that have parameters.
+        """
         slot, subcarrier, antenna = self.frequencies.view(AXES, self.heads, -1).unbind(0)
         # No matrix product: autocast would take it in bfloat16, and a GPU perhaps in tf32.
         t, k, a = blocks.float()[..., None, None, None].unbind(-4)
-        angle = t * slot + k * subcarrier + a * antenna
-        cosine = angle.detach().cos().to(dtype)
-        return Rotation(angle, torch.cat([cosine, cosine], dim=-1), angle.detach().sin().to(dtype))
+        return t * slot + k * subcarrier + a * antenna
 
 
 def first_frequencies(heads: int, pairs: int) -> Tensor:

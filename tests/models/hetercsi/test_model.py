@@ -220,6 +220,16 @@ def test_gradients_reach_the_frequencies_of_rotary_positions():
     assert spec.keeps_float32 and not make_spec("hetercsi", {"position": "grid"}).keeps_float32
 
 
+def test_modules_with_weights_return_tensors(spec):
+    """ZeRO stage 3 looks for tensors in what such a module returns, and knows few kinds of containers."""
+    model, kinds = spec.build(seed=1), set()
+    for module in model.modules():
+        if next(module.parameters(recurse=False), None) is not None:
+            module.register_forward_hook(lambda module, inputs, output: kinds.add(type(output)))
+    model(make_batch(spec), DRAW)
+    assert kinds == {torch.Tensor}
+
+
 def test_it_learns_a_constant_channel():
     spec = make_spec("hetercsi", {"size": "tiny"})
     model = spec.build(seed=0)

@@ -44,7 +44,7 @@ def test_pairs_are_shared_out_to_the_axes(heads: int, pairs: int) -> None:
 def test_a_pair_is_turned_by_the_sum_of_its_angles() -> None:
     rotary = some_rotary(2, 6)
     blocks, qkv = some_blocks(5), torch.randn(5, 3, 2, 6)
-    turned = rotate(qkv, rotary(blocks, torch.float32))
+    turned = rotate(qkv, Rotation.of(rotary(blocks), torch.float32))
     w = rotary.frequencies.detach().view(AXES, 2, 3).double()
     for token, head, pair in ((0, 0, 0), (3, 1, 2), (4, 0, 1)):
         angle = float((blocks[token] * w[:, head, pair]).sum())
@@ -62,7 +62,7 @@ def test_fewer_passes_give_the_values_and_gradients_of_the_plain_ones(shape: tup
     qkv, weight = torch.randn(*shape, 3, 4, 24, requires_grad=True), torch.randn(*shape, 3, 4, 24)
     found, expected = [], []
     for results, turn in ((found, rotate), (expected, lambda qkv, rotation: rotate_plainly(qkv, rotation.angle))):
-        turned = turn(qkv, rotary(some_blocks(*shape), torch.float32))
+        turned = turn(qkv, Rotation.of(rotary(some_blocks(*shape)), torch.float32))
         results += [turned.detach(), *torch.autograd.grad((turned * weight).sum(), [qkv, rotary.frequencies])]
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
     assert found[2].any()
@@ -74,8 +74,7 @@ def test_gradients_are_those_of_differences() -> None:
 
     def turned(qkv: Tensor, frequencies: Tensor) -> Tensor:
         angle = torch.einsum("na,ahp->nhp", blocks.double(), frequencies.view(AXES, 2, 3))[:, None]
-        cosine = angle.detach().cos()
-        return rotate(qkv, Rotation(angle, torch.cat([cosine, cosine], -1), angle.detach().sin()))
+        return rotate(qkv, Rotation.of(angle, torch.float64))
 
     qkv = torch.randn(4, 3, 2, 6, dtype=torch.float64, requires_grad=True)
     # The gradient of the angles is summed in float32.
@@ -87,19 +86,19 @@ def test_attention_is_the_same_wherever_the_tokens_lie() -> None:
     """Also beyond every grid that the frequencies were made for."""
     attention, rotary, tokens = Attention(96, 4), some_rotary(), torch.randn(2, 11, 96)
     blocks = some_blocks(2, 11)
-    here = attention(tokens, None, rotary(blocks, torch.float32))
+    here = attention(tokens, None, Rotation.of(rotary(blocks), torch.float32))
     for offset in ((5, 0, 0), (0, 17, 0), (0, 0, 3), (200, 1, 90)):
-        there = attention(tokens, None, rotary(blocks + torch.tensor(offset), torch.float32))
+        there = attention(tokens, None, Rotation.of(rotary(blocks + torch.tensor(offset)), torch.float32))
         torch.testing.assert_close(there, here, rtol=1e-3, atol=2e-4)
-    stretched = attention(tokens, None, rotary(2 * blocks, torch.float32))
+    stretched = attention(tokens, None, Rotation.of(rotary(2 * blocks), torch.float32))
     assert (stretched - here).abs().max() > 0.01
 
 
 def test_angles_stay_float32_under_autocast_and_beside_bfloat16() -> None:
     rotary, blocks = some_rotary(), some_blocks(3)
-    exact = rotary(blocks, torch.float32)
+    exact = Rotation.of(rotary(blocks), torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
-        rough = rotary(blocks, torch.bfloat16)
+        rough = Rotation.of(rotary(blocks), torch.bfloat16)
     assert torch.equal(rough.angle, exact.angle)
     assert (rough.cosine.dtype, rough.sine.dtype) == (torch.bfloat16, torch.bfloat16)
     qkv = torch.randn(3, 3, 4, 24, dtype=torch.bfloat16, requires_grad=True)
@@ -110,7 +109,7 @@ def test_angles_stay_float32_under_autocast_and_beside_bfloat16() -> None:
 
 def test_a_repeated_rotation_is_that_of_the_repeated_tokens() -> None:
     rotary, blocks = some_rotary(), some_blocks(2, 5)
-    repeated = rotary(blocks, torch.float32).repeated(3)
-    whole = rotary(blocks.repeat(3, 1, 1), torch.float32)
+    repeated = Rotation.of(rotary(blocks), torch.float32).repeated(3)
+    whole = Rotation.of(rotary(blocks.repeat(3, 1, 1)), torch.float32)
     for one, other in ((repeated.angle, whole.angle), (repeated.cosine, whole.cosine), (repeated.sine, whole.sine)):
         assert torch.equal(one, other)
