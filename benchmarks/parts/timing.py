@@ -25,6 +25,15 @@ def timed(call: Callable[[], object], device: str) -> float:
     return time.perf_counter() - started
 
 
+def matrix_rate() -> float:
+    """Operations a second of float32 matrix products in one thread, the best of some: the most a CPU reaches."""
+    size, best = 1024, 0.0
+    left, right = torch.ones(size, size), torch.ones(size, size)
+    for _ in range(10):
+        best = max(best, 2 * size**3 / timed(lambda: left @ right, "cpu"))
+    return best
+
+
 def device_name(device: str) -> str:
     """What the table and the record call the device."""
     return torch.cuda.get_device_name() if device == "cuda" else "cpu, one thread"
