@@ -30,17 +30,17 @@ test: venv
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --no-loadscope-reorder
 
 # A real Slurm of four nodes (Debian: slurmctld slurmd slurm-client munge iproute2 slurmdbd mariadb-server) and a Ray cluster.
-LAUNCHING ?=
+LAUNCHING ?= tests/e2e
 test-launching: venv
 	$(BIN)/python -m pytest -m launching -rs $(LAUNCHING)
 
 # Real runs that lose ranks, nodes, disks and trackers.
 test-faults: venv
-	$(BIN)/python -m pytest -m faults -rs
+	$(BIN)/python -m pytest -m faults -rs tests/e2e
 
 # The commands of the documentation, page by page.
 test-docs: venv
-	$(BIN)/python -m pytest -m docs -rs
+	$(BIN)/python -m pytest -m docs -rs tests/docs
 
 # Kernels, models and steps on one GPU, or with DEVICE=cpu what has a form there. Without a network:
 # make test-gpu GPU_PYTHON=python3 KERNEL_SOURCES=folder with the unpacked sources of mamba-ssm and causal-conv1d

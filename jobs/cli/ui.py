@@ -15,6 +15,8 @@ from orchestrator.tracking.mlflow_run import default_uri
 
 OTHERS = 3
 """Most further addresses that are shown."""
+NO_JOBS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+"""MLflow starts eight processes more for jobs over traces of language models, of which we have none."""
 
 
 def ui(
@@ -44,7 +46,7 @@ def ui(
         f"{name}, padding, time and error: {view_address(page, experiment)}" for name, experiment in experiments.items()
     ]
     # The address may hold a password, and everybody can read the arguments of a process.
-    environment = {"MLFLOW_BACKEND_STORE_URI": database, **allowed(names, port)}
+    environment = {"MLFLOW_BACKEND_STORE_URI": database, **NO_JOBS, **allowed(names, port)}
     command = [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port), "--workers", "1"]
     probe = address_of({"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port)
     typer.echo("MLflow starts; its address follows when it answers")
