@@ -1,9 +1,14 @@
-"""Controller of a submitted run, on a Ray that somebody else started: ``python -m jobs.launch.attempt RUN ADDRESS``."""
+"""Controller of a submitted run, on a Ray that somebody else started: ``python -m jobs.launch.attempt RUN ADDRESS``.
 
+With ``--after-word`` it begins when its standard input says so.
+"""
+
+import signal
 import sys
 from pathlib import Path
 
 from channels.errors import UserError
+from jobs.launch.attempt_word import AFTER_WORD, wait_for_word
 from jobs.launch.collector import rare_collection
 from jobs.launch.folder import LaunchFolder
 from jobs.launch.outcome import failure_noticed, notify_end, print_outcome
@@ -44,6 +49,13 @@ def _is_finished(run: RunDirectory) -> bool:
     return run.read_state().get("status") == "FINISHED"
 
 
+def main_after_word(run: str, address: str, *after: str) -> int:
+    """:func:`main`, at once or after the word; the exit code, that of a stop where the word does not come."""
+    if after == (AFTER_WORD,) and not wait_for_word():
+        return 128 + signal.SIGTERM
+    return main(run, address)
+
+
 if __name__ == "__main__":
     with rare_collection():
-        sys.exit(main(*sys.argv[1:]))
+        sys.exit(main_after_word(*sys.argv[1:]))

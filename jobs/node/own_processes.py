@@ -19,19 +19,19 @@ def adopt_orphans() -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
 
 
-def start(command: Sequence[str], environment: Mapping[str, str], log: Path | None) -> "subprocess.Popen[bytes]":
-    """Start a child that the signals before a time limit do not reach.
+def start(
+    command: Sequence[str], environment: Mapping[str, str], log: Path | None, stdin: int = subprocess.DEVNULL
+) -> "subprocess.Popen[bytes]":
+    """Start a child that the signals before a time limit do not reach. stdin: as :mod:`subprocess` takes it.
 
     Slurm may send them to every process of a step, and their default is to end a process: ignored they stay ignored
     in everything the child starts.
     """
     deaf = ["/bin/sh", "-c", 'trap "" USR1 USR2; exec "$@"', "sh", *command]
     if log is None:
-        return subprocess.Popen(deaf, env=environment, stdin=subprocess.DEVNULL)
+        return subprocess.Popen(deaf, env=environment, stdin=stdin)
     with log.open("ab") as file:
-        return subprocess.Popen(
-            deaf, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
-        )
+        return subprocess.Popen(deaf, env=environment, stdin=stdin, stdout=file, stderr=file, start_new_session=True)
 
 
 def end(child: "subprocess.Popen[bytes]", grace_s: float) -> int:

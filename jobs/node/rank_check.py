@@ -19,8 +19,6 @@ from channels.errors import UserError
 from channels.files import write_json
 from jobs.node.bandwidth import measure
 from jobs.node.rank_result import BAD_DEVICE
-from models.scan.backends import choose_backend
-from models.scan.operations import selective_scan
 from orchestrator.monitoring.device_trial import try_device
 from orchestrator.monitoring.gpu_state import NvmlError, read_gpus
 from orchestrator.monitoring.topology import place_of
@@ -55,6 +53,10 @@ def try_scan(device: torch.device, wanted: Any) -> None:
         UserError: the backend is not installed or does not load.
         RuntimeError: it does not run on the device.
     """
+    # They import torch's compiler, which takes longer than all else that a rank does here.
+    from models.scan.backends import choose_backend
+    from models.scan.operations import selective_scan
+
     backend = choose_backend(device.type, wanted)
     series, gates = torch.ones(1, 16, 1, 8, device=device), torch.ones(1, 16, 1, 4, device=device)
     decay, skip = -torch.ones(1, 8, 4, device=device), torch.ones(1, 8, device=device)

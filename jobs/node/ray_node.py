@@ -69,6 +69,7 @@ class RayNode:
         Raises:
             BootstrapError: it did not start, the head is missing, or another node failed.
         """
+        self._start_fork_server()
         if self.rendezvous.node.rank == 0:
             self.rendezvous.announce_token(secrets.token_hex(32))
             self._start("--head", "--include-dashboard=false", *self.window.head_options)
@@ -92,6 +93,13 @@ class RayNode:
             kind = BadNodeError if self.rendezvous.node.rank in self.rendezvous.marked("ready") else BootstrapError
             raise kind(f"Ray ended with status {self.child.returncode}: {_last_line(log)} (see {log})")
 
+    def _start_fork_server(self) -> None:
+        """Its imports go on while this node waits for the head, and while Ray starts."""
+        if fork_server.serves(self.profile.device):
+            self.rendezvous.folder.mkdir(parents=True, exist_ok=True)
+            server = fork_server.command(self.session.path, self.profile.device)
+            own_processes.start(server, self.environment | fork_server.SETTINGS, self.rendezvous.log("fork_server"))
+
     def _start(self, *options: str) -> None:
         command = [
             sys.executable, "-m", LEAN_NODE, "start", "--block", *options,
@@ -100,9 +108,6 @@ class RayNode:
             f"--num-cpus={self.share.cpus}", f"--num-gpus={self.share.gpus}",
             f"--object-store-memory={OBJECT_STORE_BYTES}", "--include-log-monitor=false",
         ]  # fmt: skip
-        if fork_server.serves(self.profile.device):
-            server = fork_server.command(self.session.path, self.profile.device)
-            own_processes.start(server, self.environment | fork_server.SETTINGS, self.rendezvous.log("fork_server"))
         self.child = own_processes.start(command, self.environment, self.rendezvous.log("ray"))
 
     def _wait_for(self, port: int) -> None:

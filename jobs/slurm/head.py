@@ -2,7 +2,6 @@
 
 import signal
 import subprocess
-import sys
 import time
 
 from jobs.launch.folder import LaunchFolder
@@ -12,6 +11,7 @@ from jobs.node.keepalive import KeepaliveServer
 from jobs.node.ray_node import RayNode
 from jobs.node.rendezvous import POLL_S, BadDeviceError, BadNodeError, BootstrapError, Rendezvous
 from jobs.slurm.bring_up import wait_for_all
+from jobs.slurm.controller_process import ControllerProcess
 from jobs.slurm.device_failures import DeviceFailures, find_host
 from jobs.slurm.signals import CANCELLED, SlurmSignals
 
@@ -33,14 +33,18 @@ def grace_s(signals: SlurmSignals, signal_lead_s: float) -> float:
 class Head:
     """The first node: wait for the others, run the controller, announce how it ended."""
 
-    def __init__(self, launch: LaunchFolder, rendezvous: Rendezvous, node: RayNode, signals: SlurmSignals) -> None:
+    def __init__(
+        self, launch: LaunchFolder, rendezvous: Rendezvous, node: RayNode, signals: SlurmSignals,
+        controller: ControllerProcess,
+    ) -> None:  # fmt: skip
         self.launch, self.rendezvous, self.node, self.signals = launch, rendezvous, node, signals
+        self.controller = controller
         silence_s = node.profile.time_limits.silence_s
         self.keepalive = KeepaliveServer(node.window.guard, rendezvous.token.read_text(), silence_s)
         self.devices = DeviceFailures(launch.run.failures)
         self.lost: list[str] = []
 
-    def run(self, address: str) -> None:
+    def run(self) -> None:
         """One attempt of the run.
 
         Raises:
@@ -50,7 +54,7 @@ class Head:
         if different := self.rendezvous.other_versions():
             raise BootstrapError(f"nodes differ: {'; '.join(different)}")
         self._check_network()
-        code = -signal.SIGTERM if self.signals.any else self._control(address)
+        code = -signal.SIGTERM if self.signals.any else self._control()
         outcome, cause = self._outcome(code)
         self.rendezvous.announce_end(outcome, code, cause)
 
@@ -61,12 +65,11 @@ class Head:
         if slow:
             raise BootstrapError("; ".join(slow.values()))
 
-    def _control(self, address: str) -> int:
-        """Run the controller as a child; its exit status."""
+    def _control(self) -> int:
+        """Let the controller begin, and see it to its end; its exit status."""
         if excluded := self.rendezvous.bad_hosts_so_far():
             self.launch.tag({EXCLUDED_TAG: ", ".join(sorted(excluded))})
-        command = [sys.executable, "-m", "jobs.launch.attempt", str(self.launch.run.path), address]
-        child = own_processes.start(command, self.node.environment, log=None)
+        child = self.controller.begin()
         while child.poll() is None:
             self.lost = [] if self.signals.any else self._lost()
             if self.signals.any or self.lost:

@@ -15,6 +15,7 @@ from jobs.node.ray_node import RayNode, share_of
 from jobs.node.rendezvous import BootstrapError, JobNode, Rendezvous
 from jobs.node.versions import versions
 from jobs.slurm.bring_up import failed_start, note_requeue, wait_for_all
+from jobs.slurm.controller_process import ControllerProcess
 from jobs.slurm.head import Head
 from jobs.slurm.leave import leave, notify_attempt
 from jobs.slurm.member import Member
@@ -94,10 +95,12 @@ def _run_attempt(
     with RayNode(rendezvous, profile, share) as node:
         address = node.start()
         rendezvous.mark("joined")
+        is_head = rendezvous.node.rank == 0
+        controller = ControllerProcess(node, str(launch.run.path), address) if is_head else None
         wait_for_all(rendezvous, "joined", node, signals)
         check_ranks(rendezvous, node, profile, job.scale.most, wanted_scan(job.model))
         rendezvous.mark("ready", versions=versions())
-        if rendezvous.node.rank == 0:
-            Head(launch, rendezvous, node, signals).run(address)
+        if controller is not None:
+            Head(launch, rendezvous, node, signals, controller).run()
         else:
             Member(rendezvous, node, signals).run(address)

@@ -1,8 +1,12 @@
 """The controller of a submitted run."""
 
+import io
+import signal
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +16,8 @@ from channels.files import write_json
 from channels.store import ChannelStore
 from jobs.cli.train import train
 from jobs.launch import attempt
-from jobs.launch.attempt import main
+from jobs.launch.attempt import main, main_after_word
+from jobs.launch.attempt_word import AFTER_WORD, WORD
 from jobs.launch.folder import LaunchFolder
 from orchestrator.control.prepared import RunOutcome
 from orchestrator.run.folder import RunDirectory
@@ -81,3 +86,17 @@ def test_train_sends_a_notice_of_its_end(tmp_path: Path, small_store: Path, monk
         train(tmp_path / "job.yaml", cluster_file=tmp_path / "cluster.yaml")
     assert ended.value.exit_code == 1
     assert (tmp_path / "said").read_text() == "failed no room\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said", "code"),
+    [((), b"", 7), ((AFTER_WORD,), WORD, 7), ((AFTER_WORD,), b"", 128 + signal.SIGTERM)],
+)
+def test_an_attempt_that_is_started_ahead_begins_when_the_word_comes(
+    monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], said: bytes, code: int
+) -> None:
+    began: list[str] = []
+    monkeypatch.setattr(attempt, "main", lambda run, address: began.append(run) or 7)
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(said)))
+    assert main_after_word("run", "127.0.0.1:1", *arguments) == code
+    assert began == (["run"] if code == 7 else [])
