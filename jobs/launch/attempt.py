@@ -3,6 +3,7 @@
 With ``--after-word`` it begins when its standard input says so.
 """
 
+import importlib
 import signal
 import sys
 from pathlib import Path
@@ -16,6 +17,9 @@ from orchestrator.control.controller import run_job
 from orchestrator.control.goodput_book import process_began_s
 from orchestrator.run.folder import RunDirectory
 from orchestrator.view.live import LiveView
+
+NEEDED = ("orchestrator.control.ray_train.trainer", "mlflow.store.tracking.sqlalchemy_store")
+"""Ray Train and MLflow, which a run imports for seconds where it first uses them."""
 
 
 def main(run: str, address: str) -> int:
@@ -51,8 +55,11 @@ def _is_finished(run: RunDirectory) -> bool:
 
 def main_after_word(run: str, address: str, *after: str) -> int:
     """:func:`main`, at once or after the word; the exit code, that of a stop where the word does not come."""
-    if after == (AFTER_WORD,) and not wait_for_word():
-        return 128 + signal.SIGTERM
+    if after == (AFTER_WORD,):
+        for module in NEEDED:
+            importlib.import_module(module)
+        if not wait_for_word():
+            return 128 + signal.SIGTERM
     return main(run, address)
 
 

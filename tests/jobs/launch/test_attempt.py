@@ -1,5 +1,6 @@
 """The controller of a submitted run."""
 
+import importlib.util
 import io
 import signal
 import sys
@@ -96,6 +97,8 @@ def test_an_attempt_that_is_started_ahead_begins_when_the_word_comes(
     monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], said: bytes, code: int
 ) -> None:
     began: list[str] = []
+    assert all(importlib.util.find_spec(module) for module in attempt.NEEDED)
+    monkeypatch.setattr(attempt, "NEEDED", ())
     monkeypatch.setattr(attempt, "main", lambda run, address: began.append(run) or 7)
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(said)))
     assert main_after_word("run", "127.0.0.1:1", *arguments) == code
