@@ -15,7 +15,7 @@ from unittest.mock import patch
 
 CASE_TIMEOUT_S = 240
 START_TIMEOUT_S = 240
-ENGINES = ["torch", "torch.distributed", "deepspeed"]
+ENGINES = ["torch", "torch.distributed", "deepspeed", "orchestrator.training.worker"]
 ENVIRONMENT = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "LOCAL_RANK": "0"}
 """Of the ranks and of their server, whose imports read it."""
 

@@ -67,11 +67,15 @@ class Place:
         """Folder of a run."""
         return self.folder / "runs" / name
 
-    def events(self, name: str, kind: str = "step") -> list[dict[str, Any]]:
-        """Whole lines of a run's events."""
+    def event_lines(self, name: str) -> list[str]:
+        """Whole lines of a run's events, as they are written."""
         path = self.directory(name) / "events.jsonl"
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        events = [json.loads(line) for line in lines if line.endswith("\n")]
+        return [line for line in lines if line.endswith("\n")]
+
+    def events(self, name: str, kind: str = "step") -> list[dict[str, Any]]:
+        """A run's events of a kind."""
+        events = [json.loads(line) for line in self.event_lines(name) if f'"{kind}"' in line]
         return [event for event in events if event["kind"] == kind]
 
     def wait_for_step(self, name: str, step: int, process: subprocess.Popen[str], kind: str = "step") -> None:

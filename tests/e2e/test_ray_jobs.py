@@ -61,7 +61,8 @@ def wait_for_end(place: Place, name: str) -> dict[str, Any]:
 
 
 def test_submit_status_logs_to_the_end(place: Place, small_store: Path) -> None:
-    done = place.run("submit", str(place.spec(small_job(small_store, "submitted"))), "--watch", timeout_s=600)
+    job = small_job(small_store, "submitted", train={"epochs": 1}, data={"zeroshot_sets": ["H1"]})
+    done = place.run("submit", str(place.spec(job)), "--watch", timeout_s=600)
     assert done.returncode == 0, done.stderr
     assert "wavetrain status submitted" in done.stdout and "FINISHED" in done.stderr, (done.stdout, done.stderr)
     found = shown(place, "submitted")

@@ -21,8 +21,9 @@ def finished(place: Place, small_store: Path, undisturbed: JobSpec) -> tuple[str
     """Names of a finished HeterCSI run and of a finished WiMamba run."""
     wimamba = {"name": "wimamba", "size": "tiny", "patches": [2, 4]}
     job = small_job(
-        small_store, "snapshots", replace_model=wimamba, data={"samples": 8}, train={"epochs": 1, "warmup_epochs": 0.1}
-    )
+        small_store, "snapshots", replace_model=wimamba, data={"samples": 8}, scale={"workers": 1},
+        train={"epochs": 1, "warmup_epochs": 0.1},
+    )  # fmt: skip
     done = place.run("train", str(place.spec(job)))
     assert done.returncode == 0, done.stderr
     return undisturbed.name, job.name
@@ -55,7 +56,8 @@ def test_a_finished_run_beside_a_snapshot_model(place: Place, finished: tuple[st
 
 
 def test_a_failed_run_tells_why(place: Place, small_store: Path) -> None:
-    job = small_job(small_store, "diverged", train={"lr": 1e30, "warmup_epochs": 0.0, "clip_norm": 0.0})
+    overshoot = {"lr": 1e30, "warmup_epochs": 0.0, "clip_norm": 0.0}
+    job = small_job(small_store, "diverged", train=overshoot, scale={"workers": 1})
     assert place.run("train", str(place.spec(job))).returncode == 1
     page = report(place, "diverged")
     assert "diverged ended FAILED" in page and "NaN or infinite" in page and "No run has been scored yet" in page

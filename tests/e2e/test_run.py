@@ -2,6 +2,7 @@
 
 import json
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -74,41 +75,48 @@ def test_a_finished_run_is_not_started_again(place: Place, undisturbed: JobSpec)
     assert done.stderr.count("\n") == 1 and "exists and is finished" in done.stderr
 
 
-def test_killed_rank_and_killed_controller_resume_bit_for_bit(
+def test_a_killed_rank_a_killed_controller_and_ctrl_c_change_nothing(
     place: Place, small_store: Path, undisturbed: JobSpec
 ) -> None:
-    """A rank dies and is replaced by Ray Train; then everything dies with the controller; the same command ends it."""
+    """A rank dies and is replaced by Ray Train; then everything dies with the controller; the same command goes on, is
+    interrupted, and goes on to the end."""
     spec = place.spec(job_for(small_store, "killed"))
     first = place.start("train", str(spec))
     place.wait_for_step("killed", 10, first)
     workers = training_ranks(family(first))
     assert len(workers) == 2
     workers[1].kill()
-    place.wait_for_step("killed", 25, first)
+    assert_all_gone(workers[1:])
+    wait_for_more_steps(place, first)
     everyone = family(first)
     with at_rest(training_ranks(everyone)):
         assert len(place.events("killed", "attempt")) == 2
         first.kill()
         first.communicate()
     assert_all_gone(everyone)
+    stopped_at = interrupt_after_a_few_steps(place, spec)
+    assert place.tracked("killed").info.status == "KILLED"
     done = place.run("train", str(spec))
     assert done.returncode == 0, done.stderr
-    assert "resumes after step" in done.stderr
+    assert f"resumes after step {stopped_at}" in done.stderr
     assert place.losses("killed") == place.losses("undisturbed")
     assert place.weights("killed") == place.weights("undisturbed")
-    assert place.state("killed")["attempts"] == 3
+    assert place.state("killed")["attempts"] == 4
     assert place.tracked("killed").info.status == "FINISHED"
     assert place.history("killed", "train/loss") == place.history("undisturbed", "train/loss")
     epochs = place.events("killed", "epoch")
     assert {event["metrics"]["data/coverage"] for event in epochs} == {1.0}
 
 
-def test_ctrl_c_checkpoints_ends_killed_and_the_same_command_goes_on(
-    place: Place, small_store: Path, undisturbed: JobSpec
-) -> None:
-    spec = place.spec(job_for(small_store, "stopped"))
+def wait_for_more_steps(place: Place, process: "subprocess.Popen[str]") -> None:
+    """Until an attempt after the last one, whose ranks are gone, has made steps of its own."""
+    place.wait_for_step("killed", place.events("killed")[-1]["step"] + 3, process)
+
+
+def interrupt_after_a_few_steps(place: Place, spec: Path) -> int:
+    """Give the command again, and press Ctrl-C when it trains; the step at which it stops."""
     process = place.start("train", str(spec))
-    place.wait_for_step("stopped", 10, process)
+    wait_for_more_steps(place, process)
     everyone = family(process)
     with at_rest(training_ranks(everyone)):
         (folder,) = session_folders(everyone)
@@ -116,16 +124,12 @@ def test_ctrl_c_checkpoints_ends_killed_and_the_same_command_goes_on(
         process.send_signal(signal.SIGINT)
     out, error = process.communicate(timeout=RUN_TIMEOUT_S)
     assert process.returncode == 130, (out, error)
+    assert "resumes after step" in error
     assert_all_gone(everyone)
-    assert place.tracked("stopped").info.status == "KILLED"
-    last = place.events("stopped")[-1]["step"]
-    assert place.events("stopped", "checkpoint")[-1]["step"] == last
+    last = int(place.events("killed")[-1]["step"])
+    assert place.events("killed", "checkpoint")[-1]["step"] == last
     assert last < STEPS
-    done = place.run("train", str(spec))
-    assert done.returncode == 0, done.stderr
-    assert place.losses("stopped") == place.losses("undisturbed")
-    assert place.weights("stopped") == place.weights("undisturbed")
-    assert place.tracked("stopped").info.status == "FINISHED"
+    return last
 
 
 def test_copies_of_shards_on_the_node_change_nothing(place: Place, small_store: Path, undisturbed: JobSpec) -> None:

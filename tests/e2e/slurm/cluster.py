@@ -75,6 +75,10 @@ class SlurmCluster:
         states = dict(line.split() for line in queued)
         return states.get(job_id) or self.run("sacct", "-X", "-n", "-P", "-o", "State", "-j", job_id)
 
+    def node_state(self, name: str) -> str:
+        """State of a node in sinfo."""
+        return self.run("sinfo", "-h", "-p", "gpu", "-n", name, "-o", "%T")
+
     def wait_for(self, what: str, reached: Callable[[], bool], timeout_s: float, look_s: float = 0.3) -> None:
         """Look again and again, with a limit."""
         deadline = time.monotonic() + timeout_s

@@ -52,13 +52,21 @@ def output(place: Place, name: str) -> str:
     return "\n".join(path.read_text() for path in sorted((place.directory(name) / "launch" / "slurm").glob("*_log.*")))
 
 
+def newest_attempt(place: Place, name: str) -> Path:
+    """Folder in which the nodes of the job's newest attempt meet."""
+    attempts = (place.directory(name) / "launch" / "attempts").glob(f"{raw_job_of(place, name)}-*")
+    return max(attempts, key=lambda path: int(path.name.rpartition("-")[2]))
+
+
 def wait_for_attempt(slurm: SlurmCluster, place: Place, name: str, number: int) -> list[psutil.Process]:
     """The job's processes once the attempt has done some steps."""
 
     def steps() -> int:
-        attempts = place.events(name, "attempt")
-        last = place.events(name)[-1]["step"] if place.events(name) else 0
-        return last - attempts[-1]["step"] if len(attempts) >= number else 0
+        lines = place.event_lines(name)
+        attempts = [at for at, line in enumerate(lines) if line.startswith('{"kind":"attempt"')]
+        if len(attempts) < number:
+            return 0
+        return sum(json.loads(line)["kind"] == "step" for line in lines[attempts[-1] :])
 
     slurm.wait_for(f"attempt {number} of {name}", lambda: steps() >= STEPS_OF_AN_ATTEMPT, 300, look_s=0.05)
     return processes_of(raw_job_of(place, name))

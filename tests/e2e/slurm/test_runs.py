@@ -11,7 +11,7 @@ import yaml
 from orchestrator.control.failure_policy import Failure, Kind
 from orchestrator.run.events import EventWriter
 from orchestrator.run.folder import RunDirectory
-from tests.e2e.runs import Place, assert_all_gone, session_folders, train_without_ray
+from tests.e2e.runs import Place, assert_all_gone, at_rest, session_folders, train_without_ray, training_ranks
 from tests.e2e.slurm.cluster import SlurmCluster, missing_programs, processes_of
 from tests.e2e.slurm.runs import (
     STEPS,
@@ -19,6 +19,7 @@ from tests.e2e.slurm.runs import (
     hosts,
     job_for,
     job_of,
+    newest_attempt,
     other_host,
     output,
     submit,
@@ -142,20 +143,41 @@ def endless(slurm: SlurmCluster, place: Place, small_store: Path) -> str:
     return job.name
 
 
+def test_a_node_whose_gpu_breaks_is_left_out_of_the_next_attempt(
+    slurm: SlurmCluster, place: Place, endless: str
+) -> None:
+    """Nothing here has a GPU to break, so that the record is a test's; what reads it is the job's own."""
+    job_id = job_of(place, endless)
+    attempts = place.directory(endless) / "launch" / "attempts"
+    with attempt_at_rest(slurm, place, endless, 1) as first:
+        broken = other_host(attempts / f"{job_id}-0")
+        failure = Failure(Kind.DEVICE, "GPU 4", None, 0.0, broken, {broken: "GPU 4: must be reset"})
+        with EventWriter(RunDirectory(place.directory(endless)).failures) as record:
+            record.write("failure", failure=failure.to_json(), retry=True, wait_s=1.0)
+        slurm.wait_for("the requeue", lambda: slurm.state(job_id) != "RUNNING", 120)
+    wait_for_attempt(slurm, place, endless, 2)
+    assert_all_gone(first)
+    end = json.loads((attempts / f"{job_id}-0" / "end.json").read_text())
+    assert (end["outcome"], end["cause"]) == ("lost", f"{broken}: GPU 4: must be reset"), output(place, endless)
+    assert broken not in hosts(attempts / f"{job_id}-1")
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="all nodes share one machine's processes")
 def test_what_goes_on_without_its_slurmd_makes_way_for_the_next_attempt(
     slurm: SlurmCluster, place: Place, endless: str
 ) -> None:
-    job_id = job_of(place, endless)
-    seen = processes_of(job_id)
-    attempt = place.directory(endless) / "launch" / "attempts" / f"{job_id}-0"
+    number = len(place.events(endless, "attempt"))
+    seen = wait_for_attempt(slurm, place, endless, number)
+    attempt = newest_attempt(place, endless)
     head = json.loads((attempt / "head.json").read_text())["host"]
     try:
-        slurm.kill_slurmd(head)
-        wait_for_attempt(slurm, place, endless, 2)
+        with at_rest(training_ranks(seen)):
+            slurm.kill_slurmd(head)
+            slurm.wait_for("end of Slurm's patience", lambda: slurm.node_state(head).startswith("down"), 120)
+        wait_for_attempt(slurm, place, endless, number + 1)
         assert_all_gone(seen)
-        assert head not in hosts(attempt.with_name(f"{job_id}-1"))
-        second = place.events(endless, "attempt")[1]
+        assert head not in hosts(newest_attempt(place, endless))
+        second = place.events(endless, "attempt")[number]
         steps = [event["step"] for event in place.events(endless) if event["time"] > second["time"]]
         assert steps == list(range(second["step"] + 1, second["step"] + 1 + len(steps))), "two write at once"
     finally:
@@ -206,7 +228,7 @@ def test_a_preempted_run_that_loses_two_nodes_ends_with_the_same_losses(
     slurm: SlurmCluster, place: Place, small_store: Path, undisturbed: Place
 ) -> None:
     name = "disturbed"
-    job_id = submit(place, job_for(small_store, name, every_steps=1))
+    job_id = submit(place, job_for(small_store, name, every_steps=3))
     attempts = place.directory(name) / "launch" / "attempts"
     with attempt_at_rest(slurm, place, name, 1) as first:
         urgent = submit_urgent(slurm)
@@ -231,28 +253,6 @@ def test_a_preempted_run_that_loses_two_nodes_ends_with_the_same_losses(
     tracked = place.tracked(name)
     assert tracked.info.status == "FINISHED" and tracked.data.tags["attempt"] == "4"
     assert tracked.data.tags["wavetrain.excluded_nodes"] == ", ".join(sorted(lost))
-
-
-def test_a_node_whose_gpu_breaks_is_left_out_of_the_next_attempt(
-    slurm: SlurmCluster, place: Place, small_store: Path
-) -> None:
-    """Nothing here has a GPU to break, so that the record is a test's; what reads it is the job's own."""
-    name = "broken-gpu"
-    job_id = submit(place, job_for(small_store, name, every_steps=1))
-    attempts = place.directory(name) / "launch" / "attempts"
-    with attempt_at_rest(slurm, place, name, 1) as first:
-        broken = other_host(attempts / f"{job_id}-0")
-        failure = Failure(Kind.DEVICE, "GPU 4", None, 0.0, broken, {broken: "GPU 4: must be reset"})
-        with EventWriter(RunDirectory(place.directory(name)).failures) as record:
-            record.write("failure", failure=failure.to_json(), retry=True, wait_s=1.0)
-        slurm.wait_for("the requeue", lambda: slurm.state(job_id) != "RUNNING", 120)
-    wait_for_attempt(slurm, place, name, 2)
-    slurm.run("scancel", job_id)
-    assert_all_gone(first)
-    end = json.loads((attempts / f"{job_id}-0" / "end.json").read_text())
-    assert (end["outcome"], end["cause"]) == ("lost", f"{broken}: GPU 4: must be reset"), output(place, name)
-    assert broken not in hosts(attempts / f"{job_id}-1")
-    assert slurm.wait_for_end(job_id, 180) == "CANCELLED"
 
 
 def kill_raylet(attempt: Path, processes: list[psutil.Process]) -> None:
