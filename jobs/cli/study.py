@@ -1,11 +1,13 @@
 """``wavetrain study``: an ablation of the HeterCSI paper as a sweep, and its table beside the published one."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, get_args
 
 import typer
 
 from channels.errors import UserError
+from channels.manifest import ROLES
 from jobs.cli.downstream.study import study_downstream
 from jobs.cli.options import ClusterFileOption, ClusterOption
 from jobs.cli.submit import submit_sweep
@@ -16,23 +18,31 @@ from jobs.studies.spec import Child, Scale, Study, StudyName, known_scales, make
 from orchestrator.spec.cluster import Profile, load_profile
 from orchestrator.spec.yaml_files import validate
 
-IMPORTABLE = ("table2", "fig3", "scales")
+IMPORTABLE = ("table2", "fig3", "scales", "recipe")
 
 
 def study(
     what: Annotated[
-        str, typer.Argument(help="table2, table3, fig3, fig4, fig1c, scales or fig3-wimamba.", show_default=False)
+        str,
+        typer.Argument(help="table2, table3, fig3, fig4, fig1c, scales, recipe or fig3-wimamba.", show_default=False),
     ],
     scale: Annotated[str, typer.Option(help="small (minutes on two cores), medium or published.")] = "small",
     samples: Annotated[int | None, typer.Option(help="Samples of a set, in place of the scale's.")] = None,
     model: Annotated[str | None, typer.Option(help="tiny, base or published, in place of the scale's.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs of a (pre-training) run, in place of the scale's.")] = None,
     sets: Annotated[str | None, typer.Option(help="table3, fig3: numbers of sets that are trained, e.g. 8,40.")] = None,
-    targets: Annotated[str | None, typer.Option(help="table2, fig3, scales: held-out sets, e.g. D1,D8.")] = None,
+    targets: Annotated[str | None, typer.Option(help="table2, fig3, scales, recipe: held-out sets, e.g. D1.")] = None,
     target_epochs: Annotated[int | None, typer.Option(help="table2: epochs of a run on one target alone.")] = None,
     quadriga: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="table2, fig3, scales: imported channels in place of made ones.")
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="table2, fig3, scales: imported channels in place of made ones; recipe: held-out ones."
+        ),
     ] = None,
+    changes: Annotated[
+        str | None, typer.Option(metavar="NAME,NAME", help="recipe: changes beside the base (default: the scale's).")
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(help="recipe: seeds of the runs, e.g. 42,43,44.")] = None,
     gpt2: Annotated[
         Path | None, typer.Option(metavar="DIR", help="table2: weights of GPT-2 small for LLM4CP (default: random).")
     ] = None,
@@ -48,6 +58,11 @@ def study(
     cluster_file: ClusterFileOption = None,
 ) -> None:
     """Run an ablation of the paper at a scale and write its table; again: goes on with what is not finished."""
+    if what == "recipe":
+        fixed = {"--model": model, "--epochs": epochs, "--sets": sets, "--target-epochs": target_epochs, "--gpt2": gpt2}
+        _refuse("the recipe is that of a shipped job, one epoch a run", fixed)
+    else:
+        _refuse(f"{what} has no changes of a recipe", {"--changes": changes, "--seeds": seeds})
     if what == FIG3_WIMAMBA:
         study_downstream(
             name or f"{what}-{scale}", scale, samples, epochs, source or [], stores, seed, cluster, cluster_file,
@@ -61,6 +76,9 @@ def study(
     }, {
         "rivals": {"targets": _names(targets), "epochs": epochs, "target_epochs": target_epochs},
         "extrapolation": {"targets": _names(targets), "epochs": epochs},
+        "recipe": {
+            "targets": _names(targets), "samples": samples, "changes": _names(changes), "seeds": _seeds(seeds),
+        },
     })  # fmt: skip
     if quadriga is not None and kind not in IMPORTABLE:
         mend = f"drop it; it is for {', '.join(IMPORTABLE)}"
@@ -68,8 +86,10 @@ def study(
     # Looking into files of channels needs their readers.
     from jobs.studies.imported import look_at
 
-    imported = None if quadriga is None else look_at(quadriga, stores)
-    own_name = name or f"{kind}-{scale}" + ("-imported" if imported else "")
+    roles = ("zeroshot",) if kind == "recipe" else ROLES
+    imported = None if quadriga is None else look_at(quadriga, stores, roles)
+    # The runs of the recipe are the same, whatever they are scored on.
+    own_name = name or f"{kind}-{scale}" + ("-imported" if imported and kind != "recipe" else "")
     planned = make_study(kind, own_name, chosen, stores, seed, imported=imported, gpt2=gpt2)
     profile = load_profile(cluster_file, cluster)
     waiting = waiting_children(planned.children, profile.storage.runs, imported)
@@ -119,6 +139,23 @@ def _numbers(text: str | None) -> tuple[int, ...] | None:
     if not all(part.strip().isdecimal() and int(part) in allowed for part in parts):
         raise UserError(f"{text!r} are no numbers of sets", where="--sets", mend="e.g. --sets 8,40")
     return tuple(int(part) for part in parts)
+
+
+def _seeds(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    # int() refuses more than 4,300 digits.
+    if not all(part.isascii() and part.isdecimal() and len(part) < 19 for part in parts):
+        raise UserError(f"{text[:40]!r} are no seeds", where="--seeds", mend="e.g. --seeds 42,43,44")
+    return tuple(int(part) for part in parts)
+
+
+def _refuse(why: str, options: Mapping[str, object]) -> None:
+    """Raises UserError for the first option that was given."""
+    for option, value in options.items():
+        if value is not None:
+            raise UserError(why, where=option, mend="drop it")
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:

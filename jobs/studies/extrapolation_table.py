@@ -5,8 +5,8 @@ from typing import Any
 
 from jobs.studies.extrapolation import tokens_by_set
 from jobs.studies.spec import Child, Study
-from jobs.studies.tables import TASKS, Cell, StudyTable, scale_note
-from orchestrator.evaluation.score import AVERAGE, MODEL, NOISY, Score, decibels
+from jobs.studies.tables import TASKS, Cell, StudyTable, mean_error, scale_note
+from orchestrator.evaluation.score import AVERAGE, MODEL
 from orchestrator.report.record import RunRecord
 
 COLUMNS = ("task", "positions", "longest sets", "trained up to, tokens", "steps", "NMSE dB, lengths trained",
@@ -23,7 +23,7 @@ def extrapolation_table(study: Study, records: Mapping[str, RunRecord]) -> Study
     for task in (*TASKS, AVERAGE):
         errors = {
             child.job.name: {
-                part: _mean(records[child.job.name].scores, task, sets)
+                part: mean_error(records[child.job.name].scores, task, sets)
                 for part, sets in (("seen", seen), ("longer", longer))
             }
             for child in study.children
@@ -82,18 +82,6 @@ def _longest(study: Study, child: Child) -> int:
 
 def _trained(study: Study) -> int:
     return min(_longest(study, child) for child in study.children)
-
-
-def _mean(scores: Sequence[Score], task: str, sets: Sequence[str]) -> float | None:
-    """In dB, linear over the sets, and over the tasks for their average; None where a score is missing."""
-    tasks = TASKS if task == AVERAGE else (task,)
-    linear = {
-        (score.task, score.set_name): score.nmse
-        for score in scores
-        if (score.predictor, score.target) == (MODEL, NOISY) and score.task in tasks and score.set_name in sets
-    }
-    wanted = len(tasks) * len(sets)
-    return decibels(sum(linear.values()) / wanted) if linear and len(linear) == wanted else None
 
 
 def _lost(study: Study, child: Child, errors: Mapping[str, Mapping[str, float | None]]) -> float | None:

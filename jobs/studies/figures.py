@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from jobs.studies.recipe_table import differences_by_task
 from jobs.studies.tables import Cell, StudyTable
 from orchestrator.evaluation.score import AVERAGE
 from orchestrator.report.figure import COLOURS, figure_style, new_figure
@@ -15,7 +16,7 @@ def draw_study(kind: str, table: StudyTable) -> Any:
     """The figure of a study's table."""
     draw = {
         "table2": _draw_table2, "table3": _draw_table3, "fig3": _draw_fig3, "fig4": _draw_fig4, "fig1c": _draw_fig1c,
-        "scales": _draw_scales,
+        "scales": _draw_scales, "recipe": _draw_recipe,
     }[kind]  # fmt: skip
     with figure_style():
         return draw(table)
@@ -124,6 +125,27 @@ def _draw_scales(table: StudyTable) -> Any:
         panel.set(title=str(task))
     panels[0, 0].set(ylabel="zero-shot NMSE, dB (lower is better)")
     figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
+
+
+def _draw_recipe(table: StudyTable) -> Any:
+    """A panel a task, a bar a change: its error over that of the base with the same seed, as a mean over the seeds;
+    a line from the least to the greatest where there are several."""
+    shown = differences_by_task(table)
+    changes = list(dict.fromkeys(change for by_change in shown.values() for change in by_change))
+    size = 3.2 * len(shown) + 1.6, 1.6 + 0.26 * max(len(changes), 4)
+    figure, panels = new_figure(1, len(shown), size, squeeze=False, sharey=True)
+    for panel, (task, by_change) in zip(panels[0], shown.items(), strict=True):
+        for place, change in enumerate(changes):
+            if values := by_change.get(change):
+                mean = sum(values) / len(values)
+                panel.barh(place, mean, 0.7, color=COLOURS[0] if mean <= 0 else COLOURS[1])
+                if len(values) > 1:
+                    panel.plot([min(values), max(values)], [place, place], color="black", lw=1.2)
+        panel.axvline(0.0, color="black", lw=0.8)
+        panel.set(title=task, xlabel="NMSE over the base's, dB")
+    panels[0, 0].set_yticks(range(len(changes)), changes)
+    panels[0, 0].invert_yaxis()
     return figure
 
 

@@ -12,6 +12,7 @@ from jobs.studies.extrapolation_table import extrapolation_scores, extrapolation
 from jobs.studies.figures import draw_study
 from jobs.studies.gradient_conflict import ConflictSetting, measure_conflict, shares
 from jobs.studies.page import study_page
+from jobs.studies.recipe_table import recipe_scores, recipe_table
 from jobs.studies.spec import Child, Study, make_study_store
 from jobs.studies.table2 import score_rows, table2
 from jobs.studies.tables import StudyTable
@@ -80,6 +81,11 @@ def write_results(study: Study, runs: Path, say: Say) -> list[Path]:
         records = finished_records(study, runs)
         scored = {"scales-scores.csv": to_csv(extrapolation_scores(study, records))}
         return write_table(study, extrapolation_table(study, records), folder, scored)
+    if study.kind == "recipe":
+        records = finished_records(study, runs)
+        held_out = {child.job.name: held_out_scores(study, child, runs, say) for child in study.children}
+        scored = {"recipe-scores.csv": to_csv(recipe_scores(study, held_out))}
+        return write_table(study, recipe_table(study, records, held_out), folder, scored)
     return write_table(study, conflict_table(study, say) if study.kind == "fig1c" else runs_table(study, runs), folder)
 
 
@@ -96,21 +102,38 @@ def finished_records(study: Study, runs: Path) -> dict[str, RunRecord]:
 
 
 def target_scores(study: Study, child: Child, runs: Path, say: Say) -> list[Score]:
-    """Scores of a finished run on the targets: its own, or beside imported channels those on the imported target.
-
-    The latter are kept in the run's folder, beside the scores on made channels, under the fingerprint of their store.
-    """
-    directory, target = RunDirectory(runs / child.job.name), child.job.data.target
+    """Scores of a finished run on the targets: its own, or beside imported channels those on the imported target."""
+    target = child.job.data.target
     if target is None or study.target_store is None:
-        return read_results(directory.results, child.job.data.shot)
-    kept = directory.results / f"imported-{ChannelStore.open(study.store).fingerprint[:16]}"
-    if not (found := read_results(kept, "full")):
-        say(f"scoring {child.job.name} on the imported {target}")
-        data = child.job.data.model_copy(update={"target": None, "zeroshot_sets": (target,), "store": study.store})
-        job = child.job.model_copy(update={"data": data})
-        found = evaluate_set(directory.export, study.store, target, job)
-        write_scores(found, kept, "full")
-    return found
+        return read_results(RunDirectory(runs / child.job.name).results, child.job.data.shot)
+    return imported_scores(child, runs, study.store, (target,), say)
+
+
+def held_out_scores(study: Study, child: Child, runs: Path, say: Say) -> list[Score]:
+    """Scores of a finished run on the held-out sets of the scale: its own, or those on the imported ones."""
+    sets = study.scale.zeroshot_sets
+    if study.imported is not None:
+        return imported_scores(child, runs, study.imported.store, sets, say)
+    found = read_results(RunDirectory(runs / child.job.name).results)
+    return [score for score in found if score.set_name in sets]
+
+
+def imported_scores(child: Child, runs: Path, store: Path, names: Sequence[str], say: Say) -> list[Score]:
+    """Scores of a finished run on held-out sets of an imported store.
+
+    They are kept in the run's folder, beside its scores on made channels, under the fingerprint of the store.
+    """
+    directory, shot = RunDirectory(runs / child.job.name), child.job.data.shot
+    kept = directory.results / f"imported-{ChannelStore.open(store).fingerprint[:16]}"
+    found = read_results(kept, shot)
+    if lacking := [name for name in names if name not in {score.set_name for score in found}]:
+        say(f"scoring {child.job.name} on the imported {', '.join(lacking)}")
+        for name in lacking:
+            data = child.job.data.model_copy(update={"target": None, "zeroshot_sets": (name,), "store": store})
+            job = child.job.model_copy(update={"data": data})
+            found = [*found, *evaluate_set(directory.export, store, name, job)]
+        write_scores(found, kept, shot)
+    return [score for score in found if score.set_name in names]
 
 
 def conflict_table(study: Study, say: Say) -> StudyTable:

@@ -14,6 +14,7 @@ from channels.spec import ChannelSpec
 from channels.yaml_files import parse_shipped
 from jobs.studies.extrapolation import ExtrapolationScale, choose_training_sets, extrapolation_jobs
 from jobs.studies.imported import Imported
+from jobs.studies.recipe import RecipeScale, read_recipe, recipe_jobs
 from jobs.studies.rivals import RivalScale, Stores, full_shot_jobs, missing, pretrained_jobs
 from orchestrator.spec.job import JobSpec
 from orchestrator.spec.section import Positive, Section
@@ -21,7 +22,7 @@ from orchestrator.spec.train import LossWeighting, Optimizer
 from orchestrator.spec.yaml_files import validate
 
 PRESET = "hetercsi"
-StudyName = Literal["table2", "table3", "fig3", "fig4", "fig1c", "scales"]
+StudyName = Literal["table2", "table3", "fig3", "fig4", "fig1c", "scales", "recipe"]
 
 
 class Scale(Section):
@@ -46,12 +47,13 @@ class Scale(Section):
     gradient_batches: Positive
     rivals: RivalScale
     extrapolation: ExtrapolationScale
+    recipe: RecipeScale
 
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """One run of a study. method: its row in the table (``scales``: with or without the longest sets). sets: how many
-    pre-training sets it has."""
+    """One run of a study. method: its row in the table (``scales``: with or without the longest sets, ``recipe``: its
+    change). sets: how many pre-training sets it has."""
 
     method: str
     sets: int
@@ -73,7 +75,7 @@ class Study:
     pairs: Mapping[str, tuple[str, str]]
     """Fig. 1c: the sets that are compared, by the relation of their scales; empty for other studies."""
     imported: Imported | None = None
-    """Channels that take the place of made ones."""
+    """Channels that take the place of made ones (``recipe``: of the held-out ones)."""
     target_store: Path | None = None
     """Table II beside imported channels: made channels of the targets, which full-shot models are trained on."""
     left_out: Sequence[str] = field(default=())
@@ -96,13 +98,15 @@ def make_study(
     gpt2: Path | None = None,
 ) -> Study:
     """The study with its children. folder: where stores of channels lie. imported: channels in place of made ones
-    (Table II, Fig. 3 and scales). gpt2: folder with the weights that LLM4CP begins with.
+    (Table II, Fig. 3, scales and recipe). gpt2: folder with the weights that LLM4CP begins with.
 
     Raises:
-        UserError: a batch that the workers cannot share, an unknown target, none among the imported sets, or no sets
-            that are longer than others.
+        UserError: a batch that the workers cannot share, an unknown target or change, none among the imported sets, or
+            no sets that are longer than others.
     """
     definition = _read("studies")[kind]
+    if kind == "recipe":
+        return _with_changes(name, definition, scale, folder, seed, imported)
     if kind == "scales":
         own = scale.extrapolation
         scale = scale.model_copy(update={"zeroshot_sets": own.targets, "epochs": own.epochs})
@@ -127,6 +131,30 @@ def make_study(
         target_store=stores.targets if lacks else None,
         left_out=[*left_out, *_left_out_targets(scale), *([reason] if reason else [])],
     )
+
+
+def _with_changes(
+    name: str, definition: Mapping[str, Any], scale: Scale, folder: Path, seed: int, imported: Imported | None
+) -> Study:
+    """The study of the recipe. Its runs are the same whatever channels they are scored on."""
+    recipe, own = read_recipe(definition), scale.recipe
+    most = recipe.most_samples(own.samples)
+    scale = scale.model_copy(update={"divide_subcarriers": 1, "samples": most, "zeroshot_sets": own.targets})
+    every = load_preset(recipe.preset)
+    preset = _preset("recipe", {"preset": recipe.preset}, scale, len(every.pretrain))
+    store = folder / f"{preset.name}-recipe-n{most}-t{scale.zeroshot_samples}-s{seed}"
+    sets = [row.name for row in preset.pretrain]
+    jobs = recipe_jobs(name, definition["description"], recipe, own, store, sets)
+    children = tuple(Child(change, _count(job, len(sets)), job) for change, job in jobs)
+    scale, left_out = (scale, []) if imported is None else _fitted("recipe", scale, imported)
+    description = definition["description"]
+    return Study("recipe", name, description, scale, preset, store, seed, children, {}, imported, left_out=left_out)
+
+
+def _count(job: JobSpec, every: int) -> int:
+    """Of the pre-training sets that a run has."""
+    chosen = job.data.sets
+    return len(chosen) if isinstance(chosen, tuple) else chosen or every
 
 
 def _numbers(kind: StudyName, scale: Scale, definition: Mapping[str, Any]) -> tuple[int, ...]:
@@ -206,11 +234,11 @@ def make_study_store(study: Study, progress: Progress) -> None:
     study.store.parent.mkdir(parents=True, exist_ok=True)
     scale, rivals = study.scale, study.scale.rivals
     own = rivals.samples if study.kind == "table2" else 0
-    if study.imported is None:
+    if study.imported is not None:
+        study.imported.bring(progress)
+    if study.imported is None or study.imported.store != study.store:
         counts = Counts(train=scale.samples, val=0, test=scale.zeroshot_samples, zeroshot_train=own)
         make_store(study.store, study.preset, counts, study.seed, progress)
-        return
-    study.imported.bring(progress)
     if study.target_store is not None:
         targets = tuple(row for row in study.preset.zeroshot if row.name in rivals.targets)
         counts = Counts(train=0, val=0, test=scale.zeroshot_samples, zeroshot_train=own)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from channels.presets import load_preset
 from jobs.studies.gradient_conflict import RELATIONS
 from jobs.studies.spec import PRESET, Study
+from orchestrator.evaluation.score import AVERAGE, MODEL, NOISY, Score, decibels
 from orchestrator.report.published import published
 from orchestrator.report.record import RunRecord
 from orchestrator.spec.batching import BatchingSection
@@ -202,6 +203,19 @@ def _pairs_text(study: Study) -> str:
     shapes = {row.name: "x".join(map(str, row.shape)) for row in study.preset.pretrain}
     pairs = [f"{first} {shapes[first]}, {second} {shapes[second]}" for first, second in study.pairs.values()]
     return "; ".join(f"{name.replace('_', ' ')}: {text}" for name, text in zip(study.pairs, pairs, strict=True))
+
+
+def mean_error(scores: Sequence[Score], task: str, sets: Sequence[str]) -> float | None:
+    """Of the model against the noisy target in dB, linear over the sets, and over the tasks for their average; None
+    where a score is missing."""
+    tasks = TASKS if task == AVERAGE else (task,)
+    linear = {
+        (score.task, score.set_name): score.nmse
+        for score in scores
+        if (score.predictor, score.target) == (MODEL, NOISY) and score.task in tasks and score.set_name in sets
+    }
+    wanted = len(tasks) * len(sets)
+    return decibels(sum(linear.values()) / wanted) if linear and len(linear) == wanted else None
 
 
 def scale_note(study: Study) -> str:
