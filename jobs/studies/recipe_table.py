@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jobs.studies.recipe import BASE
-from jobs.studies.spec import Study
+from jobs.studies.spec import Child, Study
 from jobs.studies.tables import TASKS, Cell, StudyTable, mean_error
 from orchestrator.evaluation.score import AVERAGE, MODEL, Score
 from orchestrator.report.record import RunRecord
@@ -99,18 +99,11 @@ def _spread(values: Sequence[Cell], digits: int) -> str | None:
 
 def _notes(study: Study) -> tuple[str, ...]:
     base = next(child for child in study.children if child.method == BASE)
-    least, sets = base.job.data.samples or 0, ", ".join(study.scale.zeroshot_sets)
-    other = {
-        child.method: f"{child.method} ({child.sets} x {child.job.data.samples})"
-        for child in study.children
-        if child.job.data.samples != least
-    }
+    samples, sets = base.job.data.samples or 0, ", ".join(study.scale.zeroshot_sets)
     channels = "made here" if study.imported is None else f"imported from {study.imported.source.name}"
-    apart = f" Other sets or samples: {', '.join(other.values())}." if other else ""
     return (
-        f"Equal cost: every run trains one epoch of {base.sets} sets x {least} samples (3GPP TR 38.901 channels made "
-        f"here), from warm-up to the end of the schedule, on {base.job.scale.text} ranks.{apart} A run with equal-time "
-        "in its name has the samples that take about as long as the base's; all others have as many samples in all.",
+        f"Equal cost: every run trains one epoch of {base.sets} sets x {samples} samples (3GPP TR 38.901 channels made "
+        f"here), from warm-up to the end of the schedule, on {base.job.scale.text} ranks.{_other_samples(study, base)}",
         f"NMSE: dB of the linear mean over {sets} ({channels}), against the noisy target; average: over the tasks, "
         "linear. Over base: that average less the base's with the same seed; below 0 is better.",
         "Minutes are those of training, and depend on what else the machine does. Final loss: mean over the last 5 % "
@@ -118,6 +111,20 @@ def _notes(study: Study) -> tuple[str, ...]:
         *(["Mean: over the seeds, of values in dB, ± the standard deviation of one run."] if _several(study) else []),
         *study.left_out,
     )
+
+
+def _other_samples(study: Study, base: Child) -> str:
+    """The changes that are trained on as many samples of other sets, or on fewer ones, in sentences."""
+    same: dict[str, str] = {}
+    fewer: dict[str, str] = {}
+    own = base.job.data.samples or 0
+    for child in study.children:
+        samples = child.job.data.samples or 0
+        if samples != own:
+            part = same if child.sets * samples == base.sets * own else fewer
+            part[child.method] = f"{child.method} ({child.sets} x {samples})"
+    said = f" As many in all: {', '.join(same.values())}." if same else ""
+    return said + (f" Fewer, which take about as long: {', '.join(fewer.values())}." if fewer else "")
 
 
 def _several(study: Study) -> bool:

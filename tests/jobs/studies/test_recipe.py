@@ -195,8 +195,8 @@ def test_the_table_compares_runs_with_the_base_of_their_seed(tmp_path: Path) -> 
     assert not rows["base", "42"]["over base, dB"] and not rows["base", "mean"]["over base, dB"]
     assert float(rows["half-of-the-sets", "42"]["over base, dB"]) == pytest.approx(0.0)
     notes = " ".join(table.notes)
-    assert "one epoch of 40 sets x 500 samples" in notes and "half-of-the-sets (20 x 1000)" in notes
-    assert "global" not in notes and "standard deviation" in notes and "(made here)" in notes
+    assert "one epoch of 40 sets x 500 samples" in notes and "As many in all: half-of-the-sets (20 x 1000)." in notes
+    assert "Fewer" not in notes and "standard deviation" in notes and "(made here)" in notes
     scored = recipe_scores(study, scores_of(study))
     assert len(scored) == len(study.children) * 3 * 12 * 2 and scored[0]["change"] == "base"
     files = write_table(study, table, tmp_path, {"recipe-scores.csv": to_csv(scored)})
@@ -216,6 +216,9 @@ def test_one_seed_has_no_mean_and_a_missing_score_no_average(tmp_path: Path) -> 
     scores[name] = [one for one in scores[name] if (one.task, one.set_name) != ("time", "D12")]
     table = recipe_table(study, records_of(study), scores)
     assert table.column("seed") == [42, 42, 42] and "deviation" not in " ".join(table.notes)
+    assert "As many in all" not in " ".join(table.notes)
+    every = " ".join(recipe_table(a_study(tmp_path), {}, {}).notes)
+    assert "Fewer, which take about as long: global-equal-time (40 x 250)." in every
     assert table.rows[1][0] == "batch-16" and table.rows[1][7:] == (None, pytest.approx(-20.0), None, None)
     shown = differences_by_task(table)
     assert list(shown) == [*TASKS, "average"]
