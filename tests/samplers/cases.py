@@ -13,7 +13,7 @@ from samplers.partition import distinct_lengths
 from samplers.plan import make_plan
 from samplers.schedule import Schedule, Slice
 
-many_cases = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+many_cases = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 LARGEST_BATCH = 16
 
 Sample = tuple[str, int]
