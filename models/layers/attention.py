@@ -2,9 +2,10 @@
 
 from typing import ClassVar, cast
 
+import torch
 from torch import Tensor, nn
 
-from models.layers.packed_attention import packed_attention
+from models.layers.packed_attention import HALF, packed_attention
 from models.layers.packing import Sequences
 from models.layers.padded_attention import RowKeys, padded_attention
 from models.layers.rotary import Rotary, Rotation, rotate
@@ -21,7 +22,15 @@ class Mixing(nn.Module):
 
     def forward(self, qkv: Tensor, keys: RowKeys | Sequences | None) -> Tensor:
         """[B, L, heads, width] of [B, L, 3, heads, width], or without B and with N in place of L; keys as below."""
-        return packed_attention(qkv, keys) if isinstance(keys, Sequences) else padded_attention(qkv, keys)
+        if qkv.device.type == "cpu" and qkv.dtype in HALF:
+            # On a CPU the fused kernel is several times slower in half precision; the linear layers are not.
+            with torch.autocast("cpu", enabled=False):
+                return _mix(qkv.float(), keys).to(qkv.dtype)
+        return _mix(qkv, keys)
+
+
+def _mix(qkv: Tensor, keys: RowKeys | Sequences | None) -> Tensor:
+    return packed_attention(qkv, keys) if isinstance(keys, Sequences) else padded_attention(qkv, keys)
 
 
 class Attention(nn.Module):

@@ -4,7 +4,7 @@ import os
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from orchestrator.control.ray_train.reaper import MEMORY
 from orchestrator.monitoring.device_health import known_problems
 from orchestrator.monitoring.gpu_state import GpuState, NvmlError, read_gpus
 from orchestrator.monitoring.topology import as_ranges, bind_process, cpus_for_rank, place_of
+from orchestrator.run.disk_full import disk_full_as_user_error
 from orchestrator.run.failures import RankError
 from orchestrator.run.folder import RunDirectory
 from orchestrator.run.rank_log import begin_attempt, keep_output, log_file
@@ -45,7 +46,9 @@ def ray_worker(config: WorkerConfig) -> None:
     keep_output(log_file(attempts, attempt, rank))
     with kept_errors():
         record = describe_rank(config)
-        write_json(attempts / str(attempt) / f"rank-{rank}.json", asdict(record))
+        path = attempts / str(attempt) / f"rank-{rank}.json"
+        with disk_full_as_user_error(path):
+            write_json(path, asdict(record))
         torch.set_num_threads(config.threads)
         memory = os.environ.get(MEMORY)
         node = ray.get_runtime_context().get_node_id()
@@ -59,7 +62,9 @@ def kept_errors() -> Iterator[None]:
         yield
     except Exception as error:
         moment = time.time()
-        traceback.print_exception(error)
+        # The log may lie on the full disk that is the error.
+        with suppress(OSError):
+            traceback.print_exception(error)
         raise RankError(as_sent(error), moment, host_name()) from error
 
 

@@ -1,7 +1,10 @@
 """What every rank does around its training, and what the controller reads of it after a failure."""
 
+import errno
+import io
 import os
 import pickle
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from channels.errors import UserError
 from channels.files import write_json
 from orchestrator.control.ray_train import rank as rank_module
 from orchestrator.control.ray_train.device_check import Before, bad_nodes, read_before
@@ -43,6 +47,17 @@ def test_an_error_keeps_its_time_and_place_and_its_traceback_is_printed(
         raise cause
     assert raised.value.cause is cause and raised.value.host == "n5" and raised.value.time > 1.7e9
     assert "test_rank.py" in capsys.readouterr().err
+
+
+def test_an_error_goes_on_where_the_disk_of_its_log_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    class FullDisk(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(sys, "stderr", FullDisk())
+    with pytest.raises(RankError) as raised, kept_errors():
+        raise UserError("the disk is full", where="events.jsonl", mend="free some space")
+    assert isinstance(raised.value.cause, UserError)
 
 
 class TwoPartsError(Exception):
