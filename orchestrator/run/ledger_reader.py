@@ -1,12 +1,13 @@
 """The ledger of a run from its files, as far as they go and on from there."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from orchestrator.run.events import read_events
 from orchestrator.run.folder import RunDirectory
-from orchestrator.run.goodput import Ledger
+from orchestrator.run.goodput import SKEW_S, Ledger
 
 Record = Mapping[str, Any]
 
@@ -30,9 +31,22 @@ class LedgerReader:
 
 
 def in_order(files: Sequence[Sequence[Record]]) -> Iterator[Record]:
-    """Records of several files by their time; those of one file keep their order, whatever their times are."""
+    """Records of several files by their time; those of one file keep their order, whatever their times are.
+
+    Where the machine's clock was set back, what a file has from before comes before what others have from then on.
+    """
+    timed = [list(zip(_moments(records), records, strict=True)) for records in files]
     positions = [0] * len(files)
-    while ready := [number for number, records in enumerate(files) if positions[number] < len(records)]:
-        first = min(ready, key=lambda number: files[number][positions[number]]["time"])
-        yield files[first][positions[first]]
+    while ready := [number for number, records in enumerate(timed) if positions[number] < len(records)]:
+        first = min(ready, key=lambda number: timed[number][positions[number]][0])
+        yield timed[first][positions[first]][1]
         positions[first] += 1
+
+
+def _moments(records: Sequence[Record]) -> Iterator[tuple[int, float]]:
+    """Of each record how often the clock was set back before it, and its time."""
+    before, jumps = -math.inf, 0
+    for record in records:
+        jumps += record["time"] < before - SKEW_S
+        before = record["time"]
+        yield jumps, before

@@ -194,3 +194,11 @@ def test_the_ledger_follows_the_files_of_a_run(tmp_path: Path) -> None:
         reader.advance()
     assert reader.ledger.wall_s == pytest.approx(28) and reader.ledger.seconds["recovery"] == pytest.approx(3)
     assert LedgerReader(directory).advance() == reader.ledger and SKEW_S > 0
+
+
+def test_files_from_before_and_after_the_clock_was_set_back_are_not_mixed() -> None:
+    ahead, back = 172_800.0, -172_800.0
+    events = [{"kind": "step", "time": time} for time in (1.0, ahead + 2, ahead + 3, back + 4, back + 5)]
+    tracking = [{"kind": "metrics", "time": time} for time in (1.5, ahead + 3.5, back + 4.5)]
+    order = [record["time"] for record in in_order([tracking, [], events])]
+    assert order == [1.0, 1.5, ahead + 2, ahead + 3, ahead + 3.5, back + 4, back + 4.5, back + 5]
