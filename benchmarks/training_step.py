@@ -108,7 +108,8 @@ def main() -> None:
     rows = [contestant.row(peak) for contestant in contestants]
     device = device_name(arguments.device)
     print_table(rows, f"HeterCSI {arguments.size}, {len(sets)} sets, {device}")
-    asked = {"size": arguments.size, "samples": arguments.samples, "repeats": arguments.repeats, "device": device}
+    asked = {"size": arguments.size, "samples": arguments.samples, "repeats": arguments.repeats, "device": device,
+             "peak_gflops": None if peak is None else round(peak / 1e9)}  # fmt: skip
     record("training_step", asked, rows)
 
 
