@@ -22,6 +22,8 @@ SEED = 20
 BEYOND = 1.3
 """Moments lie between the first millisecond and so many times the time until the first step of an undisturbed start."""
 FIRST_S = 0.001
+TOO_LATE = "too late"
+"""Stage of a run that had come to its end."""
 STOP_S = 60.0
 """In which a stopped start must have ended on a busy machine."""
 
@@ -52,7 +54,7 @@ def stopped_starts(bench: Bench) -> Finding:
     stages = Counter(stop.stage for stop in stops)
     slowest = max(stops, key=lambda stop: stop.took_s)
     note = (
-        f"{MOMENTS} moments in {whole:.1f} s; ended with {dict(codes)}; {dict(stages)}; "
+        f"{len(stops)} moments in {whole:.1f} s; ended with {dict(codes)}; {dict(stages)}; "
         f"slowest to end: {slowest.took_s:.1f} s, stopped after {slowest.after_s:.2f} s"
     )
     return replace(
@@ -87,6 +89,8 @@ def _stop_and_finish(bench: Bench, case: str, moments: list[float]) -> tuple[Fin
         stop, session = _stop(bench, case, spec, after_s)
         stops.append(stop)
         left += left_over(before, bench.settled(session))
+        if stop.stage == TOO_LATE:
+            return bench.finding(case, None, left, ""), stops
     process = bench.place.start("train", str(spec))
     out, error = process.communicate(timeout=300)
     assert process.returncode == 0, f"{case}, stopped after {moments} s: exit code {process.returncode}\n{out}\n{error}"
@@ -101,7 +105,7 @@ def _stop(bench: Bench, case: str, spec: Path, after_s: float) -> tuple[Stop, in
     with suppress(subprocess.TimeoutExpired):
         # Other work went away since the first start was measured: this one has come to its end.
         assert process.wait(after_s) == 0
-        return Stop(after_s, 0.0, 0, "too late"), process.pid
+        return Stop(after_s, 0.0, 0, TOO_LATE), process.pid
     process.send_signal(signal.SIGTERM)
     sent = time.monotonic()
     out, error = process.communicate(timeout=STOP_S)
