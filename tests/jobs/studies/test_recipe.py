@@ -227,28 +227,6 @@ def test_one_seed_has_no_mean_and_a_missing_score_no_average(tmp_path: Path) -> 
     assert to_png(draw_study("recipe", table)).startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (["recipe", "--changes", "unpacked"], "--changes: no change 'unpacked'"),
-        (["recipe", "--seeds", "42,x"], "are no seeds"),
-        (["recipe", "--seeds", "9" * 5000], "are no seeds"),
-        (["recipe", "--samples", "0"], "samples = 0"),
-        (["recipe", "--targets", "D99"], "no held-out set 'D99'"),
-        (["recipe", "--model", "base"], "--model: the recipe is that of a shipped job"),
-        (["recipe", "--epochs", "2"], "--epochs: the recipe is that of a shipped job"),
-        (["fig4", "--changes", "packed"], "--changes: fig4 has no changes of a recipe"),
-        (["fig3-wimamba", "--seeds", "42"], "--seeds: fig3-wimamba has no changes of a recipe"),
-    ],
-)
-def test_bad_input_is_one_line(
-    arguments: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert study_command(monkeypatch, tmp_path, *arguments, "--dry-run") == 2
-    error = capsys.readouterr().err
-    assert says in error and error.count("\n") == 1
-
-
 def test_the_command_line_chooses_changes_and_seeds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

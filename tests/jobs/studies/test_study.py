@@ -200,6 +200,15 @@ def test_a_dry_run_names_what_is_left_and_writes_nothing(
         (["fig3", "--quadriga", "nowhere"], "nowhere"),
         (["scales", "--targets", "D1,D3"], "no held-out set is longer than the 96 tokens that are trained"),
         (["fig3", "--targets", "D1,D99"], "no held-out set 'D99'"),
+        (["recipe", "--changes", "unpacked"], "--changes: no change 'unpacked'"),
+        (["recipe", "--seeds", "42,x"], "are no seeds"),
+        (["recipe", "--seeds", "9" * 5000], "are no seeds"),
+        (["recipe", "--samples", "0"], "samples = 0"),
+        (["recipe", "--targets", "D99"], "no held-out set 'D99'"),
+        (["recipe", "--model", "base"], "--model: the recipe is that of a shipped job"),
+        (["recipe", "--epochs", "2"], "--epochs: the recipe is that of a shipped job"),
+        (["fig4", "--changes", "packed"], "--changes: fig4 has no changes of a recipe"),
+        (["fig3-wimamba", "--seeds", "42"], "--seeds: fig3-wimamba has no changes of a recipe"),
     ],
 )
 def test_bad_input_is_one_line(
