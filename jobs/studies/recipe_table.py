@@ -6,7 +6,7 @@ from typing import Any
 
 from jobs.studies.recipe import BASE
 from jobs.studies.spec import Child, Study
-from jobs.studies.tables import TASKS, Cell, StudyTable, mean_error
+from jobs.studies.tables import TASKS, Cell, StudyTable, mean_error, to_rows
 from orchestrator.evaluation.score import AVERAGE, MODEL, Score
 from orchestrator.report.record import RunRecord
 
@@ -61,8 +61,7 @@ def recipe_scores(study: Study, scores: Mapping[str, Sequence[Score]]) -> list[d
 
 def differences_by_task(table: StudyTable) -> dict[str, dict[str, list[float]]]:
     """dB over the base with the same seed, one a seed, by task (their average last) and change; without the base."""
-    rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
-    runs = [row for row in rows if row["seed"] != MEAN]
+    runs = [row for row in to_rows(table) if row["seed"] != MEAN]
     base = {row["seed"]: row for row in runs if row["change"] == BASE}
     found: dict[str, dict[str, list[float]]] = {}
     for task in ERRORS:
