@@ -63,7 +63,9 @@ def check_ranks(rendezvous: Rendezvous, node: RayNode, profile: Profile, workers
     host, first_port = rendezvous.read(rendezvous.head)["keepalive"]
     port = first_port + node.window.rank_check - node.window.first
     limit_s = profile.time_limits.rank_check_s
-    group = Group(host, port, workers, this.rank * here, here, this.host, profile.device, limit_s, scan)
+    group = Group(
+        host, port, workers, this.rank * here, here, this.host, profile.device, limit_s, scan, profile.nic_binding
+    )
 
     def watch() -> None:
         if failures := rendezvous.failures():

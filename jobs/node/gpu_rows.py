@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jobs.node.finding import Finding, Verdict
 from orchestrator.monitoring.gpu_state import GpuState, NvmlError, read_gpus
-from orchestrator.monitoring.topology import SYSFS, place_of
+from orchestrator.monitoring.topology import SYSFS, own_card, place_of
 
 SHARED_MEMORY = Path("/dev/shm")
 WARN_SHARED_MEMORY_GB = 1.0
@@ -61,9 +61,12 @@ def clocks(gpus: Sequence[GpuState]) -> Finding:
 
 
 def topology(gpus: Sequence[GpuState], sysfs: Path) -> Finding:
-    """CPUs and network card beside each GPU: where its rank runs, and whose wire it uses."""
+    """CPUs and network cards beside each GPU: where its rank runs, and which card ``nic_binding: nearest`` gives it."""
     places = {gpu: place_of(gpu.pci, sysfs) for gpu in gpus if gpu.lost is None}
-    text = "; ".join(f"GPU {gpu.index} {place}" for gpu, place in places.items())
+    own = {gpu: own_card(gpu.pci, sysfs) for gpu in places}
+    text = "; ".join(
+        f"GPU {gpu.index} {place}{f', its own {own[gpu]}' if own[gpu] else ''}" for gpu, place in places.items()
+    )
     known = all(place.cpus for place in places.values())
     return Finding("topology", "ok" if known else "warning", text or "no GPU")
 

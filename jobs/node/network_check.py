@@ -30,6 +30,7 @@ class Group:
     """The ranks of a check and this node's part: ``here`` of ``world``, the first of them ``first``.
 
     limit_s: for the whole check. scan: backend of the selective scan that the job asks for and must run; empty: none.
+    nic_binding: of the profile.
     """
 
     address: str
@@ -41,6 +42,7 @@ class Group:
     device: str
     limit_s: float
     scan: str = ""
+    nic_binding: str = "none"
 
     def environment(self, local: int) -> dict[str, str]:
         """Of one rank."""
@@ -48,7 +50,7 @@ class Group:
             "MASTER_ADDR": self.address, "MASTER_PORT": str(self.port), "WORLD_SIZE": str(self.world),
             "RANK": str(self.first + local), "LOCAL_RANK": str(local), "WAVETRAIN_HOST": self.host,
             "WAVETRAIN_DEVICE": self.device, "WAVETRAIN_LIMIT_S": str(self.limit_s),
-            "WAVETRAIN_SCAN": self.scan,
+            "WAVETRAIN_SCAN": self.scan, "WAVETRAIN_NIC_BINDING": self.nic_binding,
         }  # fmt: skip
 
 

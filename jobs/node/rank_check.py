@@ -2,7 +2,8 @@
 
 ``python -m jobs.node.rank_check RESULT``; torch's MASTER_ADDR, MASTER_PORT, RANK, LOCAL_RANK and WORLD_SIZE in the
 environment, the node's name and device in WAVETRAIN_HOST and WAVETRAIN_DEVICE, the seconds that all of it may take in
-WAVETRAIN_LIMIT_S, and in WAVETRAIN_SCAN the backend of the selective scan that must run, if any. Rank 0 writes RESULT.
+WAVETRAIN_LIMIT_S, the profile's ``nic_binding`` in WAVETRAIN_NIC_BINDING, and in WAVETRAIN_SCAN the backend of the
+selective scan that must run, if any. Rank 0 writes RESULT.
 """
 
 import os
@@ -21,7 +22,7 @@ from jobs.node.bandwidth import measure
 from jobs.node.rank_result import BAD_DEVICE
 from orchestrator.monitoring.device_trial import try_device
 from orchestrator.monitoring.gpu_state import NvmlError, read_gpus
-from orchestrator.monitoring.topology import place_of
+from orchestrator.monitoring.topology import own_card, place_of, use_card
 
 
 def main(result: str) -> int:
@@ -37,8 +38,9 @@ def main(result: str) -> int:
         sys.stderr.write(f"{device} does not work: {' '.join(str(error).split())[:500]}\n")
         return BAD_DEVICE
     limit = timedelta(seconds=float(os.environ["WAVETRAIN_LIMIT_S"]))
+    nic = choose_nic(device, os.environ["WAVETRAIN_NIC_BINDING"]) if cuda else None
     dist.init_process_group("nccl" if cuda else "gloo", timeout=limit)
-    found = measure(device, os.environ["WAVETRAIN_HOST"], nearest_nic(device))
+    found = measure(device, os.environ["WAVETRAIN_HOST"], nic)
     if dist.get_rank() == 0:
         write_json(Path(result), asdict(found))
     dist.barrier()
@@ -65,17 +67,22 @@ def try_scan(device: torch.device, wanted: Any) -> None:
         raise RuntimeError(f"the selective scan of {wanted} gives what is not finite")
 
 
-def nearest_nic(device: torch.device) -> str | None:
-    """The network card beside a GPU, as far as the machine says."""
-    if device.type != "cuda":
-        return None
+def choose_nic(device: torch.device, binding: str) -> str | None:
+    """Bind this process to a network card where the profile says so; the nearest ones, as far as the machine says.
+
+    binding: ``nic_binding`` of the profile.
+    """
     try:
         gpus = read_gpus(os.environ.get("CUDA_VISIBLE_DEVICES"))
     except NvmlError:
         return None
     own = str(torch.cuda.get_device_properties(device).uuid).removeprefix("GPU-")
-    found = (place_of(gpu.pci).nics for gpu in gpus if gpu.uuid.removeprefix("GPU-") == own)
-    return next((" ".join(nics) for nics in found if nics), None)
+    pci = next((gpu.pci for gpu in gpus if gpu.uuid.removeprefix("GPU-") == own), None)
+    if pci is None:
+        return None
+    card = own_card(pci) if binding == "nearest" else None
+    use_card(card, os.environ)
+    return card or " ".join(place_of(pci).nics) or None
 
 
 if __name__ == "__main__":

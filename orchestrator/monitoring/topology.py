@@ -1,11 +1,17 @@
 """Where a PCI device sits in a machine, as sysfs says: NUMA node, CPUs beside it, network cards nearest to it."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 
 SYSFS = Path("/sys")
+CARDS_OF_NCCL = "NCCL_IB_HCA"
+"""Names the RDMA cards that a rank may use; ``=`` before them asks for these very names and ports."""
+ACTIVE = "4: ACTIVE"
+"""State of a port that has a link and may send (``ports/N/state`` of a card in sysfs)."""
+NVIDIA, DISPLAY = "0x10de", "0x03"
+"""Vendor of a PCI device, and the beginning of the class of one that is a GPU (3D or display controller)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +27,15 @@ class Place:
         return f"{numa}, CPUs {as_ranges(self.cpus) or 'unknown'}, NIC {' '.join(self.nics) or 'unknown'}"
 
 
+@dataclass(frozen=True, slots=True)
+class _Nearest:
+    """Cards that are equally near, by PCI address. shared: names that their paths have in common with the device's."""
+
+    shared: int
+    same_numa: bool
+    names: tuple[str, ...]
+
+
 def place_of(pci: str, sysfs: Path = SYSFS) -> Place:
     """Of the device at an address such as ``0000:1b:00.0``; nothing is known of one that sysfs does not list."""
     folder = sysfs / "bus" / "pci" / "devices" / pci
@@ -32,17 +47,72 @@ def place_of(pci: str, sysfs: Path = SYSFS) -> Place:
     )
 
 
-def _nearest_nics(folder: Path, sysfs: Path) -> tuple[str, ...]:
-    """Cards that share the most bridges with a device; RDMA cards (InfiniBand, RoCE) where there are any."""
+def own_card(pci: str, sysfs: Path = SYSFS) -> str | None:
+    """The one RDMA card that is a GPU's own, with its active ports, as in ``mlx5_0:1``; None where none is near.
+
+    Near is a card below the same host bridge or on the same NUMA node; those that share the most bridges are nearest.
+    GPUs that have the same cards nearest are dealt them in the order of PCI addresses, whichever of them a job may use,
+    so that the n-th GPU of every node of one make has the same card. Instead of a card without a link a GPU gets the
+    next one, and the others keep theirs.
+    """
+    near = _near_rdma(pci, sysfs)
+    alike = sorted({gpu for gpu in _gpus(sysfs) if _near_rdma(gpu, sysfs) == near} | {pci})
+    first = alike.index(pci)
+    for number in range(len(near)):
+        card = near[(first + number) % len(near)]
+        if ports := _active_ports(sysfs / "class" / "infiniband" / card):
+            return ",".join(f"{card}:{port}" for port in ports)
+    return None
+
+
+def use_card(card: str | None, environment: MutableMapping[str, str]) -> None:
+    """Let NCCL, before it starts, use this card only (of :func:`own_card`), unless the user has named cards."""
+    if card is not None:
+        environment.setdefault(CARDS_OF_NCCL, f"={card}")
+
+
+def _gpus(sysfs: Path) -> list[str]:
+    """PCI addresses of all NVIDIA GPUs of the machine."""
+    devices = (sysfs / "bus" / "pci" / "devices").glob("*")
+    return [
+        path.name for path in devices if _text(path / "vendor") == NVIDIA and _text(path / "class").startswith(DISPLAY)
+    ]
+
+
+def _near_rdma(pci: str, sysfs: Path) -> tuple[str, ...]:
+    """The nearest RDMA cards of a device, where they are near."""
+    folder = sysfs / "bus" / "pci" / "devices" / pci
     if not folder.exists():
         return ()
-    for kind in ("infiniband", "net"):
-        cards = {card.name: (card / "device").resolve() for card in (sysfs / "class" / kind).glob("*")}
-        shared = {name: _shared(folder.resolve(), path) for name, path in cards.items() if path.exists()}
-        if shared:
-            most = max(shared.values())
-            return tuple(sorted(name for name, count in shared.items() if count == most))
-    return ()
+    found = _nearest(folder, sysfs, "infiniband")
+    shares_a_bridge = found.shared > len((sysfs / "devices").resolve().parts)
+    return found.names if shares_a_bridge or found.same_numa else ()
+
+
+def _active_ports(card: Path) -> list[int]:
+    return sorted(int(port.name) for port in (card / "ports").glob("*") if _text(port / "state") == ACTIVE)
+
+
+def _nearest_nics(folder: Path, sysfs: Path) -> tuple[str, ...]:
+    """RDMA cards (InfiniBand, RoCE) that are nearest to a device, where the machine has any; else network cards."""
+    if not folder.exists():
+        return ()
+    return _nearest(folder, sysfs, "infiniband").names or _nearest(folder, sysfs, "net").names
+
+
+def _nearest(folder: Path, sysfs: Path, kind: str) -> _Nearest:
+    """Of a kind of cards those that share the most bridges with a device, and among these those of its NUMA node."""
+    own, numa = folder.resolve(), _text(folder / "numa_node")
+    found: dict[tuple[int, bool], list[tuple[str, str]]] = {}
+    for card in (sysfs / "class" / kind).glob("*"):
+        path = (card / "device").resolve()
+        if path.exists():
+            near = _shared(own, path), _text(path / "numa_node") == numa
+            found.setdefault(near, []).append((path.name, card.name))
+    if not found:
+        return _Nearest(0, False, ())
+    most = max(found)
+    return _Nearest(*most, tuple(name for _, name in sorted(found[most])))
 
 
 def _shared(one: Path, other: Path) -> int:

@@ -18,6 +18,8 @@ class WorkerConfig:
     """Folder in node-local storage for copies of shards."""
     binding: Literal["numa", "none"] = "none"
     """Whether a rank runs on the CPUs beside its GPU only."""
+    nic_binding: Literal["nearest", "none"] = "none"
+    """Whether NCCL uses for a rank the RDMA card nearest to its GPU only."""
     peak_flops: float | None = None
     """Operations/s of one device as the profile states them; None: by the device's name."""
     first_steps_s: float = 900.0

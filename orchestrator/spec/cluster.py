@@ -166,6 +166,8 @@ class Profile(Section):
     cpus_per_worker: Positive = 1
     binding: Literal["numa", "none"] = "numa"
     """``numa``: a rank runs on the CPUs beside its GPU, and leaves one of node 0 to the controller (CUDA only)."""
+    nic_binding: Literal["nearest", "none"] = "none"
+    """``nearest``: NCCL uses for a rank the RDMA card nearest to its GPU only; ``none``: NCCL chooses by itself."""
     device_peak_flops: Annotated[float, Field(gt=0)] | None = None
     """Operations/s of a worker's device in the job's precision; null: by its name, and no MFU if that is unknown."""
     ray_address: str | None = None

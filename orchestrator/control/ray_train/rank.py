@@ -16,7 +16,15 @@ from orchestrator.control.ray_train.environment import NODE, host_name
 from orchestrator.control.ray_train.reaper import MEMORY
 from orchestrator.monitoring.device_health import known_problems
 from orchestrator.monitoring.gpu_state import GpuState, NvmlError, read_gpus
-from orchestrator.monitoring.topology import as_ranges, bind_process, cpus_for_rank, place_of
+from orchestrator.monitoring.topology import (
+    CARDS_OF_NCCL,
+    as_ranges,
+    bind_process,
+    cpus_for_rank,
+    own_card,
+    place_of,
+    use_card,
+)
 from orchestrator.run.disk_full import disk_full_as_user_error
 from orchestrator.run.failures import RankError
 from orchestrator.run.folder import RunDirectory
@@ -96,7 +104,8 @@ def agree_on_attempt(attempts: Path) -> int:
 class RankRecord:
     """Where a rank runs. uncorrected: memory errors of its GPU at the start of the attempt.
 
-    problems: what NVML had against the GPUs of its node then.
+    nccl_cards: those that NCCL may use for it, as its environment names them. problems: what NVML had against the GPUs
+    of its node then.
     """
 
     host: str
@@ -107,12 +116,16 @@ class RankRecord:
     pci: str | None = None
     numa: int | None = None
     nics: tuple[str, ...] = ()
+    nccl_cards: str | None = None
     uncorrected: int | None = None
     problems: tuple[str, ...] = ()
 
 
 def describe_rank(config: WorkerConfig) -> RankRecord:
-    """Bind this process to the CPUs beside its GPU where the profile says so; where it runs from now on."""
+    """Bind this process to the CPUs and the network card beside its GPU where the profile says so; where it runs now.
+
+    It must come before the first collective operation, with which NCCL reads its environment.
+    """
     allowed = frozenset(os.sched_getaffinity(0))
     if config.device == "cpu":
         return RankRecord(host_name(), os.getpid(), "cpu", as_ranges(allowed))
@@ -125,9 +138,11 @@ def describe_rank(config: WorkerConfig) -> RankRecord:
     if config.binding == "numa":
         allowed = cpus_for_rank(place.cpus, allowed, on_first_node=os.environ.get(NODE, "0") == "0")
         bind_process(allowed)
+    if config.nic_binding == "nearest":
+        use_card(own_card(gpu.pci), os.environ)
     return RankRecord(
         host_name(), os.getpid(), str(device), as_ranges(allowed), gpu.uuid, gpu.pci, place.numa, place.nics,
-        gpu.uncorrected, known_problems(gpus),
+        os.environ.get(CARDS_OF_NCCL), gpu.uncorrected, known_problems(gpus),
     )  # fmt: skip
 
 

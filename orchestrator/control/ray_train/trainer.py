@@ -70,6 +70,7 @@ def _make_trainer(job: JobSpec, profile: Profile, directory: RunDirectory) -> Wa
         threads=profile.cpus_per_worker,
         cache=cache.absolute() if cache else None,
         binding=profile.binding,
+        nic_binding=profile.nic_binding,
         first_steps_s=profile.time_limits.first_steps_s,
         peak_flops=profile.device_peak_flops,
     )

@@ -2,6 +2,7 @@
 
 import resource
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from jobs.node.gpu_rows import (
 )
 from orchestrator.monitoring.gpu_state import GpuState
 from orchestrator.spec.cluster import Profile
+from tests.orchestrator.monitoring.machines import two_sockets
 from tests.orchestrator.monitoring.nvml import Device, Nvml
 from tests.orchestrator.monitoring.test_topology import make_sysfs
 
@@ -54,6 +56,10 @@ def test_topology_shows_where_every_rank_runs(tmp_path: Path) -> None:
     found = topology([gpu()], sysfs)
     assert (found.verdict, found.found) == ("ok", "GPU 0 NUMA node 0, CPUs 0-3, NIC mlx5_0")
     assert topology([gpu()], tmp_path / "nowhere").verdict == "warning"
+    machine = two_sockets(tmp_path / "whole", switches=False)
+    gpus = [replace(gpu(index), pci=address) for index, address in enumerate(machine.gpus)]
+    (last,) = [text for text in topology(gpus, machine.root).found.split("; ") if text.startswith("GPU 7")]
+    assert last == "GPU 7 NUMA node 1, CPUs unknown, NIC mlx5_4 mlx5_5 mlx5_6 mlx5_7, its own mlx5_7:1"
     assert rdma_cards(sysfs) == ["mlx5_0", "mlx5_1"] and rdma_cards(tmp_path / "nowhere") == []
 
 

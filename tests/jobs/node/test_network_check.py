@@ -4,16 +4,21 @@ import os
 import socket
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
+from jobs.node import rank_check
 from jobs.node.checks import RESULT, bad_nodes, check_machine, wanted_scan
 from jobs.node.doctor import examine
 from jobs.node.finding import Finding
 from jobs.node.network_check import Group, RankCheckError, run_ranks
 from jobs.node.rank_result import Bandwidth, Rail
 from jobs.node.rendezvous import BadNodeError, JobNode, Rendezvous
+from orchestrator.monitoring.gpu_state import GpuState
+from orchestrator.monitoring.topology import Place
 from orchestrator.spec.cluster import Profile
 from orchestrator.spec.job import ModelSection
 
@@ -95,6 +100,24 @@ def test_a_scan_that_a_job_asks_for_and_that_does_not_load_is_the_nodes_fault(tm
     with pytest.raises(RankCheckError, match="'mamba_ssm' cannot run") as failed:
         run_ranks(group, tmp_path / "result.json", lambda local: tmp_path / f"{local}.log", os.environ)
     assert failed.value.bad_device
+
+
+@pytest.mark.parametrize(
+    ("binding", "used", "named"), [("nearest", "=mlx5_1:1", "mlx5_1:1"), ("none", None, "mlx5_0 mlx5_1")]
+)
+def test_the_check_uses_the_network_card_that_training_will_use(
+    monkeypatch: pytest.MonkeyPatch, binding: str, used: str | None, named: str
+) -> None:
+    monkeypatch.setenv("NCCL_IB_HCA", "")
+    monkeypatch.delenv("NCCL_IB_HCA")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="b"))
+    monkeypatch.setattr(rank_check, "read_gpus", lambda visible: [GpuState(0, "H800", "GPU-b", "0000:9b:00.0")])
+    monkeypatch.setattr(rank_check, "own_card", lambda pci: "mlx5_1:1")
+    monkeypatch.setattr(rank_check, "place_of", lambda pci: Place(1, frozenset(), ("mlx5_0", "mlx5_1")))
+    assert rank_check.choose_nic(torch.device("cuda", 0), binding) == named
+    assert os.environ.get("NCCL_IB_HCA") == used
+    group = Group("127.0.0.1", 1, 1, 0, 1, "n1", "cuda", 60.0, nic_binding=binding)
+    assert group.environment(0)["WAVETRAIN_NIC_BINDING"] == binding
 
 
 def test_a_full_disk_is_the_nodes_own_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

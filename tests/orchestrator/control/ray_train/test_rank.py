@@ -82,16 +82,25 @@ def test_on_a_cpu_nothing_is_bound() -> None:
     assert record.device == "cpu" and record.uuid is None and os.sched_getaffinity(0) == before
 
 
-@pytest.mark.parametrize(("binding", "node", "bound"), [("numa", "0", 2), ("numa", "3", 3), ("none", "0", None)])
-def test_a_rank_is_bound_beside_its_gpu_where_the_profile_says_so(
-    monkeypatch: pytest.MonkeyPatch, binding: Any, node: str, bound: int | None
-) -> None:
+@pytest.fixture
+def a_rank_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second of two GPUs, which has CPUs and a network card beside it."""
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="b"))
     monkeypatch.setattr(
         rank_module, "read_gpus", lambda: [replace(H800, index=0, uuid="GPU-a", remap_pending=True), H800]
     )
     monkeypatch.setattr(rank_module, "place_of", lambda pci: Place(1, frozenset({4, 5, 6}), ("mlx5_1",)))
+    monkeypatch.setattr(rank_module, "own_card", lambda pci: "mlx5_1:1")
+    # What the rank sets is taken back after the test.
+    monkeypatch.setenv("NCCL_IB_HCA", "")
+    monkeypatch.delenv("NCCL_IB_HCA")
+
+
+@pytest.mark.parametrize(("binding", "node", "bound"), [("numa", "0", 2), ("numa", "3", 3), ("none", "0", None)])
+def test_a_rank_is_bound_beside_its_gpu_where_the_profile_says_so(
+    a_rank_on_a_gpu: None, monkeypatch: pytest.MonkeyPatch, binding: Any, node: str, bound: int | None
+) -> None:
     monkeypatch.setattr(rank_module.os, "sched_getaffinity", lambda _: {4, 5, 6, 7})
     monkeypatch.setenv("WAVETRAIN_NODE", node)
     calls: list[frozenset[int]] = []
@@ -103,6 +112,20 @@ def test_a_rank_is_bound_beside_its_gpu_where_the_profile_says_so(
     )  # fmt: skip
     assert record.problems == ("GPU 0: a row of its memory waits to be remapped: the GPU must be reset",)
     assert record.cpus == {None: "4-7", 2: "5-6", 3: "4-6"}[bound]
+    assert record.nccl_cards is None and "NCCL_IB_HCA" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("binding", "given", "used"),
+    [("none", None, None), ("nearest", None, "=mlx5_1:1"), ("nearest", "mlx5", "mlx5"), ("none", "mlx5", "mlx5")],
+)
+def test_a_rank_is_bound_to_its_card_where_the_profile_says_so_and_the_user_has_named_none(
+    a_rank_on_a_gpu: None, monkeypatch: pytest.MonkeyPatch, binding: Any, given: str | None, used: str | None
+) -> None:
+    if given is not None:
+        monkeypatch.setenv("NCCL_IB_HCA", given)
+    record = describe_rank(WorkerConfig(Path("/runs/a"), "cuda", nic_binding=binding))
+    assert record.nccl_cards == used and os.environ.get("NCCL_IB_HCA") == used
 
 
 def test_without_nvml_a_rank_trains_all_the_same_and_says_so(

@@ -29,10 +29,12 @@ def test_ranks_on_a_ray_that_stands_use_the_profiles_network(tmp_path: Path, mon
 
 
 def test_limits_and_binding_reach_the_ranks(tmp_path: Path) -> None:
-    trainer = trainer_of(tmp_path, time_limits={"process_group_s": 77, "first_steps_s": 88}, binding="none")
+    trainer = trainer_of(
+        tmp_path, time_limits={"process_group_s": 77, "first_steps_s": 88}, binding="none", nic_binding="nearest"
+    )
     worker = trainer.train_loop_config[CONFIG]
     assert trainer.backend_config.timeout_s == 77
-    assert (worker.first_steps_s, worker.binding) == (88, "none")
+    assert (worker.first_steps_s, worker.binding, worker.nic_binding) == (88, "none", "nearest")
 
 
 @pytest.mark.parametrize(("device", "checks"), [("cuda", True), ("cpu", False)])
