@@ -13,6 +13,7 @@ from models.interface import MaskDraw, PretrainingModel
 from models.layers.blocks import checkpoint_activations, compile_blocks
 from models.layers.parameters import freeze
 from orchestrator.checkpoint.deepspeed_private import around_exchanges, forget_first_step, set_up_deepspeed, support
+from orchestrator.monitoring.allocator import allocator_statistics
 from orchestrator.monitoring.profiling import optimizing
 from orchestrator.monitoring.step_clock import ExchangeClock, StepClock
 from orchestrator.optimizer.build import make_optimizer, place_matrices
@@ -170,8 +171,9 @@ class TrainingEngine:
         with explained_memory(last, self.rank):
             part = self._forward(last, seed)
             own_seconds = self._clock.stop() if own_seconds is None else own_seconds
+            memory = allocator_statistics(self.device)
             with self._exchange.counted():
-                report = StepReport((sums + part.detach()) * scale, batch, signals, own_seconds)
+                report = StepReport((sums + part.detach()) * scale, batch, signals, own_seconds, memory)
             if not self.lag:
                 report.check_losses()
             engine.backward((part * scale).sum() * factor)

@@ -1,5 +1,6 @@
 """What the ranks learn of each other in a step, in one reduction, and the host's reading of it, at once or later."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +31,8 @@ class StepResult:
     """For which each rank computed before it waited for the others."""
     exchange_s: float = 0.0
     """For which this rank communicated or waited for the others; on a GPU only the wait for the slowest one."""
+    rank_memory: tuple[tuple[float, ...], ...] = ()
+    """Statistics of the allocator of each rank's GPU, before the last backward pass of the step; nothing on a CPU."""
 
 
 class StepReport:
@@ -38,14 +41,21 @@ class StepReport:
     They stay on the device: on CUDA the host goes on with the next step and reads them when they have arrived.
     """
 
-    def __init__(self, share: Tensor, batch: StepBatch, signals: Signals, seconds: float) -> None:
-        """Collective. share: float32 [tasks], this rank's part of the losses. seconds: for which it computed."""
+    def __init__(
+        self, share: Tensor, batch: StepBatch, signals: Signals, seconds: float, memory: Sequence[float] = ()
+    ) -> None:
+        """Collective. share: float32 [tasks], this rank's part of the losses. seconds: for which it computed.
+
+        memory: statistics of its allocator, as many on all ranks.
+        """
         self._batch = batch
         work, world = (batch.padded_tokens, batch.computed_flops), dist.get_world_size()
-        took = [seconds if rank == dist.get_rank() else 0.0 for rank in range(world)]
-        said = torch.tensor([*work, *signals.values(), *took], dtype=torch.float64)
+        # Each rank adds to zeros where the others have their own.
+        took, held = np.zeros(world), np.zeros((world, len(memory)))
+        took[dist.get_rank()], held[dist.get_rank()] = seconds, memory
+        said = torch.tensor([*work, *signals.values(), *took, *held.ravel()], dtype=torch.float64)
         said = said.to(share.device, non_blocking=True)
-        self._sizes = [len(share), len(work), len(signals.values()), world, world]
+        self._sizes = [len(share), len(work), len(signals.values()), world, held.size, world]
         finite = torch.isfinite(share).all()
         strange = (~finite) * (torch.arange(world, device=share.device) == dist.get_rank())
         self._sums = torch.cat([share.double().where(finite, 0.0), said, strange.double()])
@@ -80,7 +90,7 @@ class StepReport:
         """
         if self._arrived is not None:
             self._arrived.synchronize()
-        losses, (padded, flops), signals, took, strange = self._split()
+        losses, (padded, flops), signals, took, held, strange = self._split()
         self._check_losses(strange)
         norm = float(self._norm)
         # DeepSpeed gives -1 for a norm that is not finite.
@@ -90,8 +100,9 @@ class StepReport:
         agreed = Signals(*map(int, signals))
         waited = max(took) - took[dist.get_rank()] if self._exchanged is None else self._exchanged
         return StepResult(
-            tuple(losses * tasks), norm, int(padded), float(flops), agreed, tuple(took), exchange_s=float(waited)
-        )
+            tuple(losses * tasks), norm, int(padded), float(flops), agreed, tuple(took), exchange_s=float(waited),
+            rank_memory=tuple(map(tuple, held.reshape(len(took), -1).tolist())) if held.size else (),
+        )  # fmt: skip
 
     def _split(self) -> list[NDArray[np.float64]]:
         return np.split(self._sums.cpu().numpy(), np.cumsum(self._sizes)[:-1])

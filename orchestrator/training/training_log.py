@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from orchestrator.monitoring.allocator import allocator_metrics
 from orchestrator.run.rank_events import RankEvents
 from orchestrator.spec.train import TrainSection
 from orchestrator.training.learning_rate import job_rate
@@ -56,8 +57,8 @@ class LineTimes:
 class TrainingLog:
     """Of one rank; all ranks call the same methods after the same steps, and rank 0 writes.
 
-    moved: counters of the placement of shards, of this attempt so far. memory: metrics of the device's memory.
-    every_steps: so rarely a step is written. peak_flops: operations/s of all devices together, None where unknown.
+    moved: counters of the placement of shards, of this attempt so far. every_steps: so rarely a step is written.
+    peak_flops: operations/s of all devices together, None where unknown.
     """
 
     train: TrainSection
@@ -67,7 +68,6 @@ class TrainingLog:
     events: RankEvents
     samples: SampleLog | None
     moved: Callable[[], Mapping[str, float]]
-    memory: Callable[[], Mapping[str, float]]
     every_steps: int
     peak_flops: float | None
     times: LineTimes = field(default_factory=LineTimes)
@@ -122,7 +122,7 @@ class TrainingLog:
             "perf/step_ms": 1e3 * seconds,
             "perf/slowest_rank": slowest,
             "perf/data_wait_ms": 1e3 * step.wait_s,
-            **self.memory(),
+            **allocator_metrics(result.rank_memory),
             "time/train_s": self.progress.train_seconds,
         }
 

@@ -2,11 +2,9 @@
 
 import platform
 from contextlib import ExitStack
-from functools import partial
 
 import torch.distributed as dist
 
-from orchestrator.monitoring.allocator import allocator_metrics
 from orchestrator.monitoring.health import Health
 from orchestrator.monitoring.node_monitor import NodeMonitor, watches
 from orchestrator.monitoring.profiling import StepProfile
@@ -100,7 +98,6 @@ def _make_loop(
             events=events,
             samples=samples,
             moved=parts.placement.counters,
-            memory=partial(allocator_metrics, engine.device),
             every_steps=job.tracking.every_steps,
             peak_flops=parts.peak_flops,
         ),

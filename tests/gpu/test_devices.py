@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from jobs.node.gpu_rows import examine_gpus
-from orchestrator.monitoring.allocator import allocator_metrics
+from orchestrator.monitoring.allocator import allocator_metrics, allocator_statistics
 from orchestrator.monitoring.device_health import examine_node
 from orchestrator.monitoring.device_trial import try_all
 from orchestrator.monitoring.flight_recorder import write_flight_recorder
@@ -46,7 +46,7 @@ def test_a_whole_device_is_counted_and_its_peak_is_known() -> None:
 
 def test_the_allocator_has_the_statistics_that_are_read() -> None:
     torch.ones(1 << 20, device="cuda")
-    found = allocator_metrics(torch.device("cuda", 0))
+    found = allocator_metrics([allocator_statistics(torch.device("cuda", 0))])
     assert found["memory/reserved_megabytes"] >= found["memory/allocated_megabytes"] >= 4.0
 
 
