@@ -101,7 +101,8 @@ class Follower:
         self.failures.append(failure)
         self.last_failure = None if event["retry"] else failure
         self._directory.update_state(failures=self.failures)
-        then = f"; again in {event['wait_s']:g} s" if event["retry"] else ""
+        without = f" without {', '.join(event['left_out'])}" if event["left_out"] else ""
+        then = f"; again in {event['wait_s']:g} s{without}" if event["retry"] else ""
         # Before its ranks have begun an attempt has no number.
         what = f"attempt {self.attempts}" if self._has_begun else "the start of the ranks"
         self._has_begun = False

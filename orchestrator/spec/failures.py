@@ -16,7 +16,8 @@ class FailuresSection(Section):
     worker: Budget = 3
     """A rank or its node died."""
     device: Budget = 3
-    """A GPU is broken: under Slurm the job is requeued without its node, so often; elsewhere the run ends."""
+    """A GPU is broken: under Slurm the job is requeued without its node, so often, and on a Ray cluster that stands the
+    ranks are placed on the other nodes; on one machine the run ends."""
     hang: Budget = 3
     """No step was made for too long."""
     preemption: Budget = 100

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.control.ray_train.elastic import largest_world
+from orchestrator.control.ray_train.nodes import largest_world
 from orchestrator.spec.job import JobSpec
 from tests.e2e.raylets import RayletsProcess, add_node, connection, lose_node
 from tests.e2e.runs import RUN_TIMEOUT_S, Place, train_without_ray

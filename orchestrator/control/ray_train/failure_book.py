@@ -1,13 +1,13 @@
 """Keeps account of the failures of a run's worker groups: writes them down, adjusts, decides."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
 from channels.errors import UserError
-from orchestrator.control.failure_policy import MAY_BE_DEVICE, Kind, blame_devices, classify, decide
+from orchestrator.control.failure_policy import MAY_BE_DEVICE, Failure, Kind, blame_devices, classify, decide
 from orchestrator.monitoring.watchdog import stack_files
 from orchestrator.run.adjustments import read_adjustments, write_adjustments
 from orchestrator.run.events import EventWriter, repair
@@ -20,6 +20,8 @@ class FailureBook:
 
     check_devices: has all nodes try their GPUs, and gives what is wrong, by node; None where there are none.
     replaces_nodes: whether the launcher starts the run again without the nodes that are named in a failure.
+    lacks_without: what the cluster lacks where nodes of these names are left out, None for nothing; itself None where
+    there are no other nodes.
     """
 
     def __init__(
@@ -29,24 +31,29 @@ class FailureBook:
         check_devices: Callable[[], Mapping[str, str]] | None = None,
         *,
         replaces_nodes: bool = False,
+        lacks_without: Callable[[Collection[str]], str | None] | None = None,
     ) -> None:
         self._directory = directory
         self._section = section
         self._check_devices, self._replaces_nodes = check_devices, replaces_nodes
+        self._lacks_without = lacks_without
         self._past: list[Kind] = []
+        self._left_out: dict[str, str] = {}
 
     def fail(self, failures: Mapping[int, BaseException]) -> bool:
         """Whether there is another attempt after these failures by rank (-1: of no rank); its wait is in the record."""
         hung = sorted(set(stack_files(self._directory.stacks).values()))
         failure, error = classify(failures, hung)
         if self._check_devices is not None and failure.kind in MAY_BE_DEVICE:
-            failure = blame_devices(failure, self._check_devices())
+            broken = self._check_devices()
+            # What is left out already has no rank that could have failed.
+            failure = blame_devices(failure, {node: broken[node] for node in broken if node not in self._left_out})
         self._past.append(failure.kind)
         adjustments = read_adjustments(self._directory.adjustments)
         decision = decide(self._section, self._past, error, adjustments)
         if failure.kind is Kind.DEVICE and not self._replaces_nodes:
-            # The next attempt would compute on the same device.
-            decision = replace(decision, retry=False)
+            failure, is_avoided = self._leave_out(failure)
+            decision = replace(decision, retry=decision.retry and is_avoided)
         if decision.retry and decision.adjustments != adjustments:
             write_adjustments(self._directory.adjustments, decision.adjustments)
         wait_s = decision.wait_s if decision.retry else None
@@ -54,9 +61,21 @@ class FailureBook:
         with suppress(OSError, UserError):
             repair(self._directory.failures)
             with EventWriter(self._directory.failures) as book:
-                book.write("failure", failure=failure.to_json(), retry=decision.retry, wait_s=wait_s)
+                book.write(
+                    "failure", failure=failure.to_json(), retry=decision.retry, wait_s=wait_s, left_out=self._left_out
+                )
                 book.sync()
         return decision.retry
+
+    def _leave_out(self, failure: Failure) -> tuple[Failure, bool]:
+        """Leave the nodes with a broken device out from now on; whether the next attempt does not compute there."""
+        if self._lacks_without is None or not failure.bad_nodes:
+            return failure, False
+        self._left_out |= failure.bad_nodes
+        lacking = self._lacks_without(self._left_out)
+        if lacking is None:
+            return failure, True
+        return replace(failure, cause=f"{failure.cause}; {lacking}"), False
 
 
 def set_aside_stacks(folder: Path) -> None:

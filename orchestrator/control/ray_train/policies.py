@@ -10,8 +10,8 @@ import ray
 from ray.train import FailureConfig
 
 from orchestrator.control.ray_train.backoff import Backoff
-from orchestrator.control.ray_train.elastic import largest_world, living_nodes
 from orchestrator.control.ray_train.failure_book import FailureBook, set_aside_stacks
+from orchestrator.control.ray_train.nodes import LeftOut, largest_world, living_nodes, named
 from orchestrator.control.ray_train.private import (
     ElasticScalingPolicy,
     FailureDecision,
@@ -55,13 +55,17 @@ class EndBrokenGroup(WorkerGroupCallback):  # type: ignore[misc]
                 ray.kill(worker.actor)
 
 
-class _PatientStart:
-    """Starts no group before the wait after a failure is over. Stands before a scaling policy of Ray's."""
+class _CarefulStart:
+    """Starts no group before the wait after a failure is over, and none on a node that a failure leaves out.
+
+    Stands before a scaling policy of Ray's.
+    """
 
     def __init__(self, config: Any, directory: RunDirectory) -> None:
         super().__init__(config)  # type: ignore[call-arg]
         self._directory = directory
         self._backoff = Backoff(directory.failures, directory.stop_request)
+        self._left_out = LeftOut(directory.failures)
 
     def make_decision_for_non_running_worker_group(self) -> Any:
         """Nothing until it is time; then what Ray's policy says."""
@@ -73,18 +77,21 @@ class _PatientStart:
         return NoopDecision()
 
     def on_controller_start_worker_group(self, *, scaling_config: Any, num_workers: int) -> Any:
-        """The last group is gone: what its ranks wrote until now says nothing about the next one."""
+        """Ray's label selector of the nodes that the next group may be placed on; None: all.
+
+        The last group is gone: what its ranks wrote until now says nothing about the next one.
+        """
         set_aside_stacks(self._directory.stacks)
-        return super().on_controller_start_worker_group(  # type: ignore[misc]
+        return self._left_out.selector() or super().on_controller_start_worker_group(  # type: ignore[misc]
             scaling_config=scaling_config, num_workers=num_workers
         )
 
 
-class FixedPolicy(_PatientStart, FixedScalingPolicy):  # type: ignore[misc]
+class FixedPolicy(_CarefulStart, FixedScalingPolicy):  # type: ignore[misc]
     """Always the same number of ranks."""
 
 
-class PartitionScalingPolicy(_PatientStart, ElasticScalingPolicy):  # type: ignore[misc]
+class PartitionScalingPolicy(_CarefulStart, ElasticScalingPolicy):  # type: ignore[misc]
     """World sizes that divide the partitions; a group grows only after it has saved and waits."""
 
     def __init__(self, config: Any, directory: RunDirectory, partitions: int) -> None:
@@ -92,7 +99,9 @@ class PartitionScalingPolicy(_PatientStart, ElasticScalingPolicy):  # type: igno
         self._partitions = partitions
 
     def _get_reserved_resources(self) -> dict[str, dict[str, float]]:
-        return living_nodes()
+        nodes = living_nodes()
+        bad = named(self._left_out.hosts(), nodes)
+        return {node.id: dict(node.resources) for node in nodes if node not in bad}
 
     def _count_possible_workers(self, reserved_resources: Any) -> int:
         return largest_world(super()._count_possible_workers(reserved_resources), self._partitions)

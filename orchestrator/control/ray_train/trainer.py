@@ -10,6 +10,7 @@ from orchestrator.control.ray_train.background import Background
 from orchestrator.control.ray_train.device_check import DeviceCheck
 from orchestrator.control.ray_train.environment import rank_environment
 from orchestrator.control.ray_train.failure_book import FailureBook
+from orchestrator.control.ray_train.nodes import Wanted
 from orchestrator.control.ray_train.policies import (
     BudgetedFailurePolicy,
     EndBrokenGroup,
@@ -55,10 +56,11 @@ class WavetrainTrainer(TorchTrainer):  # type: ignore[misc]
 def _make_trainer(job: JobSpec, profile: Profile, directory: RunDirectory) -> WavetrainTrainer:
     """A trainer whose ``fit()`` blocks until the run ended or failed for good."""
     use_gpu = profile.device == "cuda"
+    of_rank = {"CPU": profile.cpus_per_worker} | ({"GPU": 1} if use_gpu else {})
     config = ScalingConfig(
         num_workers=job.scale.workers,
         use_gpu=use_gpu,
-        resources_per_worker={"CPU": profile.cpus_per_worker} | ({"GPU": 1} if use_gpu else {}),
+        resources_per_worker=of_rank,
         elastic_resize_monitor_interval_s=RESIZE_INTERVAL_S,
     )
     cache = profile.storage.cache
@@ -75,7 +77,15 @@ def _make_trainer(job: JobSpec, profile: Profile, directory: RunDirectory) -> Wa
         peak_flops=profile.device_peak_flops,
     )
     check = DeviceCheck(directory.attempts, profile.time_limits.device_check_s) if use_gpu else None
-    book = FailureBook(directory, job.failures, check, replaces_nodes=profile.launcher == "slurm")
+    stands = profile.ray_address is not None and profile.launcher != "slurm"
+    wanted = Wanted(job.scale.least, job.batching.partitions, of_rank)
+    book = FailureBook(
+        directory,
+        job.failures,
+        check,
+        replaces_nodes=profile.launcher == "slurm",
+        lacks_without=wanted.lacks_without if stands else None,
+    )
     elastic = config.elasticity_enabled
     return WavetrainTrainer(
         failure_policy=BudgetedFailurePolicy(book),

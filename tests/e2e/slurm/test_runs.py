@@ -153,7 +153,7 @@ def test_a_node_whose_gpu_breaks_is_left_out_of_the_next_attempt(
         broken = other_host(attempts / f"{job_id}-0")
         failure = Failure(Kind.DEVICE, "GPU 4", None, 0.0, broken, {broken: "GPU 4: must be reset"})
         with EventWriter(RunDirectory(place.directory(endless)).failures) as record:
-            record.write("failure", failure=failure.to_json(), retry=True, wait_s=1.0)
+            record.write("failure", failure=failure.to_json(), retry=True, wait_s=1.0, left_out={})
         slurm.wait_for("the requeue", lambda: slurm.state(job_id) != "RUNNING", 120)
     wait_for_attempt(slurm, place, endless, 2)
     assert_all_gone(first)

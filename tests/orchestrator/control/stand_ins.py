@@ -98,10 +98,13 @@ def end_attempt(directory: RunDirectory, outcome: str) -> Callable[[], None]:
     return lambda: _write(directory.events, "end", outcome=outcome, step=100, train_s=1.0)
 
 
-def fail_attempt(directory: RunDirectory, rank: int | None, cause: str, retry: bool = True) -> Callable[[], None]:
+def fail_attempt(
+    directory: RunDirectory, rank: int | None, cause: str, retry: bool = True, **left_out: str
+) -> Callable[[], None]:
     """What the failure policy writes."""
     failure = {"kind": "worker", "cause": cause, "rank": rank, "time": 0.0, "node": None}
-    return lambda: _write(directory.failures, "failure", failure=failure, retry=retry, wait_s=1.0 if retry else None)
+    fields = {"failure": failure, "retry": retry, "wait_s": 1.0 if retry else None, "left_out": left_out}
+    return lambda: _write(directory.failures, "failure", **fields)
 
 
 def _write(path: Path, kind: str, **fields: Any) -> None:

@@ -59,17 +59,19 @@ def test_failures_are_followed_with_the_machine_of_their_rank(directory: RunDire
         begin_attempt(directory, "n1", "n2"), fail_attempt(directory, 1, "gone"),
         begin_attempt(directory, "n3"), fail_attempt(directory, 1, "gone again"),
         fail_attempt(directory, None, "no group"),
+        begin_attempt(directory, "n4"), fail_attempt(directory, 0, "n2: GPU 4: must be reset", n2="GPU 4", n5="GPU 0"),
     ]  # fmt: skip
     with pytest.raises(RuntimeError, match="for good"):
         train(directory, ScriptedGroup(script, RuntimeError("for good")), follower, view)
-    assert [failure["node"] for failure in directory.read_state()["failures"]] == ["n2", None, None]
+    assert [failure["node"] for failure in directory.read_state()["failures"]] == ["n2", None, None, "n4"]
     assert "attempt 1 failed; again in 1 s: worker of rank 1 on n2: gone" in stream.getvalue()
     assert "attempt 2 failed; again in 1 s: worker of rank 1: gone again" in stream.getvalue()
     assert "the start of the ranks failed; again in 1 s: worker: no group" in stream.getvalue()
+    assert "attempt 3 failed; again in 1 s without n2, n5: worker of rank 0 on n4: n2: GPU 4" in stream.getvalue()
     assert follower.outcome == "stopped"
     assert follower.all_causes("for good").startswith("for good; all of them: (1) worker of rank 1 on n2: gone; (2)")
     again = a_follower(directory, view)
-    assert len(again.failures) == 3 and again.all_causes("x") == "x", "those of an earlier start are no cause"
+    assert len(again.failures) == 4 and again.all_causes("x") == "x", "those of an earlier start are no cause"
 
 
 def test_ranks_that_never_begin_are_no_attempt(directory: RunDirectory) -> None:

@@ -2,6 +2,7 @@
 
 import pickle
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,30 @@ def test_after_a_failure_the_devices_are_tried_and_no_attempt_follows_on_the_sam
     assert kinds(directory) == [("worker", True), ("device", replaces), ("diverged", False)]
     events, _ = read_events(directory.failures)
     assert events[1]["failure"]["bad_nodes"] == {"n2": "GPU 4: must be reset"}
+
+
+def test_on_a_cluster_that_stands_nodes_with_broken_devices_add_up_and_are_left_out(directory: RunDirectory) -> None:
+    reset = {"n2": "GPU 4: must be reset"}
+    found = iter([reset, reset, reset | {"n5": "GPU 0: lost"}, reset | {"n6": "GPU 1: lost"}])
+    asked: list[list[str]] = []
+
+    def lacks_without(hosts: Collection[str]) -> str | None:
+        asked.append(list(hosts))
+        return "there is no room" if len(hosts) > 2 else None
+
+    book = FailureBook(directory, FailuresSection(backoff_s=0), lambda: next(found), lacks_without=lacks_without)
+    assert [book.fail({0: GLOO}) for _ in range(4)] == [True, True, True, False]
+    events, _ = read_events(directory.failures)
+    assert [list(event["left_out"]) for event in events] == [["n2"], ["n2"], ["n2", "n5"], ["n2", "n5", "n6"]]
+    assert asked == [["n2"], ["n2", "n5"], ["n2", "n5", "n6"]]
+    assert [kind for kind, _ in kinds(directory)] == ["device", "worker", "device", "device"], "n2 broke once"
+    assert events[2]["left_out"]["n5"] == "GPU 0: lost" and events[3]["failure"]["cause"].endswith("there is no room")
+
+
+def test_a_broken_device_of_an_unknown_node_ends_the_run_on_a_cluster_that_stands_too(directory: RunDirectory) -> None:
+    book = FailureBook(directory, FailuresSection(), lambda: {}, lacks_without=lambda hosts: None)
+    assert not book.fail({0: RuntimeError("CUDA error: no CUDA-capable device is detected")})
+    assert kinds(directory) == [("device", False)]
 
 
 def test_a_decision_is_made_at_once(directory: RunDirectory) -> None:

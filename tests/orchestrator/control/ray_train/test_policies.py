@@ -16,8 +16,9 @@ from ray.train.v2._internal.execution.scaling_policy import scaling_policy
 from ray.train.v2._internal.execution.worker_group import WorkerGroupPollStatus
 from ray.train.v2._internal.execution.worker_group.poll import WorkerStatus
 
-from orchestrator.control.ray_train import policies
+from orchestrator.control.ray_train import nodes, policies
 from orchestrator.control.ray_train.failure_book import FailureBook
+from orchestrator.control.ray_train.nodes import Node
 from orchestrator.control.ray_train.policies import (
     BudgetedFailurePolicy,
     EndBrokenGroup,
@@ -25,7 +26,8 @@ from orchestrator.control.ray_train.policies import (
     PartitionScalingPolicy,
 )
 from orchestrator.control.ray_train.private import NoopDecision, ResizeDecision
-from orchestrator.run.events import read_events
+from orchestrator.run.events import EventWriter, read_events
+from orchestrator.run.failures import RankError
 from orchestrator.run.folder import RunDirectory
 from orchestrator.spec.failures import FailuresSection
 
@@ -56,9 +58,11 @@ class Groups:
     def __init__(self, script: Sequence[Callable[[], BaseException | None]]) -> None:
         self.script = list(script)
         self.started: list[float] = []
+        self.selectors: list[Any] = []
 
-    def create(self, **arguments: Any) -> "Group":
+    def create(self, *, worker_group_context: Any, **arguments: Any) -> "Group":
         self.started.append(time.monotonic())
+        self.selectors.append(worker_group_context.label_selector)
         return Group(self.script.pop(0))
 
 
@@ -99,7 +103,7 @@ def control(directory: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> Callabl
     # Something that asks for a cluster would start one.
     monkeypatch.setattr(ray, "init", lambda *arguments, **settings: pytest.fail("a Ray cluster is not needed"))
 
-    def run(groups: Groups, **budgets: float) -> Any:
+    def run(groups: Groups, lacks_without: Callable[..., str | None] | None = None, **budgets: float) -> Any:
         config = ScalingConfig(num_workers=2)
         context = TrainRunContext(
             run_config=RunConfig(name="test", storage_path=str(directory.path)),
@@ -108,7 +112,9 @@ def control(directory: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> Callabl
         monkeypatch.setattr(TrainController, "worker_group_cls", groups)
         controller = TrainController(
             train_fn_ref=None, train_run_context=context, scaling_policy=FixedPolicy(config, directory),
-            failure_policy=BudgetedFailurePolicy(FailureBook(directory, FailuresSection(**budgets))), callbacks=[],
+            failure_policy=BudgetedFailurePolicy(
+                FailureBook(directory, FailuresSection(**budgets), lacks_without=lacks_without)
+            ), callbacks=[],
         )  # fmt: skip
         asyncio.run(controller.run())
         return type(controller.get_state()).__name__
@@ -181,6 +187,30 @@ def test_a_stop_request_lets_the_next_group_start_at_once(directory: RunDirector
     assert time.monotonic() - started < 60
 
 
+def broken() -> BaseException:
+    return RankError(RuntimeError("CUDA error: uncorrectable ECC error encountered"), time.time(), "n2")
+
+
+def test_the_next_groups_are_not_placed_on_the_node_of_a_broken_device(
+    directory: RunDirectory, control: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = [Node(letter * 56, host, {"CPU": 2.0}) for host, letter in (("n1", "a"), ("n2", "b"), ("n3", "c"))]
+    monkeypatch.setattr(nodes, "known_nodes", lambda: cluster)
+    groups = Groups([gone, broken, gone, ends])
+    assert control(groups, lacks_without=lambda hosts: None, worker=3, backoff_s=0) == "FinishedState"
+    without = [{"ray.io/node-id": f"!in({'b' * 56})"}] * 2
+    assert groups.selectors == [None, None, without, without]
+    assert kinds(directory) == ["worker", "device", "worker"]
+
+
+def test_a_run_ends_at_once_where_too_few_nodes_are_left(directory: RunDirectory, control: Callable[..., Any]) -> None:
+    groups = Groups([broken, ends])
+    assert control(groups, lacks_without=lambda hosts: f"without {', '.join(hosts)} there is no room") == "ErroredState"
+    ((event,), _) = read_events(directory.failures)
+    assert event["failure"]["cause"].endswith("uncorrectable ECC error encountered; without n2 there is no room")
+    assert len(groups.started) == 1
+
+
 def test_stacks_of_the_group_before_are_no_hang(directory: RunDirectory, control: Callable[..., Any]) -> None:
     directory.stacks.mkdir()
     (directory.stacks / "rank-0-process-5.txt").write_text("of a controller that was killed")
@@ -198,8 +228,10 @@ def test_stacks_of_the_group_before_are_no_hang(directory: RunDirectory, control
 def test_ranks_are_as_many_as_divide_the_partitions_and_a_group_grows_after_it_has_saved(
     directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    nodes = {"n1": {"CPU": 2.0}, "n2": {"CPU": 1.0}}
-    monkeypatch.setattr(policies, "living_nodes", lambda: nodes)
+    cluster = {"n1": 2.0, "n2": 1.0}
+    monkeypatch.setattr(
+        policies, "living_nodes", lambda: [Node(host, host, {"CPU": cpus}) for host, cpus in cluster.items()]
+    )
     config = ScalingConfig(num_workers=(1, 8), resources_per_worker={"CPU": 1}, elastic_resize_monitor_interval_s=0)
     policy = PartitionScalingPolicy(config, directory, partitions=8)
     coordinator = NoCoordinator()
@@ -213,13 +245,16 @@ def test_ranks_are_as_many_as_divide_the_partitions_and_a_group_grows_after_it_h
         return policy.make_decision_for_running_worker_group(State(), None)
 
     assert isinstance(decide(), NoopDecision) and not directory.pause_request.exists()
-    nodes["n3"] = {"CPU": 1.0}
+    cluster["n3"] = 1.0
     assert isinstance(decide(), NoopDecision) and directory.pause_request.exists(), "it saves first"
     assert isinstance(decide(), NoopDecision)
     directory.pause_request.replace(directory.paused)
     decision = decide()
     assert isinstance(decision, ResizeDecision) and decision.num_workers == 4
     assert not directory.paused.exists()
-    nodes.clear()
+    with EventWriter(directory.failures) as book:
+        book.write("failure", failure={}, retry=True, wait_s=0.0, left_out={"n1": "GPU 0: must be reset"})
+    assert policy.make_decision_for_non_running_worker_group().num_workers == 2, "without n1"
+    cluster.clear()
     assert isinstance(policy.make_decision_for_non_running_worker_group(), NoopDecision), "nobody is there"
     assert coordinator.requests > 0

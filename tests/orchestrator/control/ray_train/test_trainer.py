@@ -7,6 +7,7 @@ import pytest
 
 from orchestrator.control.ray_train import trainer as trainer_module
 from orchestrator.control.ray_train.device_check import DeviceCheck
+from orchestrator.control.ray_train.nodes import Wanted
 from orchestrator.control.ray_train.trainer import CONFIG
 from orchestrator.run.folder import RunDirectory
 from orchestrator.spec.cluster import Profile
@@ -41,3 +42,17 @@ def test_limits_and_binding_reach_the_ranks(tmp_path: Path) -> None:
 def test_devices_are_tried_after_a_failure_where_there_are_any(tmp_path: Path, device: str, checks: bool) -> None:
     book = trainer_of(tmp_path, device=device)._policies["failure_policy"]._book
     assert isinstance(book._check_devices, DeviceCheck) is checks
+
+
+@pytest.mark.parametrize(
+    ("fields", "leaves_out"),
+    [({}, True), ({"launcher": "local"}, True), ({"launcher": "local", "ray_address": None}, False),
+     ({"launcher": "slurm", "slurm": {"partition": "gpu"}}, False)],
+)  # fmt: skip
+def test_nodes_are_left_out_where_ray_stands_and_nobody_replaces_them(
+    tmp_path: Path, fields: dict[str, Any], leaves_out: bool
+) -> None:
+    lacks_without = trainer_of(tmp_path, cpus_per_worker=3, **fields)._policies["failure_policy"]._book._lacks_without
+    assert (lacks_without is not None) is leaves_out
+    if leaves_out:
+        assert lacks_without.__self__ == Wanted(2, 4, {"CPU": 3, "GPU": 1})
