@@ -116,7 +116,9 @@ class Controller:
                     self._tracking.outbox.artifact(path, "profile")
                 if trained != "finished":
                     return self._outcome("KILLED", cause="stopped by signal; the same command resumes it")
-                scores = score_final_model(of, self._tracking.outbox, self._view.say, self._is_stopped)
+                scores = score_final_model(
+                    of, self._tracking.outbox, self._view.say, self._is_stopped, self._follower.left_out
+                )
         if scores is None:
             return self._outcome("KILLED", cause="stopped during evaluation; the same command goes on")
         if of.job.tracking.register_model:

@@ -3,7 +3,7 @@
 import math
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -120,19 +120,22 @@ def start_scoring(
     export: Path,
     *,
     beside_training: bool,
+    left_out: Collection[str] = (),
 ) -> Scoring:
     """A task for every held-out set, and one for the validation samples of all pre-training sets.
 
     store: folder of the channels. sets, validation: names of those to score. export: folder of the model.
     beside_training: the ranks hold all resources, so on the CPU and without a claim: one set at a time on each node, on
     as many threads as one rank has cores. So ranks on the other nodes and the loaders of all ranks keep theirs.
+    left_out: names of nodes with a broken device, which no task that needs a device goes to.
     """
     gpu = profile.device == "cuda" and not beside_training
     cpus = 0 if beside_training else profile.cpus_per_worker
     paths, device = (export.resolve(), store.resolve()), "cuda" if gpu else "cpu"
 
     def task(work: Callable[..., Any], scored: str | tuple[str, ...]) -> Task:
-        return partial(_submit, work, (*paths, scored, job, profile, device), cpus, int(gpu))
+        arguments = (*paths, scored, job, profile, device)
+        return partial(_submit, work, arguments, cpus, int(gpu), left_out if gpu else ())
 
     tasks = [task(_score_remotely, name) for name in sets]
     if validation:
@@ -140,13 +143,26 @@ def start_scoring(
     return Scoring(export, tasks, validates=bool(validation), shot=job.data.shot, one_a_node=beside_training)
 
 
-def _submit(work: Callable[..., Any], arguments: tuple[Any, ...], cpus: int, gpus: int, node: str | None) -> Any:
+def _submit(
+    work: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    cpus: int,
+    gpus: int,
+    left_out: Collection[str],
+    node: str | None,
+) -> Any:
     """Work as a Ray task; if its node dies before it begins, it goes to another."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    strategy = "DEFAULT" if node is None else NodeAffinitySchedulingStrategy(node, soft=True)
-    return ray.remote(num_cpus=cpus, num_gpus=gpus, scheduling_strategy=strategy)(work).remote(*arguments)
+    from orchestrator.control.ray_train.nodes import known_nodes, named, selector_without
+
+    options: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus}
+    if node is not None:
+        options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=True)
+    elif left_out and (selector := selector_without(named(left_out, known_nodes()))):
+        options["label_selector"] = selector
+    return ray.remote(**options)(work).remote(*arguments)
 
 
 def _score_remotely(export: Path, store: Path, name: str, job: JobSpec, profile: Profile, device: str) -> list[Score]:

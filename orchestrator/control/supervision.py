@@ -1,6 +1,6 @@
 """A worker group while it trains: its events and failures are followed, a stop is passed on, epochs are scored."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -54,6 +54,8 @@ class Follower:
         """``finished`` once the ranks have said so."""
         self.last_failure: Mapping[str, Any] | None = None
         """How the attempt failed that no other one follows; None where there is none such since this start."""
+        self.left_out: Collection[str] = ()
+        """Nodes with a broken device on which nothing of this start is placed any more."""
         self._failures_before = len(self.failures)
         self._has_begun = False
         self._machines: Sequence[str] = ()
@@ -100,8 +102,9 @@ class Follower:
             failure["node"] = self._machines[failure["rank"]]
         self.failures.append(failure)
         self.last_failure = None if event["retry"] else failure
+        self.left_out = event["left_out"].keys()
         self._directory.update_state(failures=self.failures)
-        without = f" without {', '.join(event['left_out'])}" if event["left_out"] else ""
+        without = f" without {', '.join(self.left_out)}" if self.left_out else ""
         then = f"; again in {event['wait_s']:g} s{without}" if event["retry"] else ""
         # Before its ranks have begun an attempt has no number.
         what = f"attempt {self.attempts}" if self._has_begun else "the start of the ranks"

@@ -1,7 +1,7 @@
 """The zero-shot table of a run: beside the training after some epochs, and of the final model."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 
 from orchestrator.control.epoch_scores import EpochScores, record_scores
@@ -22,10 +22,17 @@ def score_epochs(of: Prepared, outbox: Outbox, say: Callable[[str], None]) -> Ep
 
 
 def score_final_model(
-    of: Prepared, outbox: Outbox, say: Callable[[str], None], is_stopped: Callable[[], bool]
+    of: Prepared,
+    outbox: Outbox,
+    say: Callable[[str], None],
+    is_stopped: Callable[[], bool],
+    left_out: Collection[str] = (),
 ) -> list[Score] | None:
-    """Score every held-out set, and the validation samples where epochs were; write the tables; None: asked to stop."""
-    scores = _score(of, outbox, say, is_stopped) if of.zeroshot or of.validation else []
+    """Score every held-out set, and the validation samples where epochs were; write the tables; None: asked to stop.
+
+    left_out: names of nodes with a broken device.
+    """
+    scores = _score(of, outbox, say, is_stopped, left_out) if of.zeroshot or of.validation else []
     if scores is None:
         return None
     for path in write_results(scores, of.directory.results, of.job.data.shot):
@@ -34,13 +41,18 @@ def score_final_model(
 
 
 def _score(
-    of: Prepared, outbox: Outbox, say: Callable[[str], None], is_stopped: Callable[[], bool]
+    of: Prepared,
+    outbox: Outbox,
+    say: Callable[[str], None],
+    is_stopped: Callable[[], bool],
+    left_out: Collection[str],
 ) -> list[Score] | None:
     say(f"evaluating {len(of.zeroshot)} {TITLES[of.job.data.shot]} sets")
     directory, step = of.directory, of.schedule.total_steps
     scoring = start_scoring(
-        of.job, of.profile, of.store.path, of.zeroshot, of.validation, directory.export, beside_training=False
-    )
+        of.job, of.profile, of.store.path, of.zeroshot, of.validation, directory.export, beside_training=False,
+        left_out=left_out,
+    )  # fmt: skip
     while (scores := scoring.poll(POLL_S)) is None:
         if is_stopped():
             return None

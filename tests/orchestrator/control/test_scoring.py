@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from orchestrator.control.ray_train import nodes
 from orchestrator.control.scoring import Scores, Scoring, start_scoring
 from orchestrator.evaluation.score import Score
 from orchestrator.evaluation.validation import Validation
@@ -109,3 +111,24 @@ def test_every_set_has_a_task_and_validation_comes_last(beside: bool, small_stor
         small_job(small_store), Profile(), small_store, ["H1", "H2"], ["R1"], small_store, beside_training=beside
     )
     assert (len(scoring.tasks), scoring.validates, scoring.one_a_node) == (3, True, beside)
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_no_set_is_scored_on_a_node_whose_device_broke(
+    device: str, small_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, object]] = []
+
+    def remote(**options: object) -> Callable[[object], SimpleNamespace]:
+        asked.append(options)
+        return lambda work: SimpleNamespace(remote=lambda *arguments: "reference")
+
+    monkeypatch.setattr("ray.remote", remote)
+    monkeypatch.setattr(nodes, "known_nodes", lambda: [nodes.Node("a" * 56, "n1", {}), nodes.Node("b" * 56, "n2", {})])
+    profile = Profile.model_validate({"device": device})
+    scoring = start_scoring(
+        small_job(small_store), profile, small_store, ["H1"], [], small_store, beside_training=False, left_out=["n2"]
+    )
+    assert [task(None) for task in scoring.tasks] == ["reference"]
+    selector = {"label_selector": {nodes.NODE_ID: f"!in({'b' * 56})"}} if device == "cuda" else {}
+    assert asked == [{"num_cpus": 1, "num_gpus": int(device == "cuda"), **selector}]

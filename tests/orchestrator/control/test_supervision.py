@@ -68,7 +68,7 @@ def test_failures_are_followed_with_the_machine_of_their_rank(directory: RunDire
     assert "attempt 2 failed; again in 1 s: worker of rank 1: gone again" in stream.getvalue()
     assert "the start of the ranks failed; again in 1 s: worker: no group" in stream.getvalue()
     assert "attempt 3 failed; again in 1 s without n2, n5: worker of rank 0 on n4: n2: GPU 4" in stream.getvalue()
-    assert follower.outcome == "stopped"
+    assert follower.outcome == "stopped" and set(follower.left_out) == {"n2", "n5"}
     assert follower.all_causes("for good").startswith("for good; all of them: (1) worker of rank 1 on n2: gone; (2)")
     again = a_follower(directory, view)
     assert len(again.failures) == 4 and again.all_causes("x") == "x", "those of an earlier start are no cause"
