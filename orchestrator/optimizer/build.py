@@ -11,7 +11,7 @@ from models.layers.matrices import Shape, block_matrices
 from models.layers.parameters import optimizer_groups
 from orchestrator.checkpoint import deepspeed_private as private
 from orchestrator.checkpoint.deepspeed_private import MasterRange
-from orchestrator.optimizer.muon import MOMENTUM, Muon, Piece, Pieces
+from orchestrator.optimizer.muon import MOMENTUM, MOST_GATHERED, Muon, Piece, Pieces
 from orchestrator.spec.train import TrainSection
 
 
@@ -28,7 +28,9 @@ def make_optimizer(model: nn.Module, train: TrainSection, device: str) -> torch.
     shapes = block_matrices(model)
     # bfloat16 is enough for the iterations (Jordan 2024), and slower than float32 on most CPUs.
     dtype = torch.bfloat16 if device == "cuda" and train.precision != "fp32" else torch.float32
-    return Muon(_split(groups, shapes, train.muon_lr / train.lr), shapes, train.betas, dtype)
+    # A GPU would wait for the host between many small products.
+    stacked = MOST_GATHERED if device == "cuda" else 0
+    return Muon(_split(groups, shapes, train.muon_lr / train.lr), shapes, train.betas, dtype, stacked)
 
 
 def _split(

@@ -49,12 +49,26 @@ class Pieces:
     cut: Sequence[Piece]
 
 
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A step of one weight, or of the part of it that lies here.
+
+    own: the part, flattened. direction: of the whole weight, flattened. piece: where the part is. rate: of the step.
+    """
+
+    own: Tensor
+    direction: Tensor
+    piece: Piece
+    rate: float
+
+
 class Muon(torch.optim.AdamW):
     """AdamW, but Muon for groups with a ``momentum``: Nesterov momentum, orthogonalised, times sqrt(rows / columns)
     where that is above 1, and decoupled weight decay.
 
     An update has spectral norm 1 or so, times the rate. groups: of AdamW, those of Muon with a ``momentum``. shapes: of
-    the weights in the latter, [maps, rows, columns]. dtype: of the products.
+    the weights in the latter, [maps, rows, columns]. dtype: of the products. stacked: most elements of weights that are
+    collected so that those of equal shape are orthogonalised in one product; 0: each weight by itself.
     """
 
     def __init__(
@@ -63,10 +77,11 @@ class Muon(torch.optim.AdamW):
         shapes: Mapping[nn.Parameter, Shape],
         betas: tuple[float, float],
         dtype: torch.dtype,
+        stacked: int = 0,
     ) -> None:
         super().__init__(groups, lr=0.0, betas=betas, fused=True)
         self.shapes = shapes
-        self._dtype = dtype
+        self._dtype, self._stacked = dtype, stacked
         self._pieces: Mapping[Tensor, Pieces] = {}
         self._add_up: Callable[[Tensor], None] = _alone
 
@@ -83,12 +98,19 @@ class Muon(torch.optim.AdamW):
             super().step(closure)
         finally:
             self.param_groups = groups
-        for group in groups:
-            for master in group["params"] if "momentum" in group else ():
-                if master.grad is not None:
-                    self._step_matrices(master, master.grad, group)
+        moves = (
+            move
+            for group in groups
+            if "momentum" in group
+            for master in group["params"]
+            if master.grad is not None
+            for move in self._moves(master, master.grad, group)
+        )
+        for together in stacks(moves, self._stacked):
+            self._make(together)
 
-    def _step_matrices(self, master: Tensor, gradient: Tensor, group: Mapping[str, Any]) -> None:
+    def _moves(self, master: Tensor, gradient: Tensor, group: Mapping[str, Any]) -> Iterator[Move]:
+        """What is left to do for the weights in one master tensor, once momentum and decay are done."""
         state = self.state[master]
         if not state:
             state["step"], state["momentum"] = torch.zeros((), device=master.device), torch.zeros_like(master)
@@ -101,12 +123,12 @@ class Muon(torch.optim.AdamW):
         master.mul_(1 - group["lr"] * group["weight_decay"])
         pieces, flat = self._pieces[master], master.view(-1)
         for piece in pieces.whole:
-            self._move(flat, piece, direction.narrow(0, piece.offset, piece.length), group["lr"])
+            yield _move(flat, piece, direction.narrow(0, piece.offset, piece.length), group["lr"])
         for together in _chunks(pieces.cut):
             parts = torch.split(self._gather(together, direction), [piece.elements for piece in together])
             for piece, part in zip(together, parts, strict=True):
                 if piece.length:
-                    self._move(flat, piece, part, group["lr"])
+                    yield _move(flat, piece, part, group["lr"])
 
     def _gather(self, cut: Sequence[Piece], direction: Tensor) -> Tensor:
         """The whole directions of weights of which each rank has a part, one behind the other."""
@@ -119,11 +141,34 @@ class Muon(torch.optim.AdamW):
         self._add_up(whole)
         return whole
 
-    def _move(self, flat: Tensor, piece: Piece, direction: Tensor, rate: float) -> None:
-        _, rows, columns = piece.shape
-        update = orthogonalised(direction.view(piece.shape), self._dtype).reshape(-1)
-        own = flat.narrow(0, piece.offset, piece.length)
-        own.add_(update.narrow(0, piece.start, piece.length), alpha=-rate * math.sqrt(max(1.0, rows / columns)))
+    def _make(self, moves: Sequence[Move]) -> None:
+        """Moves of weights whose matrices have one shape."""
+        directions = [move.direction.view(move.piece.shape) for move in moves]
+        updates = orthogonalised(directions[0] if len(moves) == 1 else torch.cat(directions), self._dtype)
+        parts = torch.split(updates, [move.piece.shape[0] for move in moves])
+        for move, update in zip(moves, parts, strict=True):
+            own = update.reshape(-1).narrow(0, move.piece.start, move.piece.length)
+            move.own.add_(own, alpha=-move.rate)
+
+
+def stacks(moves: Iterable[Move], most: int) -> Iterator[Sequence[Move]]:
+    """Moves whose matrices have one shape together, of at most so many elements at once; of 0 each by itself."""
+    waiting: dict[tuple[int, int], list[Move]] = {}
+    held = 0
+    for move in moves:
+        if waiting and held + move.piece.elements > most:
+            yield from waiting.values()
+            waiting, held = {}, 0
+        _, rows, columns = move.piece.shape
+        waiting.setdefault((rows, columns), []).append(move)
+        held += move.piece.elements
+    yield from waiting.values()
+
+
+def _move(flat: Tensor, piece: Piece, direction: Tensor, rate: float) -> Move:
+    _, rows, columns = piece.shape
+    own = flat.narrow(0, piece.offset, piece.length)
+    return Move(own, direction, piece, rate * math.sqrt(max(1.0, rows / columns)))
 
 
 def _alone(_: Tensor) -> None:

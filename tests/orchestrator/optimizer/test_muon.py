@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from models.layers.matrices import Shape
 from models.registry import make_spec
 from orchestrator.optimizer.build import make_optimizer
-from orchestrator.optimizer.muon import MOMENTUM, Muon, Piece, Pieces
+from orchestrator.optimizer.muon import MOMENTUM, MOST_GATHERED, Move, Muon, Piece, Pieces, stacks
 from orchestrator.optimizer.newton_schulz import orthogonalised
 from orchestrator.spec.job import JobSpec
 from orchestrator.spec.train import TrainSection
@@ -22,6 +22,7 @@ from tests.orchestrator.checkpoint.test_format import train as train_and_save
 from tests.orchestrator.training.test_engine import train_some
 
 SHAPES: tuple[Shape, ...] = ((3, 4, 4), (1, 12, 4), (1, 4, 6))
+EQUAL: tuple[Shape, ...] = ((3, 8, 8), (1, 20, 8), (1, 8, 8), (2, 20, 8), (1, 8, 20), (1, 20, 8))
 RATE, DECAY = 0.1, 0.5
 
 
@@ -94,6 +95,49 @@ def test_a_step_is_the_same_whole_and_cut(ranges: list[tuple[int, int]]) -> None
         parts = list(ranks.map(lambda own: step_share(*own, is_cut, sums, 3), ranges))
     torch.testing.assert_close(torch.cat(parts), torch.cat(expected(3)), rtol=0, atol=1e-5)
     assert any(is_cut) == (len(ranges) > 1)
+
+
+def step_masters(stacked: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    """Weights of several shapes, each a master of its own, after three steps at two rates."""
+    generator = torch.Generator().manual_seed(0)
+    masters = [nn.Parameter(torch.randn(Piece(shape).elements, generator=generator)) for shape in EQUAL]
+    groups = [{"params": part, "weight_decay": DECAY, "momentum": MOMENTUM} for part in (masters[:2], masters[2:])]
+    optimizer = Muon(groups, {}, (0.9, 0.95), dtype, stacked)
+    whole = {
+        master: Pieces([Piece(shape, length=Piece(shape).elements)], [])
+        for master, shape in zip(masters, EQUAL, strict=True)
+    }
+    optimizer.place(whole, lambda tensor: None)
+    for group, rate in zip(optimizer.param_groups, (RATE, 0.5 * RATE), strict=True):
+        group["lr"] = rate
+    for _ in range(3):
+        for master in masters:
+            master.grad = torch.randn(master.shape, generator=generator)
+        optimizer.step()
+    return [master.detach() for master in masters]
+
+
+@pytest.mark.parametrize("stacked", [1, 400, 2**25])
+def test_matrices_of_equal_shape_stacked_give_the_same_step(stacked: int) -> None:
+    for one, other in zip(step_masters(0), step_masters(stacked), strict=True):
+        torch.testing.assert_close(other, one, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("most", "sizes"), [(0, [1] * 6), (192, [1] * 6), (672, [2, 1, 2, 1]), (2**25, [2, 3, 1])])
+def test_weights_are_stacked_by_shape_up_to_a_size(most: int, sizes: list[int]) -> None:
+    nothing = torch.zeros(0)
+    moves = [Move(nothing, nothing, Piece(shape), 1.0) for shape in EQUAL]
+    found = list(stacks(moves, most))
+    assert [len(together) for together in found] == sizes
+    assert sorted(id(move) for together in found for move in together) == sorted(map(id, moves))
+    assert all(len({move.piece.shape[1:] for move in together}) == 1 for together in found)
+
+
+@pytest.mark.parametrize(("device", "stacked"), [("cpu", 0), ("cuda", MOST_GATHERED)])
+def test_only_on_a_gpu_are_matrices_stacked(device: str, stacked: int) -> None:
+    model = make_spec("hetercsi", {"size": "tiny"}).build(seed=0)
+    optimizer = make_optimizer(model, TrainSection(optimizer="muon"), device)
+    assert isinstance(optimizer, Muon) and optimizer._stacked == stacked
 
 
 def test_groups_have_their_own_rates_and_all_parameters_once() -> None:
