@@ -114,8 +114,11 @@ def study(
 
 def _hand_over(planned: Study, profile: Profile, parallel: int) -> None:
     """Make the channels and submit the runs that wait as one sweep; the same command later writes the table."""
+    # Planning needs torch.
+    from jobs.studies.plans import check_plans
+
     make_study_store(planned, lambda name, done, total: _say(f"channels of {name}: {total}") if done == total else None)
-    waiting_children(planned.children, profile.storage.runs, planned.imported)
+    check_plans(waiting_children(planned.children, profile.storage.runs, planned.imported))
     submit_sweep(Sweep(planned.name, ("study",), tuple(child.job for child in planned.children)), profile, parallel)
     typer.echo("the same command writes the table once all runs are finished")
 

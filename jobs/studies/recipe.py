@@ -29,8 +29,8 @@ class RecipeScale(Section):
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A job and its changes. base: fields of the job. changes: overrides ``a.b=c`` by name, the base's (none) first.
-    shares: samples of a set over the base's, by name, where they differ."""
+    """A job and its changes. base: fields of the job. changes: overrides ``a.b=c`` by name, the base's first, which
+    all others have too. shares: samples of a set over the base's, by name, where they differ."""
 
     base: Mapping[str, Any]
     changes: Mapping[str, Sequence[str]]
@@ -68,7 +68,9 @@ class Recipe:
 def read_recipe(definition: Mapping[str, Any]) -> Recipe:
     """The recipe of a definition in ``studies.yaml``, with the shipped job that it names."""
     text = resources.files("jobs").joinpath(f"{definition['job']}.yaml").read_text()
-    return Recipe(parse_shipped(text), {BASE: (), **definition["changes"]}, definition["shares"])
+    changes = {BASE: (), **definition["changes"]}
+    every = {name: (*definition["base"], *own) for name, own in changes.items()}
+    return Recipe(parse_shipped(text), every, definition["shares"])
 
 
 def recipe_jobs(
@@ -100,7 +102,7 @@ def recipe_jobs(
                     "samples": recipe.samples(change, scale.samples),
                 },
                 "train": {**base["train"], "epochs": 1},
-                "evaluation": {**base["evaluation"], "references": False, "link_snr_db": None},
+                "evaluation": {"batch": base["evaluation"]["batch"], "references": False, "link_snr_db": None},
             }
             jobs.append((change, make_job(fields, recipe.changes[change], f"run {name}")))
     return jobs

@@ -12,6 +12,7 @@ from jobs.studies.extrapolation_table import extrapolation_scores, extrapolation
 from jobs.studies.figures import draw_study
 from jobs.studies.gradient_conflict import ConflictSetting, measure_conflict, shares
 from jobs.studies.page import study_page
+from jobs.studies.plans import check_plans
 from jobs.studies.recipe_table import recipe_scores, recipe_table
 from jobs.studies.spec import Child, Study, make_study_store
 from jobs.studies.table2 import score_rows, table2
@@ -51,7 +52,7 @@ def run_study(study: Study, waiting: Sequence[Child], profile: Profile, options:
     try:
         make_study_store(study, lambda name, done, total: _say_channels(say, name, done, total))
         # Finished runs are those of the channels as they are now.
-        waiting_children(study.children, runs, study.imported)
+        check_plans(waiting_children(study.children, runs, study.imported))
         for number, child in enumerate(waiting, start=1):
             say(f"run {number} of {len(waiting)}: {child.job.name}")
             run_child(child, runs, sweep_folder(study, runs), tracker.run_id, options)

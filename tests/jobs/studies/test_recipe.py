@@ -11,24 +11,28 @@ import numpy as np
 import pytest
 import yaml
 
+from channels.catalogue import Counts
 from channels.errors import UserError
 from channels.presets import Preset, load_preset
+from channels.specified import specified_store
 from channels.store import ChannelStore
 from jobs.studies import run as study_run
 from jobs.studies import spec as study_spec
 from jobs.studies.children import waiting_children
 from jobs.studies.figures import draw_study
 from jobs.studies.imported import Imported, look_at
+from jobs.studies.plans import check_plans
 from jobs.studies.recipe import BASE
 from jobs.studies.recipe_table import differences_by_task, recipe_scores, recipe_table
 from jobs.studies.run import held_out_scores, write_table
 from jobs.studies.spec import Child, Study, known_scales, make_study, make_study_store
 from jobs.studies.tables import to_rows
+from orchestrator.data import reader
 from orchestrator.evaluation.score import CLEAN, NOISY, Score
 from orchestrator.report.figure import to_png
 from orchestrator.report.record import RunRecord, Steps
 from orchestrator.report.rows import to_csv
-from orchestrator.spec.job import load_job
+from orchestrator.spec.job import load_job, make_job
 from orchestrator.spec.yaml_files import differences
 from tests.channels.importers.layouts import D3, draw, write_config, write_split
 from tests.jobs.studies.test_study import record_of, study_command
@@ -81,9 +85,15 @@ def test_the_base_is_the_shipped_job_for_one_epoch(tmp_path: Path) -> None:
     study = a_study(tmp_path)
     base, shipped = study.children[0].job, load_job(BASE_SPEC)
     assert study.children[0].method == BASE
-    for section in ("model", "batching", "train", "scale", "checkpoint"):
+    changes = {
+        "model": [],
+        "batching": ["global_batch: 16 -> 32", "micro_batch: 8 -> 16"],
+        "train": ["epochs: 3 -> 1"],
+        "scale": [],
+        "checkpoint": [],
+    }
+    for section, changed in changes.items():
         ours, theirs = (getattr(job, section).model_dump(mode="json") for job in (base, shipped))
-        changed = ["epochs: 4 -> 1"] if section == "train" else []
         assert differences(theirs, ours) == changed, section
     assert shipped.data.preset is not None and shipped.data.preset.name == study.preset.name
     assert base.data.sets == tuple(row.name for row in load_preset("hetercsi").pretrain)
@@ -122,6 +132,17 @@ def test_all_runs_have_as_many_samples_but_those_of_equal_time(tmp_path: Path) -
     half = next(child.job.data for child in study.children if child.method == "half-of-the-sets")
     assert half.sets == 20 and half.samples == 500
     assert all(child.job.train.epochs == 1 for child in study.children)
+
+
+def test_every_run_can_be_planned_and_one_that_cannot_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = a_study(tmp_path, samples=250)
+    store = specified_store(study.store, study.preset, Counts(train=study.scale.samples, val=0, test=1))
+    monkeypatch.setattr(reader, "open_store", lambda path, preset: store)
+    check_plans(study.children)
+    (other,) = (child for child in study.children if child.method == "half-of-the-sets")
+    broken = replace(other, job=make_job(other.job.model_dump(mode="json"), ["batching.buckets=7"], "a test"))
+    with pytest.raises(UserError, match=r"run recipe\.half-of-the-sets\.seed-42: .*7 buckets for 5 distinct lengths"):
+        check_plans([study.children[0], broken])
 
 
 def test_whichever_changes_are_chosen_the_channels_are_the_same(tmp_path: Path) -> None:

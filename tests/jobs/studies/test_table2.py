@@ -16,11 +16,12 @@ from channels.presets import Preset, load_preset
 from jobs.cli import study as study_command
 from jobs.cli.main import main
 from jobs.launch.sweep import Sweep
+from jobs.studies import plans
 from jobs.studies import run as study_run
 from jobs.studies.children import waiting_children
 from jobs.studies.figures import draw_study
 from jobs.studies.imported import Imported, look_at, store_name
-from jobs.studies.spec import Study, StudyName, known_scales, make_study
+from jobs.studies.spec import Child, Study, StudyName, known_scales, make_study
 from jobs.studies.table2 import score_rows, table2
 from jobs.studies.tables import fig3, to_markdown, to_rows
 from orchestrator.evaluation.score import CLEAN, NOISY, Score
@@ -260,6 +261,8 @@ def test_on_a_cluster_all_runs_are_submitted_as_one_sweep(
     made: list[Study] = []
     given: list[tuple[Sweep, int]] = []
     monkeypatch.setattr(study_command, "make_study_store", lambda study, progress: made.append(study))
+    planned: list[Child] = []
+    monkeypatch.setattr(plans, "check_plans", planned.extend)
     monkeypatch.setattr(study_command, "submit_sweep", lambda sweep, where, parallel: given.append((sweep, parallel)))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["wavetrain", "study", "fig3", "--sets", "4,8", "--parallel", "3"])
@@ -269,4 +272,4 @@ def test_on_a_cluster_all_runs_are_submitted_as_one_sweep(
     [(sweep, parallel)] = given
     assert (sweep.name, parallel) == ("fig3-small", 3)
     assert [job.name for job in sweep.children] == [child.job.name for child in made[0].children]
-    assert len(sweep.children) == 8
+    assert len(sweep.children) == len(planned) == 8
