@@ -47,9 +47,10 @@ class Follower:
     def __init__(self, directory: RunDirectory, outbox: Outbox, view: LiveView) -> None:
         self._directory, self._outbox, self._view = directory, outbox, view
         self._goodput = GoodputBook(directory, outbox)
-        state = directory.read_state()
-        self.attempts = int(state.get("attempts", 0))
-        self.failures: list[dict[str, Any]] = state.get("failures", [])
+        begun, self._events_offset = read_events(directory.events)
+        # A controller that was killed may not have taken in the last of them.
+        self.attempts = sum(event["kind"] == "attempt" for event in begun)
+        self.failures: list[dict[str, Any]] = directory.read_state().get("failures", [])
         self.outcome = "stopped"
         """``finished`` once the ranks have said so."""
         self.last_failure: Mapping[str, Any] | None = None
@@ -59,7 +60,6 @@ class Follower:
         self._failures_before = len(self.failures)
         self._has_begun = False
         self._machines: Sequence[str] = ()
-        _, self._events_offset = read_events(directory.events)
         _, self._failures_offset = read_events(directory.failures)
         earlier, self._scores_offset = read_events(directory.scores)
         view.update(earlier[-1:], quiet=True)

@@ -15,7 +15,7 @@ from channels.files import write_atomically
 from orchestrator.control.owned_folders import PREFIX, SessionMemory
 from orchestrator.control.ray_train import fork_server, reaper
 from orchestrator.control.ray_train.environment import ray_environment
-from orchestrator.control.ray_train.sigterm import sigterm_kept
+from orchestrator.control.ray_train.sigterm import shut_down, sigterm_kept
 from orchestrator.spec.cluster import Profile, TimeLimitsSection
 from orchestrator.spec.job import JobSpec
 
@@ -89,8 +89,6 @@ def ray_session(job: JobSpec, profile: Profile, session: Session | None = None) 
 @contextmanager
 def _embedded(session: Session, cpus: int, gpus: int) -> Iterator[None]:
     with _environment(session.environment):
-        import ray
-
         from orchestrator.control.ray_train.lean_node import start_embedded
 
         try:
@@ -99,7 +97,7 @@ def _embedded(session: Session, cpus: int, gpus: int) -> Iterator[None]:
                 start_embedded(ray_folder, cpus=cpus, gpus=gpus, object_store_bytes=OBJECT_STORE_BYTES)
             yield
         finally:
-            ray.shutdown()
+            shut_down()
 
 
 @contextmanager
@@ -146,7 +144,7 @@ def standing_ray(address: str, limits: TimeLimitsSection) -> Iterator[None]:
         try:
             yield
         finally:
-            ray.shutdown()
+            shut_down()
 
 
 def _gloo_on_loopback() -> dict[str, str]:

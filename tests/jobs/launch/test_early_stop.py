@@ -1,4 +1,4 @@
-"""SIGTERM at any moment of the imports: exit code 143, from the first line of ours on."""
+"""SIGTERM at any moment of the imports: exit code 143, from the first line of ours on; at the end of a run: its own."""
 
 import os
 import random
@@ -7,10 +7,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-
-import pytest
-
-from jobs.launch.early_stop import stopped_by_sigterm
 
 IMPORTS_S = 0.6
 """The command below needs longer than this for its imports alone."""
@@ -27,6 +23,25 @@ def say(number, handler):
 signal.signal = say
 from ENTRY import main
 main()
+"""
+PAST_STOPPING = """
+import os, signal, subprocess, sys
+from jobs.launch.early_stop import past_stopping, stopped_by_sigterm
+
+class Last:
+    # Deleted by Python's end itself, after it has taken away all handlers.
+    def __del__(self, kill=os.kill, write=os.write, me=os.getpid(), number=signal.SIGTERM):
+        kill(me, number)
+        write(1, b"ends\\n")
+
+sys.last = Last()
+with stopped_by_sigterm():
+    past_stopping()
+    os.kill(os.getpid(), signal.SIGTERM)
+    child = subprocess.Popen(["sleep", "60"])
+    child.terminate()
+    print(child.wait(), flush=True)
+    sys.exit(3)
 """
 
 
@@ -55,12 +70,10 @@ def test_what_launchers_start_does_the_same(tmp_path: Path) -> None:
     assert ended("jobs.run", 0.0, tmp_path) == 143
 
 
-@pytest.mark.parametrize("before", [signal.SIG_DFL, signal.SIG_IGN])
-def test_the_handler_is_put_back(before: signal.Handlers) -> None:
-    found = signal.signal(signal.SIGTERM, before)
-    try:
-        with stopped_by_sigterm():
-            assert signal.getsignal(signal.SIGTERM) not in (signal.SIG_DFL, signal.SIG_IGN)
-        assert signal.getsignal(signal.SIGTERM) is before
-    finally:
-        signal.signal(signal.SIGTERM, found)
+def test_a_stop_past_the_end_of_a_run_changes_nothing() -> None:
+    """Not the exit code, at whatever moment of Python's own end, nor how a command can be ended that starts then."""
+    done = subprocess.run(
+        [sys.executable, "-c", PAST_STOPPING], env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=WAIT_S,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (3, f"{-signal.SIGTERM}\nends\n", "")

@@ -83,13 +83,17 @@ def test_ranks_that_never_begin_are_no_attempt(directory: RunDirectory) -> None:
     assert stream.getvalue().count("the start of the ranks failed") == 2 and "attempt 0" not in stream.getvalue()
 
 
-def test_events_of_an_earlier_start_are_not_taken_again(directory: RunDirectory) -> None:
+def test_of_an_earlier_start_attempts_are_counted_and_nothing_is_taken_again(directory: RunDirectory) -> None:
+    """A controller that is killed may leave events that it has not taken in."""
     view, _ = a_view()
     begin_attempt(directory, "n1")()
     fail_attempt(directory, 0, "gone")()
     follower = a_follower(directory, view)
     train(directory, ScriptedGroup([lambda: None]), follower, view)
-    assert (follower.attempts, follower.failures) == (0, [])
+    assert (follower.attempts, follower.failures) == (1, [])
+    train(directory, ScriptedGroup([begin_attempt(directory, "n1")]), follower, view)
+    assert directory.read_state()["attempts"] == 2
+    assert [entry["values"]["attempt"] for entry in read_events(directory.tracking)[0]] == ["2"]
 
 
 def test_a_stop_is_passed_on_once(directory: RunDirectory) -> None:

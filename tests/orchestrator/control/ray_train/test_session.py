@@ -1,4 +1,4 @@
-"""Ray's start in our process: whose signals they are, what is left, what a slow one says."""
+"""Ray's start and end in our process: whose signals they are, what is left, what a slow one says."""
 
 import inspect
 import os
@@ -38,6 +38,26 @@ with StopRequest().installed() as stop:
         ray._raylet.CoreWorker()
         assert stop.signal == signal.SIGTERM and signal.getsignal(signal.SIGTERM) is stop
     assert ray._raylet.CoreWorker is CoreWorker
+print("goes on")
+"""
+
+NATIVE_END = """
+import ctypes, os, signal
+import ray
+from orchestrator.control.ray_train import sigterm
+from orchestrator.control.stop_request import StopRequest
+
+def shutdown():
+    # As Ray's own does when its native worker has ended.
+    getattr(ctypes.CDLL(ray._raylet.__file__), sigterm.UNINSTALL)()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+ray.shutdown = shutdown
+with StopRequest().installed() as stop:
+    with sigterm.sigterm_kept():
+        sigterm.install_failure_handler(ray._raylet.__file__, lambda: signal.signal(signal.SIGTERM, stop))
+    sigterm.shut_down()
+    assert stop.signal == signal.SIGTERM
 print("goes on")
 """
 
@@ -99,10 +119,11 @@ def test_a_signal_while_ray_starts_is_ours() -> None:
     assert utils.set_sigterm_handler is replaced
 
 
-def test_a_signal_while_the_native_worker_comes_up_is_ours() -> None:
-    """Ray's handler would print a stack, and abort three seconds after the signal."""
+@pytest.mark.parametrize("program", [NATIVE_WORKER, NATIVE_END], ids=["start", "end"])
+def test_a_signal_while_the_native_worker_comes_up_or_ends_is_ours(program: str) -> None:
+    """Ray's handler would print a stack, and abort three seconds after the signal; without any the process is gone."""
     done = subprocess.run(
-        [sys.executable, "-c", NATIVE_WORKER], env={**os.environ, "PYTHONPATH": str(ROOT)},
+        [sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (0, "goes on\n", "")
