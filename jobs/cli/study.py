@@ -42,7 +42,7 @@ def study(
     changes: Annotated[
         str | None, typer.Option(metavar="NAME,NAME", help="recipe: changes beside the base (default: the scale's).")
     ] = None,
-    seeds: Annotated[str | None, typer.Option(help="recipe: seeds of the runs, e.g. 42,43,44.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="recipe, fig4: seeds of the runs, e.g. 42,43,44.")] = None,
     gpt2: Annotated[
         Path | None, typer.Option(metavar="DIR", help="table2: weights of GPT-2 small for LLM4CP (default: random).")
     ] = None,
@@ -62,7 +62,9 @@ def study(
         fixed = {"--model": model, "--epochs": epochs, "--sets": sets, "--target-epochs": target_epochs, "--gpt2": gpt2}
         _refuse("the recipe is that of a shipped job, one epoch a run", fixed)
     else:
-        _refuse(f"{what} has no changes of a recipe", {"--changes": changes, "--seeds": seeds})
+        _refuse(f"{what} has no changes of a recipe", {"--changes": changes})
+        if what != "fig4":
+            _refuse(f"{what} has one seed, that of --seed", {"--seeds": seeds})
     if what == FIG3_WIMAMBA:
         study_downstream(
             name or f"{what}-{scale}", scale, samples, epochs, source or [], stores, seed, cluster, cluster_file,
@@ -73,6 +75,7 @@ def study(
     chosen = _scale(scale, {
         "samples": samples, "model": model, "epochs": epochs, "gradient_epochs": epochs,
         "table3_sets": _numbers(sets), "fig3_sets": _numbers(sets), "zeroshot_sets": _names(targets),
+        "fig4_seeds": _seeds(seeds),
     }, {
         "rivals": {"targets": _names(targets), "epochs": epochs, "target_epochs": target_epochs},
         "extrapolation": {"targets": _names(targets), "epochs": epochs},

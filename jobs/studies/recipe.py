@@ -15,7 +15,7 @@ from orchestrator.spec.section import Positive, Section
 
 BASE = "base"
 """Name of the run that has no change."""
-RunSeed = Annotated[int, Field(ge=0, lt=2**63)]
+RunSeeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], Field(min_length=1)]
 
 
 class RecipeScale(Section):
@@ -23,7 +23,7 @@ class RecipeScale(Section):
 
     samples: Positive
     changes: Literal["all"] | tuple[str, ...]
-    seeds: Annotated[tuple[RunSeed, ...], Field(min_length=1)]
+    seeds: RunSeeds
     targets: tuple[str, ...]
 
 

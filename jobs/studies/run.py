@@ -9,6 +9,7 @@ from jobs.launch.sweep import open_parent
 from jobs.studies import tables
 from jobs.studies.children import run_child, waiting_children
 from jobs.studies.extrapolation_table import extrapolation_scores, extrapolation_table
+from jobs.studies.fig4_table import fig4
 from jobs.studies.figures import draw_study
 from jobs.studies.gradient_conflict import ConflictSetting, measure_conflict, shares
 from jobs.studies.page import study_page
@@ -93,7 +94,7 @@ def write_results(study: Study, runs: Path, say: Say) -> list[Path]:
 def runs_table(study: Study, runs: Path) -> StudyTable:
     """The table of a study whose runs are all finished."""
     records = finished_records(study, runs)
-    return {"table3": tables.table3, "fig3": tables.fig3, "fig4": tables.fig4}[study.kind](study, records)
+    return {"table3": tables.table3, "fig3": tables.fig3, "fig4": fig4}[study.kind](study, records)
 
 
 def finished_records(study: Study, runs: Path) -> dict[str, RunRecord]:

@@ -14,7 +14,7 @@ from channels.spec import ChannelSpec
 from channels.yaml_files import parse_shipped
 from jobs.studies.extrapolation import ExtrapolationScale, choose_training_sets, extrapolation_jobs
 from jobs.studies.imported import Imported
-from jobs.studies.recipe import RecipeScale, read_recipe, recipe_jobs
+from jobs.studies.recipe import RecipeScale, RunSeeds, read_recipe, recipe_jobs
 from jobs.studies.rivals import RivalScale, Stores, full_shot_jobs, missing, pretrained_jobs
 from orchestrator.spec.job import JobSpec
 from orchestrator.spec.section import Positive, Section
@@ -34,6 +34,8 @@ class Scale(Section):
     zeroshot_samples: Positive
     table3_sets: tuple[Positive, ...]
     fig3_sets: tuple[Positive, ...]
+    fig4_seeds: RunSeeds | None = None
+    """None: that of the channels."""
     model: Literal["tiny", "base", "published"]
     epochs: Positive
     global_batch: Positive
@@ -196,9 +198,11 @@ def _left_out_targets(scale: Scale) -> list[str]:
 
 
 def _ablations(study: Study, definition: Mapping[str, Any], numbers: Sequence[int]) -> tuple[Child, ...]:
-    """The children of Table III, Fig. 3 and Fig. 4: methods by numbers of sets."""
+    """The children of Table III, Fig. 3 and Fig. 4: methods by numbers of sets, all of a seed before the next one."""
+    seeds = (study.kind == "fig4" and study.scale.fig4_seeds) or (study.seed,)
     return tuple(
-        Child(method, sets, _job(study, definition, method, weighting, sets))
+        Child(method, sets, _job(study, definition, method, weighting, sets, seed))
+        for seed in dict.fromkeys(seeds)
         for sets in numbers
         for weighting in definition.get("loss_weightings", ("token",))
         for method in definition.get("methods", {})
@@ -266,8 +270,11 @@ def _shortened(row: ChannelSpec, factor: int) -> ChannelSpec:
     )
 
 
-def _job(study: Study, definition: Mapping[str, Any], method: str, weighting: LossWeighting, sets: int) -> JobSpec:
+def _job(
+    study: Study, definition: Mapping[str, Any], method: str, weighting: LossWeighting, sets: int, seed: int
+) -> JobSpec:
     name = f"{study.name}.sets-{sets}.{method}" + ("" if weighting == "token" else f".by-{weighting}")
+    name += "" if seed == study.seed else f".seed-{seed}"
     base = _shared(study, definition)
     # By name: the store may hold others, of an earlier source or other targets.
     data = {
@@ -278,6 +285,7 @@ def _job(study: Study, definition: Mapping[str, Any], method: str, weighting: Lo
     fields = {
         **base,
         "name": name,
+        "seed": seed,
         "data": data,
         "batching": {**base["batching"], **definition["methods"][method]},
         "train": {**base["train"], "loss_weighting": weighting},

@@ -9,7 +9,6 @@ from jobs.studies.spec import PRESET, Study
 from orchestrator.evaluation.score import AVERAGE, MODEL, NOISY, Score, decibels
 from orchestrator.report.published import published
 from orchestrator.report.record import RunRecord
-from orchestrator.spec.batching import BatchingSection
 from samplers.catalogue import catalogue_of_specs
 from samplers.plan import make_plan
 from samplers.segmentation import Constraints
@@ -69,9 +68,9 @@ def table3(study: Study, records: Mapping[str, RunRecord]) -> StudyTable:
                 sets, method, planned_padding(study, method, sets),
                 None if theirs is None else float(theirs["padding"][column]),
                 None if run is None or run.padding is None else 100 * run.padding,
-                _relative(_minutes(run), _minutes(runs.get("alternating"))),
+                relative(minutes(run), minutes(runs.get("alternating"))),
                 None if theirs is None else theirs["minutes"][column] / figures["alternating"]["minutes"][column],
-                _minutes(run), None if run is None else run.zeroshot,
+                minutes(run), None if run is None else run.zeroshot,
             ))  # fmt: skip
     columns = ("sets", "batching", "planned padding %", "published padding %", "run: padding %", "run: relative time",
                "published relative time", "run: min/epoch", "run: NMSE dB")  # fmt: skip
@@ -101,51 +100,6 @@ def planned_padding(study: Study, method: str, sets: int) -> float:
         constraints=Constraints(min_sources=batching.min_sources),
     )
     return 100 * plan.padding
-
-
-def fig4(study: Study, records: Mapping[str, RunRecord]) -> StudyTable:
-    """Buckets by method: zero-shot error, padding, and time relative to one bucket."""
-    figures = published(PRESET)["fig4"]
-    theirs = figures["high_heterogeneity"]
-    base = next((records.get(child.job.name) for child in study.children if child.method == "equal_1"), None)
-    rows = []
-    for child in study.children:
-        run, batching = records.get(child.job.name), child.job.batching
-        weighting = child.job.train.loss_weighting
-        is_published = not batching.packed and batching.method == "equal" and weighting == "token"
-        known = is_published and batching.buckets in figures["buckets"]
-        column = figures["buckets"].index(batching.buckets) if known else None
-        averages = run.task_averages if run else {}
-        rows.append((
-            _fig4_method(batching), _fig4_buckets(batching), weighting, run.zeroshot if run else None,
-            None if column is None else theirs["nmse_db"][column], *(averages.get(task) for task in TASKS),
-            None if run is None or run.padding is None else 100 * run.padding,
-            _relative(_minutes(run), _minutes(base)),
-            None if column is None else theirs["minutes"][column] / theirs["minutes"][0], _minutes(run),
-        ))  # fmt: skip
-    columns = ("method", "buckets", "loss by", "NMSE dB", "published NMSE dB", *TASKS, "padding %", "relative time",
-               "published relative time", "min/epoch")  # fmt: skip
-    return StudyTable(
-        title="Fig. 4: number of buckets",
-        columns=columns,
-        rows=tuple(rows),
-        notes=(
-            "NMSE: linear mean over tasks and zero-shot sets. Relative time: over that of one bucket.",
-            "Published: sets of high heterogeneity, which the paper does not name; buckets of equal size.",
-            "Loss by token, as published: long samples weigh more in a mixed batch. By sample: all weigh the same.",
-            "packed: samples laid end to end, inside four optimal buckets or across all sets (one bucket).",
-            scale_note(study),
-        ),
-        digits={"min/epoch": 3},
-    )
-
-
-def _fig4_method(batching: BatchingSection) -> str:
-    return "packed" if batching.packed else batching.method
-
-
-def _fig4_buckets(batching: BatchingSection) -> int:
-    return 1 if batching.packed and batching.pack == "global" else batching.buckets
 
 
 def fig3(study: Study, records: Mapping[str, RunRecord]) -> StudyTable:
@@ -233,11 +187,13 @@ def scale_note(study: Study) -> str:
     return f"Scale: {models}, {channels}{runs}."
 
 
-def _minutes(record: RunRecord | None) -> float | None:
+def minutes(record: RunRecord | None) -> float | None:
+    """Of an epoch of a run; None where there is no such run."""
     return None if record is None else record.minutes_per_epoch
 
 
-def _relative(value: float | None, base: float | None) -> float | None:
+def relative(value: float | None, base: float | None) -> float | None:
+    """A value over another one; None where either is missing."""
     return None if value is None or not base else value / base
 
 

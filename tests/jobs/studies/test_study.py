@@ -4,6 +4,7 @@ import csv
 import io
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,10 @@ import pytest
 
 from channels.errors import UserError
 from channels.files import write_json
+from jobs.studies.fig4_table import fig4
 from jobs.studies.figures import draw_study
 from jobs.studies.spec import Study, StudyName, known_scales, make_study
-from jobs.studies.tables import StudyTable, fig1c, fig4, table3, to_markdown, to_rows
+from jobs.studies.tables import StudyTable, fig1c, table3, to_markdown, to_rows
 from orchestrator.evaluation.score import Score
 from orchestrator.report.figure import to_png
 from orchestrator.report.published import published
@@ -125,6 +127,29 @@ def test_fig4_trains_every_method_in_both_weightings(tmp_path: Path) -> None:
     assert all(row["published NMSE dB"] is None for row in rows if row["loss by"] == "sample")
 
 
+def test_fig4_is_a_mean_over_its_seeds(tmp_path: Path) -> None:
+    """A name says the seed where it is not the channels'; times are over one bucket's of the same seed."""
+    scale = known_scales()["small"].model_copy(update={"fig4_seeds": (1, 7, 1)})
+    study = make_study("fig4", "fig4-small", scale, tmp_path, seed=1)
+    alone = a_study("fig4", tmp_path)
+    assert study.children[:20] == alone.children and {child.job.seed for child in study.children[20:]} == {7}
+    assert [child.job.name for child in study.children[20:]] == [f"{child.job.name}.seed-7" for child in alone.children]
+    records = records_of(study)
+    for child in study.children[20:]:
+        run = records[child.job.name]
+        records[child.job.name] = replace(run, scores=tuple(replace(score, nmse=0.01) for score in run.scores))
+    table = fig4(study, records)
+    rows = to_rows(table)
+    assert len(rows) == 20 and rows[0]["relative time"] == 1.0
+    assert rows[3]["relative time"] == pytest.approx((4 / 1 + 24 / 21) / 2)
+    assert [row["NMSE dB"] for row in rows] == pytest.approx([-15.0] * 20)
+    assert [row["± dB"] for row in rows] == pytest.approx([50**0.5] * 20)
+    assert any("Means over the seeds 1, 7" in note for note in table.notes)
+    del records[study.children[-1].job.name]
+    assert to_rows(fig4(study, records))[-1]["NMSE dB"] is None
+    assert "± dB" not in fig4(alone, records).columns
+
+
 @pytest.mark.parametrize(
     ("kind", "make"),
     [
@@ -208,7 +233,7 @@ def test_a_dry_run_names_what_is_left_and_writes_nothing(
         (["recipe", "--model", "base"], "--model: the recipe is that of a shipped job"),
         (["recipe", "--epochs", "2"], "--epochs: the recipe is that of a shipped job"),
         (["fig4", "--changes", "packed"], "--changes: fig4 has no changes of a recipe"),
-        (["fig3-wimamba", "--seeds", "42"], "--seeds: fig3-wimamba has no changes of a recipe"),
+        (["fig3-wimamba", "--seeds", "42"], "--seeds: fig3-wimamba has one seed"),
     ],
 )
 def test_bad_input_is_one_line(
