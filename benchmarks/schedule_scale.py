@@ -7,6 +7,8 @@ schedule and first batch. next: mean over consecutive batches of one rank. any: 
 what the loss and the metrics need of all samples of a step. loader: what a rank does a step beside reading samples:
 next, and its part of whole, which the ranks share. alone: the same where every rank looks at the whole step itself.
 dealt: as loader, of packed batches of all sets whose samples are dealt by cost.
+report: what the ranks tell each other of a step, but for the network: made, read, and looked through for slow ranks,
+with the statistics of a GPU's allocator.
 memory: peak resident size of the process before that look; imports: that of the imports alone. Seconds of the
 processor, which other work on the machine disturbs little.
 """
@@ -80,6 +82,7 @@ def measure(samples: int, ranks: int) -> dict:
         "loader_us": round(following + whole / ranks, 1),
         "alone_us": round(following + whole, 1),
         "dealt_us": round(dealt, 1),
+        "report_us": round(step_report(ranks), 1),
         "memory_mib": round(memory, 1),
         "imports_mib": round(imports, 1),
     }
@@ -129,6 +132,32 @@ def whole_step(schedule: Schedule, ranks: int, draws: int = 10) -> float:
         GlobalStep.of(data, schedule, (1, step), ranks)
         seconds.append(time.process_time() - started)
     return min(seconds) * 1e6
+
+
+def step_report(ranks: int, steps: int = 300) -> float:
+    """Microseconds a step of what rank 0 does with all ranks' numbers, in a group whose other ranks are made up."""
+    import torch
+    import torch.distributed as dist
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    from orchestrator.monitoring.allocator import allocator_metrics
+    from orchestrator.monitoring.stragglers import StragglerDetector
+    from orchestrator.run.signals import SILENCE
+    from orchestrator.training.step_report import StepReport
+    from tests.orchestrator.training.batches import step_batch
+
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=ranks)
+    detector, batch, share = StragglerDetector(ranks, 1.5), step_batch(0), torch.tensor([0.1, 0.2])
+    started = time.process_time()
+    for _ in range(steps):
+        report = StepReport(share, batch, SILENCE, 0.25, (3e10, 5e10, 0.0))
+        report.add_norm(1.0)
+        result = report.read()
+        detector.add(result.rank_seconds)
+        allocator_metrics(result.rank_memory)
+    spent = (time.process_time() - started) / steps * 1e6
+    dist.destroy_process_group()
+    return spent
 
 
 def peak_mebibytes() -> float:

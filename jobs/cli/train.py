@@ -60,8 +60,10 @@ def train(
             record_own_job(directory, profile)
 
         with failure_noticed(profile, directory, begun.is_set):
-            outcome = run_job(job, profile, view, on_start=begin, session=session, began_s=process_began_s())
-        past_stopping()
+            try:
+                outcome = run_job(job, profile, view, on_start=begin, session=session, began_s=process_began_s())
+            finally:
+                past_stopping()
     code = print_outcome(outcome, profile_options(cluster, cluster_file))
     notify_end(outcome, profile)
     raise typer.Exit(code)

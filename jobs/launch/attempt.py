@@ -37,8 +37,10 @@ def main(run: str, address: str) -> int:
         # Under Slurm the node says how its attempt ended: it knows whether another one follows.
         is_last = profile.launcher != "slurm"
         with failure_noticed(profile, launch.run, lambda: is_last and not _is_finished(launch.run)):
-            outcome = run_job(job, profile, view, profile.time_limits.lock_s, began_s=process_began_s())
-        past_stopping()
+            try:
+                outcome = run_job(job, profile, view, profile.time_limits.lock_s, began_s=process_began_s())
+            finally:
+                past_stopping()
         code = print_outcome(outcome)
         if is_last:
             notify_end(outcome, profile)

@@ -41,7 +41,8 @@ class MemoryKeeper:
         self._saved, self._agrees_at = 0, WARM_UP + 4
         self._last_step, self._ended = 0, math.nan
         self._costs: list[float] = []
-        self._trained, self._steps = 0.0, 0
+        # Seconds of a step, one mean a copy.
+        self._steps: list[float] = []
 
     def is_due(self, step: int) -> bool:
         """Whether the state after so many steps is kept."""
@@ -61,8 +62,7 @@ class MemoryKeeper:
                 # Other programs have filled it since the start; all ranks learn of it where they agree.
                 self._is_full = True
         if self._saved > WARM_UP:
-            self._trained += started - self._ended
-            self._steps += info.step - self._last_step
+            self._steps.append((started - self._ended) / max(info.step - self._last_step, 1))
             self._costs.append(time.perf_counter() - started)
         self._saved += 1
         self._last_step, self._next = info.step, info.step + self._every
@@ -73,15 +73,15 @@ class MemoryKeeper:
         the rank where it is highest."""
         if self._saved < self._agrees_at:
             return
-        # Other programs may hold a copy up now and then.
-        own = steps_between(statistics.median(self._costs), self._trained / self._steps)
+        # Other programs may hold a copy up now and then, and checkpoints and exports a step.
+        own = steps_between(statistics.median(self._costs), statistics.median(self._steps))
         agreed = torch.tensor([MOST_STEPS if self._is_full else own], device=self._device)
         dist.all_reduce(agreed, op=dist.ReduceOp.MAX)
         self._every = int(agreed)
         self._next = self._last_step + self._every
         self._agrees_at *= 2
         self._costs.clear()
-        self._trained, self._steps = 0.0, 0
+        self._steps.clear()
         self._ended = time.perf_counter()
 
 

@@ -85,7 +85,8 @@ class Controller:
         except KeyboardInterrupt:
             outcome = self._outcome("KILLED", cause="interrupted")
         except BaseException as error:
-            self._try(self._follow)
+            with self._stop.not_interrupting():
+                self._try(self._follow)
             cause = self._follower.all_causes(cause_line(error, self._follower.last_failure))
             outcome = self._outcome("FAILED", cause=cause)
             self._end(outcome)
@@ -145,6 +146,7 @@ class Controller:
             score_epochs(self._prepared, self._tracking.outbox, self._view.say),
             follow=self._follow,
             is_stopped=self._is_stopped,
+            has_ranks=lambda: self._follower.has_ranks,
             stop_request=self._directory.stop_request,
             view=self._view,
         )
@@ -172,10 +174,11 @@ class Controller:
         )
 
     def _end(self, outcome: RunOutcome) -> RunOutcome:
-        self._try(self._follow)
-        self._try(self._follower.close)
-        write_end(outcome, self._view)
-        self._view.close()
+        with self._stop.not_interrupting():
+            self._try(self._follow)
+            self._try(self._follower.close)
+            write_end(outcome, self._view)
+            self._view.close()
         tags = end_tags(self._prepared, outcome, self._view.progress, self._follower.failures)
         return replace(outcome, is_kept=deliver_end(outcome, tags, self._tracking, self._view))
 

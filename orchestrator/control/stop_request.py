@@ -11,12 +11,23 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self._interrupts = True
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """The signal handler."""
-        if self.signal is not None:
+        if self.signal is None:
+            self.signal = number
+        elif self._interrupts:
             raise KeyboardInterrupt
-        self.signal = number
+
+    @contextmanager
+    def not_interrupting(self) -> Iterator[None]:
+        """For the time of a ``with`` no signal interrupts: what is done there is short, and must be done."""
+        self._interrupts = False
+        try:
+            yield
+        finally:
+            self._interrupts = True
 
     @contextmanager
     def installed(self) -> Iterator["StopRequest"]:

@@ -1,5 +1,6 @@
 """A worker group while it trains: its events and failures are followed, a stop is passed on, epochs are scored."""
 
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,6 +14,8 @@ from orchestrator.tracking.outbox import Outbox
 from orchestrator.view.live import LiveView
 
 POLL_S = 0.3
+WITHOUT_RANKS_S = 20.0
+"""For which a stop waits for ranks that are not there yet: those after a failure have the newest state to save."""
 
 
 class WorkerGroup(Protocol):
@@ -48,9 +51,13 @@ class Follower:
         self._directory, self._outbox, self._view = directory, outbox, view
         self._goodput = GoodputBook(directory, outbox)
         begun, self._events_offset = read_events(directory.events)
-        # A controller that was killed may not have taken in the last of them.
+        # A controller that was killed may not have taken in the last of them, nor the last failures.
         self.attempts = sum(event["kind"] == "attempt" for event in begun)
         self.failures: list[dict[str, Any]] = directory.read_state().get("failures", [])
+        recorded, self._failures_offset = read_events(directory.failures)
+        if missed := recorded[len(self.failures) :]:
+            self.failures += [_with_machine(event["failure"], _machines_at(event["time"], begun)) for event in missed]
+            directory.update_state(failures=self.failures)
         self.outcome = "stopped"
         """``finished`` once the ranks have said so."""
         self.last_failure: Mapping[str, Any] | None = None
@@ -58,9 +65,9 @@ class Follower:
         self.left_out: Collection[str] = ()
         """Nodes with a broken device on which nothing of this start is placed any more."""
         self._failures_before = len(self.failures)
-        self._has_begun = False
+        self.has_ranks = False
+        """Whether an attempt is under way: its ranks have begun, and have not failed."""
         self._machines: Sequence[str] = ()
-        _, self._failures_offset = read_events(directory.failures)
         earlier, self._scores_offset = read_events(directory.scores)
         view.update(earlier[-1:], quiet=True)
 
@@ -91,15 +98,13 @@ class Follower:
 
     def _begin_attempt(self, event: Mapping[str, Any]) -> None:
         self.attempts += 1
-        self._has_begun = True
+        self.has_ranks = True
         self._machines = event["rank_machines"]
         self._directory.update_state(attempts=self.attempts)
         self._outbox.tags(attempt_tags(event, self.attempts))
 
     def _take_failure(self, event: Mapping[str, Any]) -> None:
-        failure = event["failure"]
-        if failure["node"] is None and failure["rank"] is not None and failure["rank"] < len(self._machines):
-            failure["node"] = self._machines[failure["rank"]]
+        failure = _with_machine(event["failure"], self._machines)
         self.failures.append(failure)
         self.last_failure = None if event["retry"] else failure
         self.left_out = event["left_out"].keys()
@@ -107,9 +112,22 @@ class Follower:
         without = f" without {', '.join(self.left_out)}" if self.left_out else ""
         then = f"; again in {event['wait_s']:g} s{without}" if event["retry"] else ""
         # Before its ranks have begun an attempt has no number.
-        what = f"attempt {self.attempts}" if self._has_begun else "the start of the ranks"
-        self._has_begun = False
+        what = f"attempt {self.attempts}" if self.has_ranks else "the start of the ranks"
+        self.has_ranks = False
         self._view.say(f"{what} failed{then}: {describe(failure)}")
+
+
+def _with_machine(failure: dict[str, Any], machines: Sequence[str]) -> dict[str, Any]:
+    """With the name of the machine of its rank. machines: of the ranks of its attempt."""
+    rank = failure["rank"]
+    known = failure["node"] is None and rank is not None and rank < len(machines)
+    return {**failure, "node": machines[rank]} if known else failure
+
+
+def _machines_at(time: float, events: Sequence[Mapping[str, Any]]) -> Sequence[str]:
+    """Of the ranks of the last attempt that had begun then."""
+    begun = [event["rank_machines"] for event in events if event["kind"] == "attempt" and event["time"] <= time]
+    return begun[-1] if begun else ()
 
 
 def see_through(
@@ -118,18 +136,22 @@ def see_through(
     *,
     follow: Callable[[], None],
     is_stopped: Callable[[], bool],
+    has_ranks: Callable[[], bool],
     stop_request: Path,
     view: LiveView,
+    without_ranks_s: float = WITHOUT_RANKS_S,
 ) -> None:
     """Start a worker group and return when it has ended and its epochs are scored.
 
     follow: takes in what the ranks have written; called a few times a second. is_stopped: whether the run was asked to
-    stop. stop_request: the file by which the ranks learn of that.
+    stop. has_ranks: whether there are any that train. stop_request: the file by which the ranks learn of a stop. A stop
+    waits for ``without_ranks_s`` where there are none, and none come.
 
     Raises:
         Exception: what ended the group, if it did not end by itself.
     """
     group.start()
+    had_ranks_s = time.monotonic()
     while group.is_alive():
         group.join(POLL_S)
         follow()
@@ -137,6 +159,14 @@ def see_through(
         if is_stopped() and not stop_request.exists():
             stop_request.touch()
             view.say("stopping: a checkpoint is written after the current step (again to interrupt at once)")
+        if has_ranks() or not stop_request.exists():
+            had_ranks_s = time.monotonic()
+        elif time.monotonic() - had_ranks_s > without_ranks_s:
+            # Ray Train waits for room without an end, and looks for no request.
+            view.say("stopped without ranks: none have come")
+            scoring.cancel()
+            view.close()
+            return
     follow()
     view.close()
     group.reraise()

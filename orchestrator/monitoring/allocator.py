@@ -1,8 +1,8 @@
 """What torch's allocators of GPU memory have to say of all ranks, as metrics of a step."""
 
-from collections.abc import Sequence
-
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 MEGABYTE = 1e6
 
@@ -23,20 +23,20 @@ def allocator_statistics(device: torch.device) -> tuple[float, ...]:
     return allocated, reserved, float(stats["num_alloc_retries"])
 
 
-def allocator_metrics(ranks: Sequence[Sequence[float]]) -> dict[str, float]:
-    """Metrics of the statistics of all ranks, as each has them; none where there are none (CPU).
+def allocator_metrics(ranks: NDArray[np.float64]) -> dict[str, float]:
+    """Metrics of the statistics of all ranks, [ranks, 3] as each has them; none where there are none (CPU).
 
     The fullest rank is the one that has reserved most; of several the one that has allocated most of it.
     """
-    if not ranks:
+    if not ranks.size:
         return {}
-    allocated, reserved, retries = zip(*ranks, strict=True)
-    fullest = max(range(len(ranks)), key=lambda rank: (reserved[rank], allocated[rank]))
+    allocated, reserved, retries = ranks.T
+    fullest = np.flatnonzero(reserved == reserved.max())
     return {
-        "memory/allocated_megabytes": allocated[0] / MEGABYTE,
-        "memory/reserved_megabytes": reserved[0] / MEGABYTE,
-        "memory/highest_allocated_megabytes": max(allocated) / MEGABYTE,
-        "memory/highest_reserved_megabytes": max(reserved) / MEGABYTE,
-        "memory/fullest_rank": float(fullest),
-        "memory/allocation_retries": sum(retries),
+        "memory/allocated_megabytes": float(allocated[0]) / MEGABYTE,
+        "memory/reserved_megabytes": float(reserved[0]) / MEGABYTE,
+        "memory/highest_allocated_megabytes": float(allocated.max()) / MEGABYTE,
+        "memory/highest_reserved_megabytes": float(reserved.max()) / MEGABYTE,
+        "memory/fullest_rank": float(fullest[allocated[fullest].argmax()]),
+        "memory/allocation_retries": float(retries.sum()),
     }

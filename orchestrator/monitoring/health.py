@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from orchestrator.monitoring.divergence import SpikeDetector
 from orchestrator.monitoring.stragglers import StragglerDetector
 from orchestrator.run.failures import TrainingDivergedError
@@ -18,11 +21,11 @@ class Health:
         self._spikes = SpikeDetector(spike_factor)
         self._stragglers = StragglerDetector(len(machines), slow_factor)
 
-    def check(self, step: int, where: str, loss: float, rank_seconds: Sequence[float]) -> float:
+    def check(self, step: int, where: str, loss: float, rank_seconds: NDArray[np.float64]) -> float:
         """Time of the slowest rank over that of the median one; ranks that are found slow are named in a warning.
 
-        step: optimizer step, from 0. where: the same for a message. rank_seconds: for which each rank computed before
-        it waited for the others.
+        step: optimizer step, from 0. where: the same for a message. rank_seconds: [ranks], for which each rank computed
+        before it waited for the others.
 
         Raises:
             TrainingDivergedError: the loss jumped.

@@ -1,8 +1,7 @@
 """Ranks that keep the others waiting: they compute for longer than the median rank, over many steps."""
 
-from collections.abc import Sequence
-
 import numpy as np
+from numpy.typing import NDArray
 
 WINDOW = 30
 """Steps over which a rank must be slow on average to be named: a single step says little, as buckets differ in cost."""
@@ -17,10 +16,10 @@ class StragglerDetector:
         self._steps = 0
         self._named: set[int] = set()
 
-    def add(self, seconds: Sequence[float]) -> tuple[list[tuple[int, float]], float]:
+    def add(self, seconds: NDArray[np.float64]) -> tuple[list[tuple[int, float]], float]:
         """(rank, times the median) of ranks found slow by this step for the first time, and slowest / median.
 
-        seconds: of every rank, what it spent computing in this step before it waited for the others.
+        seconds: [ranks], what it spent computing in this step before it waited for the others.
         """
         self._sums += seconds
         self._steps += 1

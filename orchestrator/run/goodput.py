@@ -39,6 +39,10 @@ class Ledger:
     """``training``, or the part of the time until the first step of an attempt or until the end."""
     _furthest: int = 0
     """Most steps that any attempt has done."""
+    _awaits_attempt: bool = False
+    """The last attempt has failed and the next one has not begun."""
+    _ranks_ended: bool = False
+    """They have trained to the end, and what is left is to score."""
     _submitted: float | None = None
     """The submission that the last controller came from."""
 
@@ -66,6 +70,7 @@ class Ledger:
                 self._phase = "start" if self._phase == "training" else self._phase
                 self._count(self._phase, self._pass(record["time"]))
                 self.step = record["step"]
+                self._awaits_attempt = self._ranks_ended = False
             case "step":
                 self._train(self._pass(record["time"]), record["step"], record.get("took"))
             case "skipped":
@@ -75,9 +80,10 @@ class Ledger:
             case "failure":
                 self._count("recovery", self._pass(record["time"]))
                 self._phase = "recovery" if record["retry"] else "start"
+                self._awaits_attempt = record["retry"]
             case "end":
                 self._end(self._pass(record["time"]), of_ranks="outcome" in record)
-            case "metrics" if self._phase == "start" and EVALUATION in record["values"]:
+            case "metrics" if self._ranks_ended and EVALUATION in record["values"]:
                 self._evaluate(self._pass(record["time"]), record["values"][EVALUATION])
 
     def _pass(self, time: float) -> float:
@@ -106,6 +112,7 @@ class Ledger:
         self._count("queued", queued)
         self._count("stopped", spent - queued)
         self._phase = "start"
+        self._awaits_attempt = self._ranks_ended = False
         self._submitted = self._submitted if submitted is None else submitted
 
     def _train(self, spent: float, step: int, took: Mapping[str, float] | None) -> None:
@@ -128,7 +135,10 @@ class Ledger:
         self._count("data_wait", (1 - known) * wait)
         self._count("communication", (1 - known) * exchange)
         self._count("compute", (1 - known) * (everything - saving - wait - exchange))
-        self.step, self._furthest, self._phase = step, max(self._furthest, step), "training"
+        self.step, self._furthest = step, max(self._furthest, step)
+        # The last lines of a failed attempt may have a later time than its failure, which another process writes down.
+        if not self._awaits_attempt:
+            self._phase = "training"
 
     def _export(self, spent: float, stalled: float) -> None:
         exported = min(stalled, spent)
@@ -139,6 +149,7 @@ class Ledger:
         """The last steps are done and state and weights are saved, or the controller ends."""
         self._count(("checkpoint" if of_ranks else "stopped") if self._phase == "training" else self._phase, spent)
         self._phase = "start" if of_ranks else "stopped"
+        self._ranks_ended = of_ranks
 
     def _evaluate(self, spent: float, seconds: float) -> None:
         scored = min(seconds, spent)

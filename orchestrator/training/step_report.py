@@ -1,7 +1,7 @@
 """What the ranks learn of each other in a step, in one reduction, and the host's reading of it, at once or later."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -27,12 +27,13 @@ class StepResult:
     """Operations of all ranks, padding included."""
     signals: Signals
     """Each one's sum over the ranks."""
-    rank_seconds: tuple[float, ...]
-    """For which each rank computed before it waited for the others."""
+    rank_seconds: NDArray[np.float64]
+    """[ranks]: for which each rank computed before it waited for the others."""
     exchange_s: float = 0.0
     """For which this rank communicated or waited for the others; on a GPU only the wait for the slowest one."""
-    rank_memory: tuple[tuple[float, ...], ...] = ()
-    """Statistics of the allocator of each rank's GPU, before the last backward pass of the step; nothing on a CPU."""
+    rank_memory: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 0)))
+    """[ranks, statistics] of the allocator of each rank's GPU, before the last backward pass of the step; empty on a
+    CPU."""
 
 
 class StepReport:
@@ -50,11 +51,11 @@ class StepReport:
         """
         self._batch = batch
         work, world = (batch.padded_tokens, batch.computed_flops), dist.get_world_size()
-        # Each rank adds to zeros where the others have their own.
+        # Each rank adds to zeros where the others have their own. No list of as many numbers as ranks is made.
         took, held = np.zeros(world), np.zeros((world, len(memory)))
         took[dist.get_rank()], held[dist.get_rank()] = seconds, memory
-        said = torch.tensor([*work, *signals.values(), *took, *held.ravel()], dtype=torch.float64)
-        said = said.to(share.device, non_blocking=True)
+        numbers = np.concatenate([np.array([*work, *signals.values()], np.float64), took, held.ravel()])
+        said = torch.from_numpy(numbers).to(share.device, non_blocking=True)
         self._sizes = [len(share), len(work), len(signals.values()), world, held.size, world]
         finite = torch.isfinite(share).all()
         strange = (~finite) * (torch.arange(world, device=share.device) == dist.get_rank())
@@ -98,10 +99,10 @@ class StepReport:
             raise TrainingDivergedError(f"gradient is NaN or infinite at {self._batch.where}")
         tasks = max(int((self._batch.denominators > 0).sum()), 1)
         agreed = Signals(*map(int, signals))
-        waited = max(took) - took[dist.get_rank()] if self._exchanged is None else self._exchanged
+        waited = took.max() - took[dist.get_rank()] if self._exchanged is None else self._exchanged
         return StepResult(
-            tuple(losses * tasks), norm, int(padded), float(flops), agreed, tuple(took), exchange_s=float(waited),
-            rank_memory=tuple(map(tuple, held.reshape(len(took), -1).tolist())) if held.size else (),
+            tuple(losses * tasks), norm, int(padded), float(flops), agreed, took, exchange_s=float(waited),
+            rank_memory=held.reshape(len(took), -1),
         )  # fmt: skip
 
     def _split(self) -> list[NDArray[np.float64]]:

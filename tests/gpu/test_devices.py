@@ -2,6 +2,7 @@
 
 import os
 
+import numpy as np
 import pytest
 import torch
 
@@ -46,7 +47,7 @@ def test_a_whole_device_is_counted_and_its_peak_is_known() -> None:
 
 def test_the_allocator_has_the_statistics_that_are_read() -> None:
     torch.ones(1 << 20, device="cuda")
-    found = allocator_metrics([allocator_statistics(torch.device("cuda", 0))])
+    found = allocator_metrics(np.array([allocator_statistics(torch.device("cuda", 0))]))
     assert found["memory/reserved_megabytes"] >= found["memory/allocated_megabytes"] >= 4.0
 
 

@@ -2,7 +2,9 @@
 
 import getpass
 import io
+import os
 import pwd
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -23,6 +25,7 @@ from orchestrator.control.prepare import prepare
 from orchestrator.control.prepared import RunOutcome
 from orchestrator.control.ray_train import trainer
 from orchestrator.control.stop_request import StopRequest
+from orchestrator.control.supervision import Follower
 from orchestrator.run.events import read_events
 from orchestrator.run.folder import RunDirectory
 from orchestrator.spec.cluster import Profile
@@ -225,6 +228,24 @@ def test_a_failure_that_another_attempt_made_good_is_not_the_cause_of_what_fails
 def test_a_second_signal_ends_the_run_at_once(run: Run, script: Callable[..., None]) -> None:
     script(attempt, error=KeyboardInterrupt())
     assert (run.start().cause, run.state["status"]) == ("interrupted", "KILLED")
+
+
+def test_signals_while_the_end_is_written_do_not_lose_it(
+    run: Run, script: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slurm's SIGTERM reaches a controller twice: from Slurm, and from the node's own process."""
+    close = Follower.close
+
+    def slow_close(follower: Follower) -> None:
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGTERM)
+        close(follower)
+
+    monkeypatch.setattr(Follower, "close", slow_close)
+    script(attempt, finished)
+    with run.stop.installed():
+        assert run.start().status == "FINISHED"
+    assert run.state["status"] == "FINISHED" and run.tracker.status == "FINISHED"
 
 
 def test_whatever_fails_after_the_start_ends_the_run_as_failed(

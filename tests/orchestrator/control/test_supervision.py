@@ -33,8 +33,8 @@ def a_follower(directory: RunDirectory, view: LiveView) -> Follower:
 def train(directory: RunDirectory, group: ScriptedGroup, follower: Follower, view: LiveView, **stop) -> NoScores:
     scores = NoScores()
     see_through(
-        group, scores, follow=follower.follow, is_stopped=stop.get("is_stopped", lambda: False),
-        stop_request=directory.stop_request, view=view,
+        group, scores, follow=follower.follow, has_ranks=lambda: follower.has_ranks,
+        stop_request=directory.stop_request, view=view, **{"is_stopped": lambda: False} | stop,
     )  # fmt: skip
     return scores
 
@@ -83,17 +83,47 @@ def test_ranks_that_never_begin_are_no_attempt(directory: RunDirectory) -> None:
     assert stream.getvalue().count("the start of the ranks failed") == 2 and "attempt 0" not in stream.getvalue()
 
 
-def test_of_an_earlier_start_attempts_are_counted_and_nothing_is_taken_again(directory: RunDirectory) -> None:
-    """A controller that is killed may leave events that it has not taken in."""
-    view, _ = a_view()
-    begin_attempt(directory, "n1")()
-    fail_attempt(directory, 0, "gone")()
+def test_what_a_killed_controller_has_not_taken_in_is_counted_and_not_said_again(directory: RunDirectory) -> None:
+    view, stream = a_view()
+    for machine in ("n1", "n2"):
+        begin_attempt(directory, machine)()
+        fail_attempt(directory, 0, "gone")()
+    directory.update_state(failures=[{"node": "n1"}])
     follower = a_follower(directory, view)
+    assert [failure["node"] for failure in directory.read_state()["failures"]] == ["n1", "n2"]
     train(directory, ScriptedGroup([lambda: None]), follower, view)
-    assert (follower.attempts, follower.failures) == (1, [])
+    assert (follower.attempts, len(follower.failures), follower.last_failure) == (2, 2, None)
+    assert follower.all_causes("x") == "x" and "gone" not in stream.getvalue()
     train(directory, ScriptedGroup([begin_attempt(directory, "n1")]), follower, view)
-    assert directory.read_state()["attempts"] == 2
-    assert [entry["values"]["attempt"] for entry in read_events(directory.tracking)[0]] == ["2"]
+    assert directory.read_state()["attempts"] == 3
+    assert [entry["values"]["attempt"] for entry in read_events(directory.tracking)[0]] == ["3"]
+
+
+def test_a_stop_ends_a_run_whose_ranks_find_no_room(directory: RunDirectory) -> None:
+    """Ray Train asks its policy again and again, and no rank reads the request."""
+    view, stream = a_view()
+    follower = a_follower(directory, view)
+    waits = ScriptedGroup([lambda: None] * 1000)
+    scores = train(directory, waits, follower, view, is_stopped=lambda: True, without_ranks_s=0.0)
+    assert waits.is_alive() and scores.is_cancelled and follower.outcome == "stopped"
+    assert "stopped without ranks" in stream.getvalue()
+
+
+def test_a_cancelled_run_without_ranks_ends_as_well(directory: RunDirectory) -> None:
+    view, _ = a_view()
+    lost = [begin_attempt(directory, "n1"), fail_attempt(directory, 0, "gone"), directory.stop_request.touch]
+    group = ScriptedGroup([*lost, *[lambda: None] * 1000])
+    train(directory, group, a_follower(directory, view), view, without_ranks_s=0.0)
+    assert group.is_alive()
+
+
+def test_a_stop_waits_for_ranks_that_save(directory: RunDirectory) -> None:
+    view, _ = a_view()
+    follower = a_follower(directory, view)
+    script = [begin_attempt(directory, "n1"), *[lambda: None] * 20, end_attempt(directory, "stopped")]
+    group = ScriptedGroup(script)
+    train(directory, group, follower, view, is_stopped=lambda: follower.has_ranks, without_ranks_s=0.0)
+    assert not group.is_alive()
 
 
 def test_a_stop_is_passed_on_once(directory: RunDirectory) -> None:
@@ -138,7 +168,7 @@ def test_epochs_are_scored_to_the_end_where_nobody_asks_to_stop(directory: RunDi
 
     scores = TwoEpochs()
     see_through(
-        ScriptedGroup([lambda: None]), scores, follow=lambda: None, is_stopped=lambda: False,
+        ScriptedGroup([lambda: None]), scores, follow=lambda: None, is_stopped=lambda: False, has_ranks=lambda: True,
         stop_request=directory.stop_request, view=view,
     )  # fmt: skip
     assert scores.left == 0

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -27,7 +28,8 @@ def test_statistics_are_read_as_torch_gives_them(monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_fullest_rank_is_named_beside_the_first_ones_memory() -> None:
-    assert allocator_metrics([(3e6, 5e6, 2.0), (9e6, 9e6, 0.0), (1e6, 11e6, 1.0), (2e6, 11e6, 0.0)]) == {
+    ranks = np.array([(3e6, 5e6, 2.0), (9e6, 9e6, 0.0), (1e6, 11e6, 1.0), (2e6, 11e6, 0.0)])
+    assert allocator_metrics(ranks) == {
         "memory/allocated_megabytes": 3.0,
         "memory/reserved_megabytes": 5.0,
         "memory/highest_allocated_megabytes": 9.0,
@@ -49,18 +51,19 @@ def reported(memory: list[tuple[float, ...]]) -> tuple[Any, Any, int]:
     report = StepReport(torch.tensor([0.1, 0.2]) * (rank + 1), step_batch(0), SILENCE, 0.25 * (rank + 1), memory[rank])
     report.add_norm(1.0)
     result = report.read()
-    return result.rank_memory, (result.losses, result.padded_tokens, result.rank_seconds), len(report._sums)
+    others = (result.losses, result.padded_tokens, result.rank_seconds.tolist())
+    return result.rank_memory.tolist(), others, len(report._sums)
 
 
 def test_ranks_learn_of_each_others_memory_in_the_reduction_of_a_step(ranks: RankPools) -> None:
     memory = [(3e10, 5e10, 0.0), (4e10, 7e10 + 1, 2.0)]
-    assert [found for found, _, _ in ranks(2, reported, memory)] == [tuple(memory)] * 2
+    assert [found for found, _, _ in ranks(2, reported, memory)] == [[list(rank) for rank in memory]] * 2
 
 
 def test_on_a_cpu_the_reduction_is_as_long_as_without_memory(ranks: RankPools) -> None:
     without, with_memory = ranks(2, reported, [(), ()])[0], ranks(2, reported, [(1.0,), (2.0,)])[0]
-    assert without[0] == () and without[1] == with_memory[1] and with_memory[2] == without[2] + 2
+    assert without[0] == [[], []] and without[1] == with_memory[1] and with_memory[2] == without[2] + 2
 
 
 def test_a_cpu_has_none() -> None:
-    assert allocator_statistics(torch.device("cpu")) == () and allocator_metrics(()) == {}
+    assert allocator_statistics(torch.device("cpu")) == () and allocator_metrics(np.zeros((2, 0))) == {}

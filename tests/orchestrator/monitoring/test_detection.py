@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from orchestrator.checkpoint.disk_space import shortage
@@ -80,7 +81,7 @@ def test_a_spike_is_measured_by_the_median_and_does_not_move_it() -> None:
 
 def test_a_rank_that_stays_slow_is_named_once() -> None:
     detector = StragglerDetector(4, 1.5)
-    said = [detector.add((1.0, 1.1, 2.0, 0.9)) for _ in range(2 * WINDOW)]
+    said = [detector.add(np.array([1.0, 1.1, 2.0, 0.9])) for _ in range(2 * WINDOW)]
     assert [(number, rank) for number, (slow, _) in enumerate(said) for rank, _ in slow] == [(WINDOW - 1, 2)]
     assert said[-1][1] == pytest.approx(2.0)
 
@@ -88,10 +89,10 @@ def test_a_rank_that_stays_slow_is_named_once() -> None:
 def test_a_rank_that_is_slow_now_and_then_is_not_named() -> None:
     detector = StragglerDetector(2, 1.5)
     for step in range(WINDOW):
-        slow, _ = detector.add((1.0, 3.0 if step % 6 == 0 else 1.0))
+        slow, _ = detector.add(np.array([1.0, 3.0 if step % 6 == 0 else 1.0]))
     assert slow == []
     for _ in range(WINDOW):
-        slow, _ = detector.add((1.0, 2.0))
+        slow, _ = detector.add(np.array([1.0, 2.0]))
     assert [rank for rank, _ in slow] == [1]
 
 
@@ -99,10 +100,10 @@ def test_health_names_slow_ranks_in_a_warning_and_ends_at_a_loss_that_jumps(tmp_
     path = tmp_path / "events.jsonl"
     with rank_events(path, 0) as events:
         health = Health(["n1", "n2"], events, spike_factor=5.0, slow_factor=1.5)
-        slowest = [health.check(step, f"step {step}", 1.0, (1.0, 2.0)) for step in range(WINDOW)]
+        slowest = [health.check(step, f"step {step}", 1.0, np.array([1.0, 2.0])) for step in range(WINDOW)]
         assert slowest == [2.0] * WINDOW
         with pytest.raises(TrainingDivergedError, match=r"8.0 times the median .*, at bucket 3") as caught:
-            health.check(WINDOW, "bucket 3", 8.0, (1.0, 2.0))
+            health.check(WINDOW, "bucket 3", 8.0, np.array([1.0, 2.0]))
     assert caught.value.step == WINDOW
     [warning], _ = read_events(path)
     assert warning["text"] == "rank 1 on n2 computes 2.0 times as long as the median rank"

@@ -70,6 +70,18 @@ def test_a_recovery_lasts_from_the_last_sign_to_the_next_step_and_its_steps_are_
     assert parts == FIRST_PARTS | {"recovery": 7, "repeated": 1, "compute": 3.35}
 
 
+def test_a_step_that_is_later_than_the_failure_of_its_attempt_does_not_end_the_recovery() -> None:
+    """The failure has the time of another process, and of another clock where that is on another node."""
+    late = [failure(125.5), step(126, 3, all_s=1, steps_s=1), attempt(144, 3), step(146, 4, all_s=1.5, steps_s=1)]
+    assert parts_of([*FIRST_ATTEMPT, *late]) == FIRST_PARTS | {"recovery": 19.5, "compute": 3.85}
+
+
+def test_scores_of_an_earlier_epoch_do_not_take_the_seconds_of_a_start() -> None:
+    score = metrics("metrics", 235, **{"time/evaluation_s": 8.0})
+    resumed = [begin(226), score, attempt(236, 2), step(238, 3, all_s=1.5, steps_s=1)]
+    assert parts_of([*FIRST_ATTEMPT, KILLED, *resumed]) == KILLED_PARTS | {"stopped": 101, "start": 22, "compute": 3.35}
+
+
 def test_a_line_for_several_steps_is_repeated_in_the_share_that_was_done_before() -> None:
     after = [failure(125), attempt(125, 0), step(129, 4, all_s=4, steps_s=4, wait_s=1)]
     parts = parts_of([*FIRST_ATTEMPT, *after])

@@ -28,4 +28,4 @@ def step_batch(
 
 def step_result(loss: float = 1.0, signals: Signals = SILENCE, padded: int = 10) -> StepResult:
     """What two ranks agree on."""
-    return StepResult((loss, 0.0), 1.0, padded, 2.0, signals, (0.5, 0.5))
+    return StepResult((loss, 0.0), 1.0, padded, 2.0, signals, np.array([0.5, 0.5]))
