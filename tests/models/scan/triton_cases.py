@@ -3,8 +3,6 @@
 import pytest
 import torch
 
-pytest.importorskip("triton", reason="triton is not installed")
-
 from models.scan import triton_scan as scan_module
 from models.scan.operations import selective_scan, short_convolution
 from models.scan.triton_backend import TRITON
@@ -24,11 +22,12 @@ from tests.models.scan.references import (
 
 @pytest.fixture
 def short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several chunks of few steps each, since the interpreter is slow."""
+    """Several chunks of few steps each, carried two at a time, since the interpreter is slow."""
     monkeypatch.setattr(scan_module, "CHUNK", 4)
+    monkeypatch.setattr(scan_module, "ROWS", 2)
 
 
-@pytest.mark.parametrize(("length", "reverse"), [(1, BOTH), (16, (False,)), (17, BOTH), (70, (True,))])
+@pytest.mark.parametrize(("length", "reverse"), [(1, BOTH), (16, (False,)), (17, BOTH), (35, (True,))])
 def test_scan_agrees_with_the_sequential_reference(length: int, reverse: tuple[bool, ...]) -> None:
     parts = operands(1, length, channels=3, states=2, groups=len(reverse))
     expected = outcomes(REFERENCE, parts, torch.float64, reverse=reverse)
@@ -44,9 +43,9 @@ def test_scan_agrees_for_any_number_of_channels_and_states(channels: int, states
 
 
 @pytest.mark.usefixtures("short_chunks")
-@pytest.mark.parametrize("lengths", [[9, 1, 4], [3, 5, 0]])
+@pytest.mark.parametrize("lengths", [[9, 4], [5, 0]])
 def test_scan_agrees_for_padded_batches(lengths: list[int]) -> None:
-    parts = operands(3, 9, channels=3, states=2)
+    parts = operands(2, 9, channels=3, states=2)
     options = {"reverse": BOTH, "lengths": torch.tensor(lengths)}
     expected = outcomes(REFERENCE, parts, torch.float64, **options)
     found = outcomes(TRITON, parts, torch.float32, **options)
@@ -55,7 +54,7 @@ def test_scan_agrees_for_padded_batches(lengths: list[int]) -> None:
 
 
 @pytest.mark.usefixtures("short_chunks")
-@pytest.mark.parametrize("lengths", [(1, 3, 4, 9), (2, 2, 3), (5,)])
+@pytest.mark.parametrize("lengths", [(1, 4, 9), (2, 2, 3), (5,)])
 def test_packed_sequences_are_scanned_as_if_alone(lengths: tuple[int, ...]) -> None:
     parts = operands(1, sum(lengths), channels=3, states=2)
     options = {"reverse": BOTH, "lengths": sequences_of(*lengths)}
@@ -63,7 +62,7 @@ def test_packed_sequences_are_scanned_as_if_alone(lengths: tuple[int, ...]) -> N
     assert worst(expected, outcomes(TRITON, parts, torch.float32, **options)) < 1e-5
 
 
-@pytest.mark.parametrize("lengths", [(1, 2, 3, 3, 33), (2, 5)])
+@pytest.mark.parametrize("lengths", [(1, 3, 33), (2, 5)])
 def test_the_convolution_does_not_look_into_another_packed_sequence(lengths: tuple[int, ...]) -> None:
     sequences = sequences_of(*lengths)
     expected = convolution_outcomes(ALONE, sequences.rows, 3, 4, sequences, torch.float64)
@@ -105,7 +104,7 @@ def test_half_precision_is_computed_in_single_from_strided_series() -> None:
     assert worst(single, [out.detach().float(), *(part.float() for part in gradients)]) < 2**-7
 
 
-@pytest.mark.parametrize(("length", "lengths"), [(1, None), (5, [5, 2, 1]), (70, None), (70, [2, 70, 1])])
+@pytest.mark.parametrize(("length", "lengths"), [(1, None), (5, [5, 2, 1]), (33, [2, 33, 1])])
 def test_convolution_agrees(length: int, lengths: list[int] | None) -> None:
     counts = None if lengths is None else torch.tensor(lengths)
     expected = convolution_outcomes(REFERENCE, length, 3, 4, counts, torch.float64)
