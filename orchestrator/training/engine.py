@@ -47,6 +47,9 @@ def deepspeed_config(train: TrainSection, parameters: int) -> dict[str, Any]:
             "stage": train.zero_stage,
             "reduce_bucket_size": reduced_elements(parameters),
             "allgather_bucket_size": reduced_elements(parameters),
+            # In stages 1 and 2 the host would wait for the device at the end of every backward pass, and a second
+            # buffer of gradients would be held, for a model that is one or two buckets. Stage 3 waits anyway.
+            "overlap_comm": train.zero_stage == 3,
         },
         # The host would wait for the check of every gradient; a loss that is not finite ends the run anyway.
         "bf16": {"enabled": train.precision == "bf16_pure", "check_grad_overflow": False},
