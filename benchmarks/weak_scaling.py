@@ -40,7 +40,8 @@ SAMPLES_A_SET = 9000
 VARIANT = 4
 GPUS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 GPUS_A_NODE = 8
-BYTES_A_GRADIENT = 2
+BYTES_A_GRADIENT = 4
+"""Mixed precision sums gradients over the ranks in float32."""
 REDUCED_BYTES = (2**18, 2**20, 2**22, 2**24, 2**26)
 
 
