@@ -94,7 +94,7 @@ class StepReport:
         losses, (padded, flops), signals, took, held, strange = self._split()
         self._check_losses(strange)
         norm = float(self._norm)
-        # DeepSpeed gives -1 for a norm that is not finite.
+        # DeepSpeed gives infinity, or -1, for a norm that is not finite.
         if not np.isfinite(norm) or norm < 0:
             raise TrainingDivergedError(f"gradient is NaN or infinite at {self._batch.where}")
         tasks = max(int((self._batch.denominators > 0).sum()), 1)

@@ -1,14 +1,16 @@
 """The private parts of DeepSpeed that we use are there; where one is not, its name stands in the failure."""
 
 import importlib
+import math
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from orchestrator.checkpoint.deepspeed_private import EXCHANGES
+from orchestrator.checkpoint.deepspeed_private import EXCHANGES, _mark_bad_norm
 from tests.jobs_for_tests import small_job
 
 PLAIN = ("param_groups",)
@@ -40,11 +42,12 @@ ADDRESSES = (
     "_hp_mapping.lp_fragment_address.start",
 )
 OF_PARAMETERS = {0: (), 1: ADDRESSES, 2: ADDRESSES, 3: ("ds_numel",)}
+NORMS = ("mask_nan_or_inf_with_val_inplace", "is_invalid_grad_norm")
+"""Functions by which stages 1 and 2 look at the norm of the gradient."""
 OF_MODULES = (
     ("deepspeed.comm.torch", "build_shm_op"),
     ("deepspeed.runtime.fp16.unfused_optimizer", "FP16_UnfusedOptimizer"),
-    ("deepspeed.runtime.zero.stage_1_and_2", "mask_nan_or_inf_with_val_inplace"),
-    ("deepspeed.runtime.zero.stage_1_and_2", "is_invalid_grad_norm"),
+    *(("deepspeed.runtime.zero.stage_1_and_2", name) for name in NORMS),
     ("deepspeed.runtime.zero.utils", "ZERO_SUPPORTED_OPTIMIZERS"),
     ("deepspeed.comm.comm", "cdb"),
     *(("deepspeed.comm.torch", f"TorchBackend.{name}") for name in EXCHANGES),
@@ -84,6 +87,63 @@ def has(thing: Any, name: str) -> bool:
 def test_private_parts_are_there(ranks: Any, small_store: Path, stage: int, precision: str) -> None:
     job = small_job(small_store, train={"zero_stage": stage, "precision": precision})
     assert ranks(1, missing, job) == [[]]
+
+
+@pytest.mark.parametrize(("norm", "marked"), [(2.5, 2.5), (float("nan"), -1.0), (float("inf"), -1.0)])
+def test_a_bad_norm_is_marked_where_it_lies(norm: float, marked: float) -> None:
+    found = torch.tensor(norm)
+    _mark_bad_norm(found, device="cpu")
+    assert found.item() == marked
+
+
+def step_as_on_cuda(job: Any, spoilt: bool) -> tuple[float, set[str], str]:
+    """One step with the norm's functions of CUDA: DeepSpeed's norm, which of them it called, what the report raised."""
+    from orchestrator.checkpoint.deepspeed_private import set_up_deepspeed
+    from orchestrator.run.failures import TrainingDivergedError
+    from tests.gpu.training import batches_of, make_engine, open_job
+
+    zero = importlib.import_module("deepspeed.runtime.zero.stage_1_and_2")
+    own = {name: getattr(zero, name) for name in NORMS}
+    parts = open_job(job)
+    engine = make_engine(parts, "cpu")
+    called = set()
+
+    def noted(name: str) -> Any:
+        ours = getattr(zero, name)
+        assert ours is not own[name]
+
+        def function(*arguments: Any, **options: Any) -> Any:
+            called.add(name)
+            return ours(*arguments, **options)
+
+        return function
+
+    try:
+        set_up_deepspeed("cuda")
+        for name in NORMS:
+            setattr(zero, name, noted(name))
+        if spoilt:
+            next(engine.deepspeed.module.parameters()).register_hook(lambda gradient: gradient * float("nan"))
+        report = engine.begin(next(iter(batches_of(parts, 1))), job.seed, lr=1e-3)
+        norm = float(engine.deepspeed.get_global_grad_norm())
+        try:
+            report.read()
+        except TrainingDivergedError as error:
+            return norm, called, str(error)
+        return norm, called, ""
+    finally:
+        for name, function in own.items():
+            setattr(zero, name, function)
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_on_cuda_the_host_believes_a_norm_until_it_reads_the_report(ranks: Any, small_store: Path, stage: int) -> None:
+    """DeepSpeed's own functions wait for the device; it must look them up where ours replace them."""
+    job = small_job(small_store, train={"zero_stage": stage, "clip_norm": 0.5})
+    [(norm, called, raised)] = ranks(1, step_as_on_cuda, job, False)
+    assert 0.5 < norm < math.inf and called == set(NORMS) and not raised
+    [(norm, called, raised)] = ranks(1, step_as_on_cuda, job, True)
+    assert norm == math.inf and called == set(NORMS) and "gradient is NaN or infinite" in raised
 
 
 def test_deepspeed_comes_without_mlflow_and_torchs_code_generator() -> None:

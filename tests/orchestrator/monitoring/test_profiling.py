@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from orchestrator.monitoring.device_profile import Span, exclusive_times, operation_times
+from orchestrator.monitoring.device_profile import Span, device_spans, exclusive_times, operation_times, window
 from orchestrator.monitoring.profile_parts import DATA_WAIT, OPTIMIZER
 from orchestrator.monitoring.profiling import PARTS, StepProfile, make_summary, summarise
 from orchestrator.spec.job import JobSpec
@@ -34,6 +34,8 @@ class Event:
     cpu_parent: "Event | None" = None
     is_async: bool = False
     is_user_annotation: bool = False
+    id: int = 0
+    device_type: str = "DeviceType.CPU"
     cpu_time_total: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -60,6 +62,83 @@ def test_every_microsecond_goes_to_one_part() -> None:
     }
     assert summary["step_ms"] == pytest.approx(0.45)
     assert summary["operations"][0] == {"name": "aten::bmm", "ms": 0.125, "share": pytest.approx(250 / 900)}
+
+
+@dataclass
+class Recorded:
+    """What the spans of a GPU read of an event of kineto. start, end: microseconds."""
+
+    label: str
+    start: float
+    end: float
+    launched_by: int = 0
+    device: str = "DeviceType.CUDA"
+    annotation: bool = False
+
+    def name(self) -> str:
+        return self.label
+
+    def start_ns(self) -> int:
+        return int(1e3 * self.start)
+
+    def duration_ns(self) -> int:
+        return int(1e3 * (self.end - self.start))
+
+    def device_type(self) -> str:
+        return self.device
+
+    def is_user_annotation(self) -> bool:
+        return self.annotation
+
+    def linked_correlation_id(self) -> int:
+        return self.launched_by
+
+
+def recorded_on_a_gpu() -> SimpleNamespace:
+    """A profile in which operations launch kernels; ranges of the host are there again among what the device did."""
+    host = "DeviceType.CPU"
+    step = Event(OPTIMIZER, Range(500, 600), is_user_annotation=True, id=4)
+    attention = Event("aten::scaled_dot_product_attention", Range(20, 40), id=2)
+    operations = [
+        Event("aten::mm", Range(0, 10), id=1),
+        attention,
+        Event("aten::_flash_attention_forward", Range(25, 40), cpu_parent=attention, id=3),
+        step,
+        Event("aten::_fused_adamw_", Range(510, 520), cpu_parent=step, id=5),
+        # Neither of these launched the kernel that has their number.
+        Event("ProfilerStep#3", Range(0, 900), id=6, is_async=True),
+        Event("gemm", Range(100, 200), id=7, device_type="DeviceType.CUDA"),
+    ]
+    events = [
+        Recorded("aten::mm", 0, 10, device=host),
+        Recorded(DATA_WAIT, 0, 15, device=host, annotation=True),
+        Recorded("gemm", 100, 200, launched_by=1),
+        Recorded("flash_fwd_kernel", 200, 300, launched_by=3),
+        Recorded("ncclDevKernel_AllReduce_Sum_f32", 300, 400, launched_by=1),
+        Recorded("nccl:all_reduce", 300, 400, annotation=True),
+        Recorded(OPTIMIZER, 100, 620, annotation=True),
+        Recorded("multi_tensor_apply_kernel", 520, 620, launched_by=5),
+        Recorded("Memcpy HtoD (Pinned -> Device)", 620, 630),
+        Recorded("Memset (Device)", 630, 640, launched_by=6),
+        Recorded("reduce_kernel", 640, 650, launched_by=7),
+    ]
+    kineto = SimpleNamespace(kineto_results=SimpleNamespace(events=lambda: events))
+    return SimpleNamespace(events=lambda: operations, profiler=kineto)
+
+
+def test_a_kernel_counts_once_for_the_operation_that_launched_it() -> None:
+    profile = recorded_on_a_gpu()
+    assert device_spans(profile) == [
+        Span(DATA_WAIT, "data wait", 0, 15),
+        Span("aten::mm", "compute", 100, 200),
+        Span("aten::_flash_attention_forward", "attention", 200, 300),
+        Span("ncclDevKernel_AllReduce_Sum_f32", "communication", 300, 400),
+        Span("aten::_fused_adamw_", "optimizer", 520, 620),
+        Span("Memcpy HtoD (Pinned -> Device)", "compute", 620, 630),
+        Span("Memset (Device)", "compute", 630, 640),
+        Span("reduce_kernel", "compute", 640, 650),
+    ]
+    assert window(profile) == 650
 
 
 def test_on_a_gpu_every_moment_goes_to_one_part() -> None:
