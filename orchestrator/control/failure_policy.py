@@ -93,8 +93,8 @@ def classify(failures: Mapping[int, BaseException], hung: Sequence[int] = ()) ->
 
     failures: of each rank that reported one (-1: of no rank). When one rank fails, the collective operations of the
     others break in its wake, and those that broke explain nothing. Of the rest the first in time counts; a rank that
-    died has no time, so what another one had to say comes before it. hung: ranks that wrote down their stacks in this
-    attempt.
+    died has no time, so what another one had to say comes before it. A broken device that every one of several nodes
+    reports is none: they have something else in common. hung: ranks that wrote down their stacks in this attempt.
     """
     entries = [_entry(rank, error) for rank, error in sorted(failures.items())]
     assert entries
@@ -104,6 +104,8 @@ def classify(failures: Mapping[int, BaseException], hung: Sequence[int] = ()) ->
     found = min(same, key=lambda entry: entry.rank) if len(same) == len(entries) else first
     kind, error = found.kind, found.error
     text = " ".join(str(error).split()) or type(error).__name__
+    if kind is Kind.DEVICE and _on_every_node(entries):
+        kind, text = Kind.WORKER, f"on every node, so no device is blamed: {text}"
     if hung and kind is Kind.WORKER:
         kind, text = Kind.HANG, f"no step for too long, seen by rank {', '.join(map(str, hung))}; {text}"
     cause = (text if isinstance(error, UserError) else f"{type(error).__name__}: {text}")[:CAUSE_LENGTH]
@@ -124,6 +126,12 @@ def blame_devices(failure: Failure, bad_nodes: Mapping[str, str]) -> Failure:
         failure, kind=Kind.DEVICE, cause=f"{broken}; {failure.cause}"[:CAUSE_LENGTH], rank=rank, node=node,
         bad_nodes=found,
     )  # fmt: skip
+
+
+def _on_every_node(entries: Sequence[_Entry]) -> bool:
+    """Whether each of several nodes reports a broken device."""
+    nodes = {entry.host for entry in entries}
+    return len(nodes) > 1 and nodes == {entry.host for entry in entries if entry.kind is Kind.DEVICE}
 
 
 def _entry(rank: int, error: BaseException) -> _Entry:

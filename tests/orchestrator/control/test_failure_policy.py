@@ -84,6 +84,21 @@ def test_a_broken_device_names_its_node() -> None:
     assert (str(again.cause), again.time, again.host) == (str(ECC), 8.0, "n5")
 
 
+@pytest.mark.parametrize(
+    ("nodes", "blamed"),
+    [(("n1", "n2"), False), (("n1", "n1"), True), (("n1", "n2", "n3"), False)],
+)
+def test_no_device_is_blamed_for_what_every_node_reports(nodes: tuple[str, ...], blamed: bool) -> None:
+    """One after the other they would be left out of the run."""
+    error = RuntimeError("CUDA error: no CUDA-capable device is detected")
+    failures = {rank: at(8.0 + rank, error, node) for rank, node in enumerate(nodes)}
+    failure, _ = classify(failures)
+    assert (failure.kind is Kind.DEVICE, bool(failure.bad_nodes)) == (blamed, blamed)
+    assert "no CUDA-capable device" in failure.cause
+    alone, _ = classify({**failures, 9: at(9.0, NCCL, "n9")})
+    assert alone.bad_nodes.keys() == {"n1"}
+
+
 def failed(kind: Kind, rank: int | None, node: str | None) -> Failure:
     return Failure(kind, "ActorDiedError: gone", rank, 1.0, node)
 
