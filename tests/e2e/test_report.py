@@ -21,8 +21,8 @@ def finished(place: Place, small_store: Path, undisturbed: JobSpec) -> tuple[str
     """Names of a finished HeterCSI run and of a finished WiMamba run."""
     wimamba = {"name": "wimamba", "size": "tiny", "patches": [2, 4]}
     job = small_job(
-        small_store, "snapshots", replace_model=wimamba, data={"samples": 8}, scale={"workers": 1},
-        train={"epochs": 1, "warmup_epochs": 0.1},
+        small_store, "snapshots", replace_model=wimamba, data={"samples": 4}, scale={"workers": 1},
+        train={"epochs": 1, "warmup_epochs": 0.1}, evaluation={"samples": 2},
     )  # fmt: skip
     done = place.run("train", str(place.spec(job)))
     assert done.returncode == 0, done.stderr

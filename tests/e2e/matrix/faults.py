@@ -258,7 +258,10 @@ def start_bench(folder: Path) -> tuple[Bench, Finding]:
     """A store, and the run that nobody touches."""
     store = make_random_store(folder / "store", np.random.default_rng(7), train=TRAIN)
     (folder / "cluster.yaml").write_text("default: here\nprofiles: {here: {storage: {runs: runs}}}\n")
-    os.environ |= {"WAVETRAIN_TEST_FOLDER": str(folder), "MLFLOW_TRACKING_PASSWORD": SECRET, "AWS_SECRET_KEY": SECRET}
+    temporary = folder / "tmp"
+    temporary.mkdir()
+    os.environ |= {"TMPDIR": str(temporary), "WAVETRAIN_TEST_FOLDER": str(folder)}
+    os.environ |= {"MLFLOW_TRACKING_PASSWORD": SECRET, "AWS_SECRET_KEY": SECRET}
     bench = Bench(Place(folder), store, {})
     undisturbed = bench.measure("undisturbed")
     bench.losses = bench.place.losses("undisturbed")

@@ -9,7 +9,8 @@ import psutil
 SHARED_MEMORY = Path("/dev/shm")
 STAYS = ("ray::IDLE", "ray::_AutoscalingCoordinatorActor")
 """Beginnings of the titles of what a standing Ray keeps for the runs to come."""
-TEMPORARY = ("wt-*", "nodes-*", "torch_*", "pymp-*")
+SESSIONS = ("wt-*", "nodes-*")
+"""In /tmp whatever TMPDIR says, because names of sockets are short."""
 
 
 @dataclass(frozen=True)
@@ -22,12 +23,19 @@ class Machine:
 
 
 def look(folder: Path, session: int | None = None) -> Machine:
-    """What belongs to runs in a folder now. session: of the command that ran, whose children count too."""
+    """What belongs to runs in a folder now. session: of the command that ran, whose children count too.
+
+    TMPDIR is the runs' own: what other programs leave in /tmp meanwhile is no run's.
+    """
     ours = processes(folder, session)
     listening = [entry for entry in psutil.net_connections("tcp") if entry.status == psutil.CONN_LISTEN]
     ports = [entry.laddr.port for entry in listening if entry.pid in ours]
-    files = [str(path) for pattern in TEMPORARY for path in Path("/tmp").glob(pattern) if _is_fresh(path, folder)]
-    files += [str(path) for path in SHARED_MEMORY.glob("*") if _is_fresh(path, folder)]
+    places = [
+        *((Path("/tmp"), names) for names in SESSIONS),
+        (SHARED_MEMORY, "*"),
+        (Path(os.environ["TMPDIR"]), "*"),
+    ]
+    files = [str(path) for place, names in places for path in place.glob(names) if _is_fresh(path, folder)]
     files += [str(path) for path in folder.rglob(".*.tmp")]
     return Machine(frozenset(ours.items()), frozenset(ports), frozenset(files))
 
