@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from channels.errors import UserError
 from channels.importers.axes import Axes
-from channels.importers.files.arrays import Slices, StoredArray, complex_type
+from channels.importers.files.arrays import NUMBER_KINDS, Slices, StoredArray, complex_type
 from channels.importers.found import SourceSplit
 from channels.shards import Samples
 
@@ -26,8 +26,6 @@ SAMPLE_BYTES = 2**28
 
 CONSTANT_VALUES = 16
 """Most values of an array that is the same for all samples, to be kept as a label of each."""
-
-LABEL_KINDS = "biufc"
 
 Rows = range | NDArray[np.int64]
 """Indices along the axis of samples, ascending."""
@@ -58,7 +56,10 @@ class ChannelArray:
         return self.axes.count(self.array.shape)
 
     def split(self, rows: Rows | None = None) -> SourceSplit:
-        """These samples, or all of them. Raises UserError for samples of more than SAMPLE_BYTES."""
+        """These samples, or all of them. Raises UserError for truth values and samples over SAMPLE_BYTES."""
+        if self.array.dtype.kind == "b":
+            mend = "name the array of the channels with --key"
+            raise UserError(f"{self.array.text}: truth values, not channels", where=str(self.array.path), mend=mend)
         chosen = range(self.count) if rows is None else rows
         values = math.prod(self.array.shape) // max(self.count, 1)
         size = values * max(8, self.array.dtype.itemsize)
@@ -103,7 +104,7 @@ def find_labels(
     labels: dict[str, Label] = {}
     rest: list[tuple[StoredArray, str]] = []
     for array in others:
-        if array.dtype.kind not in LABEL_KINDS or array.dtype.itemsize > (16 if array.is_complex else 8):
+        if array.dtype.kind not in NUMBER_KINDS or array.dtype.itemsize > (16 if array.is_complex else 8):
             rest.append((array, f"of type {array.dtype}"))
         elif array.shape and array.shape[0] == count:
             labels[array.key] = Label(array, 0)

@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 
 from channels.errors import UserError
 
+NUMBER_KINDS = "biufc"
+"""Kinds of types that are numbers, truth values among them: no text, no dates, no records."""
+
 _PART_NAMES = {("real", "imag"), ("re", "im"), ("r", "i"), ("real", "imaginary")}
 
 Slices = Callable[[int, int, int], NDArray[Any]]
@@ -166,6 +169,11 @@ def merge_compound(array: StoredArray) -> StoredArray | None:
             yield read
 
     return StoredArray(array.path, array.key, array.shape, complex_type(first), opened, array.blocks)
+
+
+def as_numbers(array: StoredArray) -> StoredArray | None:
+    """An array of numbers, records of two parts made complex; None where its values are anything else."""
+    return array if array.dtype.kind in NUMBER_KINDS else merge_compound(array)
 
 
 def as_complex(real: NDArray[Any], imaginary: NDArray[Any]) -> NDArray[Any]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from channels.errors import UserError
-from channels.importers.files.arrays import Contents, Slices, StoredArray, merge_compound
+from channels.importers.files.arrays import NUMBER_KINDS, Contents, Slices, StoredArray, as_numbers
 
 OBJECTS = 4096
 """Most objects of a file that are looked at."""
@@ -86,7 +86,7 @@ def _reason_to_pass(dataset: Any) -> str | None:
         return "references to objects"
     if dataset.is_virtual or dataset.external:
         return "its values lie in other files"
-    if dataset.dtype.names is None and dataset.dtype.kind not in "fiubc":
+    if dataset.dtype.names is None and dataset.dtype.kind not in NUMBER_KINDS:
         return f"of type {dataset.dtype}"
     return None
 
@@ -113,8 +113,7 @@ def _array(path: Path, key: str, dataset: Any, reverse: bool) -> StoredArray | N
     blocks = None if dataset.chunks is None else tuple(int(length) for length in dataset.chunks)
     if reverse:
         shape, blocks = shape[::-1], blocks[::-1] if blocks else None
-    array = StoredArray(path, key, shape, dataset.dtype, opened, blocks)
-    return array if dataset.dtype.names is None else merge_compound(array)
+    return as_numbers(StoredArray(path, key, shape, dataset.dtype, opened, blocks))
 
 
 @contextmanager

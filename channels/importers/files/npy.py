@@ -18,7 +18,7 @@ from channels.importers.files.arrays import (
     Region,
     Slices,
     StoredArray,
-    merge_compound,
+    as_numbers,
     open_region,
     region_slices,
     spooled,
@@ -40,8 +40,10 @@ def npy_contents(path: Path) -> Contents:
         region = _region(stream, path.stat().st_size, str(path))
     if region is None:
         return Contents(path, "npy", (), ((path.stem, OBJECTS),))
-    array = StoredArray(path, path.stem, region.shape, region.dtype, lambda: open_region(path, region))
-    return Contents(path, "npy", (merge_compound(array) or array,))
+    array = as_numbers(StoredArray(path, path.stem, region.shape, region.dtype, lambda: open_region(path, region)))
+    if array is None:
+        return Contents(path, "npy", (), ((path.stem, f"of type {region.dtype}"),))
+    return Contents(path, "npy", (array,))
 
 
 def npz_contents(path: Path) -> Contents:
@@ -60,8 +62,10 @@ def npz_contents(path: Path) -> Contents:
                 region = _region(stream, member.file_size, f"{path} ({key})")
             if region is None:
                 passed.append((key, OBJECTS))
+            elif (array := _member_array(path, key, member, region)) is None:
+                passed.append((key, f"of type {region.dtype}"))
             else:
-                arrays.append(_member_array(path, key, member, region))
+                arrays.append(array)
     return Contents(path, "npz", tuple(arrays), tuple(passed))
 
 
@@ -85,15 +89,14 @@ def _region(stream: IO[bytes], size: int, where: str) -> Region | None:
     return Region(stream.tell(), tuple(map(int, shape)), dtype, fortran)
 
 
-def _member_array(path: Path, key: str, member: zipfile.ZipInfo, region: Region) -> StoredArray:
+def _member_array(path: Path, key: str, member: zipfile.ZipInfo, region: Region) -> StoredArray | None:
     def opened() -> Any:
         if member.compress_type == zipfile.ZIP_STORED:
             start = _data_start(path, member)
             return open_region(path, Region(start + region.offset, region.shape, region.dtype, region.fortran))
         return _unpacked(path, member, region)
 
-    array = StoredArray(path, key, region.shape, region.dtype, opened)
-    return merge_compound(array) or array
+    return as_numbers(StoredArray(path, key, region.shape, region.dtype, opened))
 
 
 def _data_start(path: Path, member: zipfile.ZipInfo) -> int:

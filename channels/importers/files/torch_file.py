@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from channels.errors import UserError
-from channels.importers.files.arrays import Contents, Slices, StoredArray, as_complex
+from channels.importers.files.arrays import NUMBER_KINDS, Contents, Slices, StoredArray, as_complex
 
 _DEPTH = 4
 _UNSUPPORTED = re.compile(r"Unsupported [^\n]*?(?= was not| has| by default|\n|$)")
@@ -88,7 +88,7 @@ def _numbers(value: Any) -> _Numbers | None:
             values = np.asarray(value)
         except ValueError:
             return None
-    if values is None or values.dtype.kind not in "biufc":
+    if values is None or values.dtype.kind not in NUMBER_KINDS:
         return None
     shown = np.atleast_1d(values)
     return _Numbers(

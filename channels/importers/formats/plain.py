@@ -112,7 +112,8 @@ def _loose_pieces(
 
 
 def _channels(arrays: Sequence[StoredArray], options: ImportOptions, *, every: bool) -> list[StoredArray]:
-    """Arrays that are channels. every: also of names that are not usual ones, beside such that are."""
+    """Arrays of channels, never of truth values. every: also of names that are not usual, beside such that are."""
+    arrays = [array for array in arrays if array.dtype.kind != "b"]
     if options.key:
         return [array for array in arrays if options.key in (array.key, split_in(array.key)[1])]
     complexes = [array for array in arrays if array.is_complex and len(array.shape) >= 2 and not means_label(array.key)]
