@@ -1,9 +1,10 @@
-"""Small files written whole or not at all."""
+"""Small files written whole or not at all, and what stands at a path that a user gives."""
 
 import errno
 import json
 import os
 import re
+import stat
 import threading
 import time
 from contextlib import suppress
@@ -65,6 +66,34 @@ def parse_json(content: bytes) -> Any:
 def write_json(path: Path, value: Any) -> None:
     """Indented JSON, written atomically."""
     write_atomically(path, json.dumps(value, indent=2, sort_keys=False) + "\n")
+
+
+def is_there(path: Path) -> bool:
+    """Whether something stands at a path. Raises UserError where that cannot be seen (permission, too long a name)."""
+    return _mode(path) is not None
+
+
+def is_file(path: Path) -> bool:
+    """Whether a regular file stands at a path. Raises UserError as ``is_there``."""
+    return stat.S_ISREG(_mode(path) or 0)
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a folder stands at a path. Raises UserError as ``is_there``."""
+    return stat.S_ISDIR(_mode(path) or 0)
+
+
+def _mode(path: Path) -> int | None:
+    """Type and permissions of what stands at a path, None where nothing does."""
+    try:
+        return path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    # A path with a zero byte is no path.
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        mend = "check the path, and that you may enter every folder of it"
+        raise UserError(f"cannot be looked at ({reason})", where=str(path), mend=mend) from error
 
 
 def sync_folder(folder: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from channels.errors import UserError
-from channels.files import parse_json
+from channels.files import is_file, is_there, parse_json
 from channels.spec import ChannelSpec
 
 SCHEMA = 1
@@ -72,8 +72,8 @@ def read_manifest(store: Path) -> dict[str, StoredSet]:
     Raises UserError where the folder or the manifest is missing, of another schema, malformed or altered.
     """
     file = store / MANIFEST_FILE
-    if not file.is_file():
-        what = "no such store" if not store.exists() else f"this is no store: it has no {MANIFEST_FILE}"
+    if not is_file(file):
+        what = "no such store" if not is_there(store) else f"this is no store: it has no {MANIFEST_FILE}"
         raise UserError(
             what, where=str(store), mend="make one with 'wavetrain channels make --preset demo --store DIR'"
         )

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from channels.errors import UserError
+from channels.files import is_file
 from channels.manifest import Shard, StoredSet, StoredSplit, fingerprint, read_manifest
 from channels.shards import CHANNEL, LABEL, map_shard
 
@@ -136,6 +137,6 @@ class ChannelStore:
     def _check_shards_exist(self) -> None:
         for stored in self.sets.values():
             for shard in (shard for split in stored.splits.values() for shard in split.shards):
-                if not (self.path / shard.file).is_file():
+                if not is_file(self.path / shard.file):
                     mend = "run 'wavetrain channels verify' on the store, then make or import the set again"
                     raise UserError("the shard is missing", where=str(self.path / shard.file), mend=mend)

@@ -4,6 +4,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from channels.files import is_file
 from channels.manifest import SHARD_FOLDER, Shard, read_manifest
 
 
@@ -50,7 +51,7 @@ def find_fault(store: Path, shard: Shard, *, checksum: bool = True) -> Fault | N
 
 def _extra(store: Path, known: set[str]) -> list[Fault]:
     # What a killed writer left behind is hidden, does no harm and goes with the next writer.
-    found = (file.relative_to(store) for file in (store / SHARD_FOLDER).rglob("*") if file.is_file())
+    found = (file.relative_to(store) for file in (store / SHARD_FOLDER).rglob("*") if is_file(file))
     visible = (file for file in found if not any(part.startswith(".") for part in file.parts))
     return [
         Fault(str(file), "extra: the manifest does not name it") for file in sorted(visible) if str(file) not in known

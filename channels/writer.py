@@ -11,7 +11,16 @@ from typing import Any
 import numpy as np
 
 from channels.errors import UserError
-from channels.files import has_no_locks, is_disk_full, no_locks, sync_folder, unfinished_writes, write_atomically
+from channels.files import (
+    has_no_locks,
+    is_disk_full,
+    is_folder,
+    is_there,
+    no_locks,
+    sync_folder,
+    unfinished_writes,
+    write_atomically,
+)
 from channels.manifest import (
     MANIFEST_FILE,
     ROLES,
@@ -40,7 +49,7 @@ class StoreWriter:
     def __init__(self, path: Path, shard_samples: int) -> None:
         self.path = path
         self.shard_samples = shard_samples
-        self.sets: dict[str, StoredSet] = read_manifest(path) if (path / MANIFEST_FILE).exists() else {}
+        self.sets: dict[str, StoredSet] = read_manifest(path) if is_there(path / MANIFEST_FILE) else {}
         shutil.rmtree(path / _INCOMING, ignore_errors=True)
         for left in unfinished_writes(path / MANIFEST_FILE):
             left.unlink(missing_ok=True)
@@ -84,6 +93,8 @@ class StoreWriter:
             }
             self._publish(incoming, spec, role, written, origin)
         except OSError as error:
+            if isinstance(error, PermissionError) and Path(error.filename or "").is_relative_to(self.path):
+                raise _unwritable(self.path, error) from error
             if not is_disk_full(error):
                 raise
             mend = "free some space and run it again"
@@ -164,8 +175,7 @@ def _locked(store: Path) -> Iterator[None]:
         store.mkdir(parents=True, exist_ok=True)
         stream = lock.open("a")
     except OSError as error:
-        mend = "choose another folder"
-        raise UserError(f"the store cannot be written ({error.strerror})", where=str(store), mend=mend) from error
+        raise _unwritable(store, error) from error
     with stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -182,13 +192,20 @@ def _locked(store: Path) -> Iterator[None]:
         yield
 
 
+def _unwritable(store: Path, error: OSError) -> UserError:
+    return UserError(f"the store cannot be written ({error.strerror})", where=str(store), mend="choose another folder")
+
+
 def _refuse_foreign_folder(store: Path) -> None:
-    if store.exists() and not store.is_dir():
+    if is_there(store) and not is_folder(store):
         raise UserError("the store would be a folder, but this is a file", where=str(store), mend="choose another one")
-    if not store.exists() or (store / MANIFEST_FILE).exists():
+    if not is_there(store) or is_there(store / MANIFEST_FILE):
         return
     own = {_LOCK_FILE, SHARD_FOLDER, *(left.name for left in unfinished_writes(store / MANIFEST_FILE))}
-    foreign = sorted({entry.name for entry in store.iterdir()} - own)
+    try:
+        foreign = sorted({entry.name for entry in store.iterdir()} - own)
+    except OSError as error:
+        raise _unwritable(store, error) from error
     if foreign:
         what = f"the folder is no store and holds other files ({foreign[0]})"
         raise UserError(what, where=str(store), mend="choose an empty or new folder")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from channels.errors import UserError
+from channels.files import is_file, is_folder, is_there
 from channels.importers.found import LeftOut
 from channels.manifest import MANIFEST_FILE, SHARD_FOLDER
 
@@ -39,10 +40,13 @@ class Tree:
 def look_into(source: Path) -> tuple[Tree, list[LeftOut]]:
     """The files of a folder, or a file alone, and what was not looked into. Raises UserError where there is nothing."""
     root = source.absolute()
-    if not root.exists():
+    if not is_there(root):
         raise UserError("no such file or folder", where=str(source))
-    if not root.is_dir():
+    if is_file(root):
         return Tree(root.parent, (root,), alone=True), []
+    if not is_folder(root):
+        mend = "copy what it gives to a file, and give that"
+        raise UserError("neither a file nor a folder: a pipe or a device is not read", where=str(source), mend=mend)
     left_out: list[LeftOut] = []
     files: list[Path] = []
     for file in _walk(root, root, left_out, set()):
@@ -58,20 +62,23 @@ def natural(path: Path) -> list[list[tuple[int, str, int]]]:
 
 
 def _walk(folder: Path, root: Path, left_out: list[LeftOut], seen: set[tuple[int, int]]) -> Iterator[Path]:
-    status = folder.stat()
-    if (status.st_dev, status.st_ino) in seen:
-        return
-    seen.add((status.st_dev, status.st_ino))
-    if _is_store(folder):
-        left_out.append(LeftOut(_name(folder, root), "a store of Wavetrain, imported already"))
-        return
-    if len(folder.relative_to(root).parts) >= DEPTH:
-        left_out.append(LeftOut(_name(folder, root), f"deeper than {DEPTH} folders: give it as the source"))
-        return
     try:
+        status = folder.stat()
+        if (status.st_dev, status.st_ino) in seen:
+            return
+        seen.add((status.st_dev, status.st_ino))
+        if _is_store(folder):
+            left_out.append(LeftOut(_name(folder, root), "a store of Wavetrain, imported already"))
+            return
+        if len(folder.relative_to(root).parts) >= DEPTH:
+            left_out.append(LeftOut(_name(folder, root), f"deeper than {DEPTH} folders: give it as the source"))
+            return
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except PermissionError:
         left_out.append(LeftOut(_name(folder, root), "not allowed to look into it"))
+        return
+    except OSError as error:
+        left_out.append(LeftOut(_name(folder, root), f"cannot be looked into ({error.strerror})"))
         return
     hidden = [entry.name for entry in entries if entry.name.startswith(".")]
     if hidden:
@@ -79,12 +86,19 @@ def _walk(folder: Path, root: Path, left_out: list[LeftOut], seen: set[tuple[int
     elif not entries and folder != root:
         left_out.append(LeftOut(_name(folder, root), "an empty folder"))
     for entry in (entry for entry in entries if not entry.name.startswith(".")):
-        if entry.is_dir():
-            yield from _walk(Path(entry.path), root, left_out, seen)
-        elif entry.is_file():
-            yield Path(entry.path)
+        path = Path(entry.path)
+        try:
+            is_directory, is_regular = entry.is_dir(), entry.is_file()
+        # A link to itself, or into a folder that one may not enter.
+        except OSError as error:
+            left_out.append(LeftOut(_name(path, root), f"cannot be looked at ({error.strerror})"))
+            continue
+        if is_directory:
+            yield from _walk(path, root, left_out, seen)
+        elif is_regular:
+            yield path
         else:
-            left_out.append(LeftOut(_name(Path(entry.path), root), "neither a file nor a folder"))
+            left_out.append(LeftOut(_name(path, root), "neither a file nor a folder"))
 
 
 def _name(path: Path, root: Path) -> str:

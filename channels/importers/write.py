@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from channels.errors import UserError
+from channels.files import is_file
 from channels.importers.found import SourceSplit, Survey
 from channels.importers.options import ImportOptions
 from channels.importers.survey import IDENTITY, name_sets, survey
@@ -26,7 +27,7 @@ def import_source(source: Path, store: Path, options: ImportOptions, progress: P
 
 def named_for(found: Survey, store: Path, options: ImportOptions) -> Survey:
     """A survey whose sets have the names that they will have in a store, which need not exist yet."""
-    held = read_manifest(store) if (store / MANIFEST_FILE).is_file() else {}
+    held = read_manifest(store) if is_file(store / MANIFEST_FILE) else {}
     identities = {name: tuple(str(stored.origin.get(key)) for key in IDENTITY) for name, stored in held.items()}
     return name_sets(found, identities, options.name)
 

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from channels.catalogue import Counts, make_store, select_sets
 from channels.errors import UserError
+from channels.files import is_there
 from channels.manifest import StoredSet
 from channels.presets import load_preset
 from channels.progress import Progress as Report
@@ -76,7 +77,7 @@ def make_missing(section: DataSection) -> None:
         mend = "add one (name, train, val, test), or leave the option out"
         raise UserError("the job names no preset to make its store from", where="data.preset", mend=mend)
     chosen = select_sets(load_preset(preset.name), preset.chosen)
-    held = ChannelStore.open(store).sets if store.exists() else {}
+    held = ChannelStore.open(store).sets if is_there(store) else {}
     if all(spec.name in held for spec in (*chosen.pretrain, *chosen.zeroshot)):
         return
     with _progress() as report:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from channels.errors import UserError
+from channels.files import is_file
 from jobs.cli.options import ClusterFileOption, ClusterOption
 from jobs.launch.run_list import find_run
 from orchestrator.run.folder import RunDirectory
@@ -63,7 +64,7 @@ def evaluate(
 
 def _find(model: str, folders: Sequence[Path]) -> Trained:
     folder = Path(model)
-    if (folder / CONFIG).is_file():
+    if is_file(folder / CONFIG):
         of_run = RunDirectory(folder.resolve().parent)
         target = of_run.read_spec().data.target if of_run.spec.exists() else None
         return Trained(folder.resolve().name, folder, None, target)

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from channels.errors import UserError
+from channels.files import is_folder
 from jobs.cli.launchers import make_query
 from jobs.cli.options import ClusterFileOption, ClusterOption
 from jobs.launch.run_list import find_run
@@ -47,5 +48,5 @@ def check_page(out: Path) -> None:
     """Raises UserError for a page that is no HTML file, or whose folder is not there."""
     if out.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"{out.name!r} is no HTML file", where="--out", mend="give it the ending .html")
-    if not out.parent.is_dir():
+    if not is_folder(out.parent):
         raise UserError("no such folder", where=f"--out {out.parent}", mend="make it first")

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from channels.errors import UserError
+from channels.files import is_file
 from orchestrator.run.folder import RunDirectory
 
 NAMED = 8
@@ -43,7 +44,7 @@ def find_run(name: str, folders: Sequence[Path]) -> RunDirectory:
         raise UserError(f"several runs are called {name!r}", where=where, mend="choose by --cluster or by folder")
     if called:
         return called[0]
-    if (Path(name) / "spec.json").exists() or (Path(name) / "launch" / "spec.json").exists():
+    if is_file(Path(name) / "spec.json") or is_file(Path(name) / "launch" / "spec.json"):
         return RunDirectory(Path(name))
     matching = [directory for directory in known if directory.path.name.startswith(name)]
     if len(matching) > 1:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from channels.catalogue import select_sets
 from channels.errors import UserError
+from channels.files import is_there
 from channels.presets import load_preset
 from channels.specified import specified_store
 from channels.store import ChannelStore
@@ -16,7 +17,7 @@ def open_store(path: Path, preset: StorePreset | None) -> ChannelStore:
     Raises:
         UserError: it is not there, with the command that makes it where the job names a preset; or it is damaged.
     """
-    if preset is not None and not path.exists():
+    if preset is not None and not is_there(path):
         mend = f"make it: {preset.command(path)} (or wavetrain train SPEC --make-data)"
         raise UserError("no such store", where=str(path), mend=mend)
     return ChannelStore.open(path)
@@ -28,7 +29,7 @@ def store_to_plan(path: Path, preset: StorePreset | None) -> ChannelStore | None
     Raises:
         UserError: there is no such preset, or it has no such set.
     """
-    if preset is None or path.exists():
+    if preset is None or is_there(path):
         return None
     chosen = select_sets(load_preset(preset.name), preset.chosen)
     return specified_store(path, chosen, preset.counts)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from channels.errors import UserError
-from channels.files import parse_json
+from channels.files import is_file, is_folder, parse_json
 from channels.importers.files.mat5 import read_variables
 
 PARAMETERS = "params.json"
@@ -47,9 +47,9 @@ def is_quantity(file: Path) -> bool:
 def read_scenario(folder: Path) -> Scenario:
     """Raises UserError for a folder that is no static DeepMIMO v4 scenario."""
     file = folder / PARAMETERS
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise UserError("no such folder", where=str(folder))
-    if not file.is_file():
+    if not is_file(file):
         raise UserError("a file is missing", where=str(file), mend="a DeepMIMO v4 scenario folder has one")
     try:
         parameters: dict[str, Any] = parse_json(file.read_bytes())
@@ -115,4 +115,4 @@ def read_quantity(folder: Path, name: str, pair: tuple[int, int, int]) -> NDArra
 
 def _quantity_file(folder: Path, name: str, pair: tuple[int, int, int]) -> Path | None:
     stem = quantity_stem(folder, name, pair)
-    return next((found for found in (stem.with_suffix(end) for end in _FORMATS) if found.is_file()), None)
+    return next((found for found in (stem.with_suffix(end) for end in _FORMATS) if is_file(found)), None)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from channels.errors import UserError
+from channels.files import is_file
 from channels.importers.assemble import Draft, found_set
 from channels.importers.axes import Axes, mismatch
 from channels.importers.files.arrays import StoredArray
@@ -39,7 +40,7 @@ def find_hetercsi(tree: Tree, options: ImportOptions) -> Findings:
         files = {_FILES[file.name]: file for file in tree.files_of(folder) if file.name in _FILES}
         config = folder / CONFIG
         parts = {split: _split_file(file, split, options) for split, file in files.items()}
-        sets.append(_found(folder, parts, config if config.is_file() else None, options))
+        sets.append(_found(folder, parts, config if is_file(config) else None, options))
         left_out += [
             LeftOut(f"{tree.relative(part.array.array.path)}: {name}", why)
             for part in parts.values()

@@ -44,11 +44,13 @@ def read_config(file: Path) -> dict[str, Any]:
 
 
 def _variables(file: Path) -> dict[str, Any]:
-    if kind_of(file) == "hdf5":
-        from channels.importers.files.hdf5 import hdf5_values
-
-        return hdf5_values(file, _FIELDS)
     try:
+        if kind_of(file) == "hdf5":
+            from channels.importers.files.hdf5 import hdf5_values
+
+            return hdf5_values(file, _FIELDS)
         return read_variables(file, _FIELDS, CONFIG_BYTES)
+    except UserError:
+        raise
     except (OSError, ValueError) as error:
         raise UserError(f"not a readable config.mat ({error!r})", where=str(file), mend=_MEND) from error

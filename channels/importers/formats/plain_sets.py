@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from channels.errors import UserError
+from channels.files import is_file
 from channels.importers.assemble import Draft, found_set
 from channels.importers.files.arrays import Contents
 from channels.importers.formats.hetercsi_config import CONFIG, read_config
@@ -104,10 +105,8 @@ def set_of(group: Mapping[str | None, Piece], tree: Tree, options: ImportOptions
 def _config(file: Path) -> dict[str, Any]:
     """What a HeterCSI configuration beside a file says; nothing where there is none, or one of another kind."""
     config = file.parent / CONFIG
-    if not config.is_file() or config == file:
-        return {}
     try:
-        return read_config(config)
+        return read_config(config) if config != file and is_file(config) else {}
     except UserError:
         return {}
 

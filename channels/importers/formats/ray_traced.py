@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from channels.files import parse_json
+from channels.files import is_file, parse_json
 
 MANIFEST = "manifest.json"
 _MOST_BYTES = 2**20
@@ -19,14 +19,14 @@ _ARRAY = re.compile(r"(?P<rows>\d{1,4}) ?x ?(?P<cols>\d{1,4}) (?:ULA|UPA)", re.I
 def scene_parameters(file: Path) -> dict[str, Any]:
     """What a manifest beside a file says of it in the units of ChannelSpec; nothing where there is none."""
     manifest = file.parent / MANIFEST
-    if not manifest.is_file() or manifest.stat().st_size > _MOST_BYTES:
+    if not is_file(manifest) or manifest.stat().st_size > _MOST_BYTES:
         return {}
     try:
         scene = parse_json(manifest.read_bytes())[file.stem]
         carriers, words = scene["fc"], str(scene["axes"])
         carrier = float(carriers[0] if isinstance(carriers, list) else carriers)
-    # Any other JSON is no description of scenes.
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+    # Any other JSON is no description of scenes; one that cannot be read is named as left out.
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
         return {}
     found: dict[str, Any] = {"fc_ghz": carrier / 1e9}
     if spacing := _SPACING.search(words):

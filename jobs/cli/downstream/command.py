@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from channels.errors import UserError
+from channels.files import is_file
 from jobs.cli.options import ClusterFileOption, ClusterOption, SetOption
 from jobs.launch.run_list import find_run
 from orchestrator.spec.cluster import Profile, load_profile, run_folders
@@ -71,7 +72,7 @@ def export_of(name: str, text: str, runs: Sequence[Path]) -> Path | None:
     if text == RAW:
         return None
     folder = Path(text)
-    if (folder / CONFIG).is_file():
+    if is_file(folder / CONFIG):
         return folder.absolute()
     directory = find_run(text, runs)
     if not (directory.export / CONFIG).exists():

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from channels.errors import UserError
+from channels.files import is_folder
 from jobs.cli.options import ClusterOption
 from jobs.cli.planning.of_preset import DEFAULT_BATCH, PresetOptions, plan_preset
 from orchestrator.report.plan import describe_plan
@@ -116,7 +117,7 @@ def _print(description: dict[str, Any], fits: "Sequence[Fit]", as_json: bool) ->
 def _check_picture(path: Path) -> None:
     if path.suffix.lower() != ".png":
         raise UserError(f"{path.name!r} is no PNG", where="--picture", mend="give it the ending .png")
-    if not path.parent.is_dir():
+    if not is_folder(path.parent):
         raise UserError("no such folder", where=f"--picture {path.parent}", mend="make it first")
 
 
