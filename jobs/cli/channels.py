@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -21,10 +20,13 @@ from channels.progress import Progress as Report
 from channels.store import ChannelStore
 from channels.verify import verify as verify_store
 from orchestrator.spec.data import DataSection
+from orchestrator.view.console import plain_console
 
 app = typer.Typer(
     help="Channel data: make, import, show and verify stores.", no_args_is_help=True, add_completion=False
 )
+
+_PIPED_WIDTH = 140
 
 PATCH = 4
 """Edge of the patches by which ``show`` counts tokens."""
@@ -133,7 +135,7 @@ def import_sets(
     )
     found = survey(source, options)
     found = named_for(found, store, options) if store else found
-    print_survey(found, _console())
+    print_survey(found, plain_console(_PIPED_WIDTH))
     if dry_run or store is None:
         typer.echo("nothing is written: --dry-run")
         return
@@ -151,7 +153,7 @@ def show(store: StoreArgument, as_json: JsonOption = False) -> None:
         typer.echo(json.dumps({"path": str(opened.path), "fingerprint": opened.fingerprint, "sets": rows}, indent=1))
         return
     samples, size = sum(row["samples"] for row in rows), sum(row["bytes"] for row in rows)
-    console = _console()
+    console = plain_console(_PIPED_WIDTH)
     console.print(_table(rows))
     console.print(f"{opened.path}: {len(rows)} sets, {samples:,} samples, {_size(size)}", soft_wrap=True)
     console.print(f"fingerprint {opened.fingerprint[:16]}", soft_wrap=True)
@@ -231,20 +233,14 @@ def _size(count: float) -> str:
     return f"{count:.1f} GiB"
 
 
-def _console() -> Console:
-    console = Console()
-    # A table that is piped must not be folded at the 80 columns that are assumed where there is no terminal.
-    return console if console.is_terminal else Console(width=140)
-
-
 @contextmanager
 def _progress() -> Iterator[Report]:
     """A line a finished set; on a terminal, a bar for the one under way below them."""
-    console = Console(stderr=True)
+    console = plain_console(stderr=True)
     if not console.is_terminal:
         yield _line
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as bars:
         tasks: dict[str, Any] = {}
 

@@ -17,6 +17,7 @@ from orchestrator.run.folder import RunDirectory
 from orchestrator.spec.cluster import load_profile, run_folders
 from orchestrator.spec.data import DataSection
 from orchestrator.spec.job import JobSpec
+from orchestrator.view.console import plain_console
 
 if TYPE_CHECKING:
     from channels.store import ChannelStore
@@ -160,16 +161,12 @@ def _marks(model: Trained) -> dict[str, Any]:
 
 
 def _print_tables(trained: Sequence[Trained], scores: "dict[str, list[Score]]") -> None:
-    from rich.console import Console
-
     from orchestrator.evaluation.comparison import comparison_table
     from orchestrator.evaluation.direction_table import direction_comparison
     from orchestrator.evaluation.shot import TITLES
     from orchestrator.evaluation.table import to_tables
 
-    console = Console()
-    # A table that is piped must not be folded at the 80 columns that are assumed where there is no terminal.
-    console = console if console.is_terminal else Console(width=200)
+    console = plain_console(200)
     if len(scores) == 1:
         [(name, found)] = scores.items()
         kind = TITLES["zero" if trained[0].target is None else "full"]
@@ -182,4 +179,4 @@ def _print_tables(trained: Sequence[Trained], scores: "dict[str, list[Score]]") 
             console.print(directions)
     for model in trained:
         for caveat in _marks(model).get("caveats", ()):
-            console.print(f"{model.name}: {caveat}", markup=False, highlight=False, soft_wrap=True)
+            console.print(f"{model.name}: {caveat}", highlight=False, soft_wrap=True)

@@ -25,6 +25,7 @@ from jobs.slurm import state as slurm_state
 from orchestrator.run.folder import RunDirectory
 from orchestrator.run.progress import clock
 from orchestrator.spec.cluster import run_folders
+from orchestrator.view.console import plain_console
 from orchestrator.view.live import LiveView
 
 FOLLOW_S = 0.5
@@ -173,7 +174,6 @@ def _decibels(value: float | None) -> str:
 
 
 def _print(found: list[RunStatus]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     is_scored = any(entry.scored_step is not None for entry in found)
@@ -193,5 +193,4 @@ def _print(found: list[RunStatus]) -> None:
             *((_decibels(entry.validation_nmse_db), _decibels(entry.zeroshot_nmse_db)) if is_scored else ()),
             *((_decibels(entry.fullshot_nmse_db),) if is_fullshot else ()),
         )  # fmt: skip
-    console = Console()
-    (console if console.is_terminal else Console(width=220)).print(table)
+    plain_console(220).print(table)

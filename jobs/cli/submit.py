@@ -28,6 +28,7 @@ from jobs.slurm.submission import Submission, prepare_submission
 from orchestrator.run.folder import RunDirectory
 from orchestrator.spec.cluster import Profile, load_profile, run_folders
 from orchestrator.spec.job import JobSpec, load_job
+from orchestrator.view.console import plain_console
 
 if TYPE_CHECKING:
     from channels.store import ChannelStore
@@ -194,11 +195,9 @@ def _is_wanted(directory: RunDirectory, query: Query) -> bool:
 
 
 def _print_plan(prepared: "Prepared") -> None:
-    from rich.console import Console
-
     from orchestrator.report.plan import describe_plan
     from orchestrator.report.plan_table import plan_table
 
     ranks = prepared.job.scale.most
     description = describe_plan(prepared.catalogue, prepared.schedule.plan, prepared.schedule, ranks)
-    Console(width=200).print(plan_table(description))
+    plain_console(200).print(plan_table(description))

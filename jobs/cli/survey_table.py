@@ -40,16 +40,16 @@ def print_survey(found: Survey, console: Console) -> None:
         )
     console.print(table)
     for line in parameter_lines(found.sets):
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+        console.print(line, soft_wrap=True, highlight=False)
     for one in found.sets:
         for note in one.notes:
-            console.print(f"{one.name}: {note}", soft_wrap=True, markup=False, highlight=False)
+            console.print(f"{one.name}: {note}", soft_wrap=True, highlight=False)
     for left in found.left_out:
-        console.print(f"not imported: {left.what}: {left.why}", soft_wrap=True, markup=False, highlight=False)
+        console.print(f"not imported: {left.what}: {left.why}", soft_wrap=True, highlight=False)
     total = sum(sum(one.counts.values()) for one in found.sets)
     sets = "1 set" if len(found.sets) == 1 else f"{len(found.sets)} sets"
     rest = f"{len(found.left_out)} named above are not imported" if found.left_out else "nothing else is there"
-    console.print(f"{sets}, {total:,} samples; {rest}", markup=False, highlight=False)
+    console.print(f"{sets}, {total:,} samples; {rest}", highlight=False)
 
 
 def parameter_lines(sets: tuple[FoundSet, ...]) -> list[str]:

@@ -5,8 +5,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
-
 from jobs.launch.notify import notify
 from orchestrator.control.ending import cause_line
 from orchestrator.control.prepared import RunOutcome
@@ -15,22 +13,23 @@ from orchestrator.evaluation.table import to_tables
 from orchestrator.run.folder import RunDirectory
 from orchestrator.spec.cluster import Profile
 from orchestrator.spec.notify import Event
+from orchestrator.view.console import plain_console
 
 
 def print_outcome(outcome: RunOutcome, profile: str = "") -> int:
     """Print how a run ended and what to do next; its exit code. profile: options that choose it, of what is shown."""
-    console = Console()
+    console = plain_console()
     name = outcome.directory.path.name
     if outcome.scores:
         console.print(*to_tables(outcome.scores, f"{TITLES[outcome.shot]} results of {name}"), sep="\n")
         for caveat in outcome.caveats:
-            console.print(f"{name}: {caveat}", markup=False, highlight=False, soft_wrap=True)
+            console.print(f"{name}: {caveat}", highlight=False, soft_wrap=True)
     if outcome.cause:
-        console.print(f"{outcome.status}: {outcome.cause}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"{outcome.status}: {outcome.cause}", highlight=False, soft_wrap=True)
     if not outcome.is_kept:
         mend = f"free some space, then wavetrain sync {name}{profile}"
         text = f"{outcome.status}, but {outcome.directory.state} does not say so; {mend}"
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        console.print(text, highlight=False, soft_wrap=True)
     if outcome.status == "FINISHED":
         console.print(f"tables, weights and events: {outcome.directory.path}", highlight=False, soft_wrap=True)
         look = f"look at it in MLflow:        wavetrain ui{profile}"

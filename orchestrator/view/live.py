@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 from orchestrator.run.progress import RunProgress, clock
+from orchestrator.view.console import plain_console
 from orchestrator.view.panel import make_panel
 
 
@@ -37,7 +38,7 @@ class LiveView:
     def say(self, text: str) -> None:
         """A line that stays."""
         if self._live:
-            self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            self._live.console.print(text, highlight=False, soft_wrap=True)
         else:
             print(text, file=self.stream, flush=True)
 
@@ -69,15 +70,12 @@ class LiveView:
             self._print_line()
 
     def _on_terminal(self) -> bool:
-        from rich.console import Console
-
-        return self.stream.isatty() and not Console(file=self.stream).is_dumb_terminal
+        return self.stream.isatty() and not plain_console(file=self.stream).is_dumb_terminal
 
     def _start(self) -> Any:
-        from rich.console import Console
         from rich.live import Live
 
-        live = Live(console=Console(file=self.stream), auto_refresh=False, vertical_overflow="crop")
+        live = Live(console=plain_console(file=self.stream), auto_refresh=False, vertical_overflow="crop")
         live.start()
         return live
 

@@ -15,6 +15,7 @@ def make_panel(progress: RunProgress, title: str, now: float, state: str = "") -
     """A rich renderable. now: seconds since 1970. state: what the launcher says, beside the title."""
     from rich.console import Group
     from rich.panel import Panel
+    from rich.text import Text
 
     parts = [_numbers(progress)]
     if progress.nodes:
@@ -23,7 +24,7 @@ def make_panel(progress: RunProgress, title: str, now: float, state: str = "") -
     where = f"{progress.world} ranks on {progress.device}" if progress.world else ""
     attempt = f"attempt {progress.attempts}" if progress.attempts > 1 else ""
     heading = " · ".join(part for part in (title, where, attempt, state) if part)
-    return Panel(Group(*parts), title=heading, title_align="left", border_style="blue", padding=(0, 1))
+    return Panel(Group(*parts), title=Text(heading), title_align="left", border_style="blue", padding=(0, 1))
 
 
 def _numbers(progress: RunProgress) -> Any:

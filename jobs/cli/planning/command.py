@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from channels.errors import UserError
 from channels.files import is_folder
@@ -16,6 +15,7 @@ from jobs.cli.planning.of_preset import DEFAULT_BATCH, PresetOptions, plan_prese
 from orchestrator.report.plan import describe_plan
 from orchestrator.report.plan_figures import draw_plan
 from orchestrator.report.plan_table import plan_table
+from orchestrator.view.console import plain_console
 from samplers.choices import Method, Pack, Strategy
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def _print(description: dict[str, Any], fits: "Sequence[Fit]", as_json: bool) ->
     if as_json:
         typer.echo(json.dumps(description, indent=1))
         return
-    _console().print(plan_table(description))
+    plain_console(200).print(plan_table(description))
     for fit in fits:
         bound = "memory" if fit.limited else "the slice of a rank"
         typer.echo(f"bucket {fit.bucket} ({fit.length} tokens): micro-batch {fit.micro_batch}, bounded by {bound}")
@@ -119,9 +119,3 @@ def _check_picture(path: Path) -> None:
         raise UserError(f"{path.name!r} is no PNG", where="--picture", mend="give it the ending .png")
     if not is_folder(path.parent):
         raise UserError("no such folder", where=f"--picture {path.parent}", mend="make it first")
-
-
-def _console() -> Console:
-    """A console that folds lines only where there is a terminal to fold them for."""
-    console = Console()
-    return console if console.is_terminal else Console(width=200)
