@@ -11,6 +11,9 @@ from channels.errors import UserError
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _NOISE_STREAM = 0x6E6F697365
 """Keeps noise apart from other draws that share seed, key and epoch."""
+_WEAKEST = float(np.finfo(np.float32).tiny)
+UNUSABLE = "it is zero, too weak for single precision, infinite or not a number"
+"""Of the mean power of a sample that is not usable."""
 
 
 def sample_power(channel: NDArray[np.complex64]) -> NDArray[np.float64]:
@@ -21,11 +24,18 @@ def sample_power(channel: NDArray[np.complex64]) -> NDArray[np.float64]:
     return power
 
 
+def is_usable(power: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Whether samples of these mean powers can be normalised: neither zero nor infinite nor not a number.
+
+    Below the smallest normal float32 an amplitude has lost its digits, and its reciprocal may be infinite.
+    """
+    return np.isfinite(power) & (power >= _WEAKEST**2)
+
+
 def unit_power(channel: NDArray[np.complex64], where: str | None = None) -> NDArray[np.complex64]:
     """Each sample divided by the root of its mean power over (T, K, A), as in HeterCSI (complex64 [n, T, K, A]).
 
-    where: what the samples are read from, for errors. Raises UserError naming the first sample that is zero, infinite
-    or not a number.
+    where: what the samples are read from, for errors. Raises UserError naming the first sample that is not usable.
     """
     power = sample_power(channel)
     _check_power(power, where)
@@ -47,7 +57,7 @@ def check_samples(channel: NDArray[np.complex64], where: str | None = None) -> N
 
 
 def _check_power(power: NDArray[np.float64], where: str | None) -> None:
-    bad = ~(np.isfinite(power) & (power > 0))
+    bad = ~is_usable(power)
     if bad.any():
         index = int(np.flatnonzero(bad)[0])
         what = f"sample {index} of the {len(power)} read has mean power {power[index]}, so it cannot be normalised"

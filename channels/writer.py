@@ -34,7 +34,7 @@ from channels.manifest import (
     write_manifest,
 )
 from channels.shards import Samples, is_storable, write_shard
-from channels.signal import sample_power
+from channels.signal import UNUSABLE, is_usable, sample_power
 from channels.spec import ChannelSpec
 
 SHARD_SAMPLES = 128
@@ -271,8 +271,8 @@ def _check_samples(spec: ChannelSpec, split: str, samples: Samples) -> None:
 def _checked_power(spec: ChannelSpec, split: str, first: int, samples: Samples) -> float:
     """Sum of the powers of samples, the first of which has number ``first``; raises UserError for unusable ones."""
     power = sample_power(samples.channel)
-    bad = np.flatnonzero(~(np.isfinite(power) & (power > 0)))
+    bad = np.flatnonzero(~is_usable(power))
     if len(bad):
-        what = f"sample {first + int(bad[0])} has mean power {power[bad[0]]}: it is zero, infinite or not a number"
+        what = f"sample {first + int(bad[0])} has mean power {power[bad[0]]}: {UNUSABLE}"
         raise UserError(what, where=f"{spec.name}/{split}", mend="mend or remove it in the source")
     return float(power.sum())

@@ -17,9 +17,9 @@ class ImportOptions:
 
     format: name of the only reader to try. axes, key: of the array of channels. role: of all sets. name: of the set, or
     before the names of several. given: parameters. val_share: part of the training samples of a set without splits that
-    becomes its split val; None takes the usual one of the format. skip_zero: leave samples out that are zero or not
-    finite. antennas, subcarriers, spacing_khz, slots: what is computed where a source holds paths, taps or delays;
-    None takes the usual ones. store: for messages that say what to try next.
+    becomes its split val; None takes the usual one of the format. skip_zero: leave samples out that are zero, too weak
+    for single precision or not finite. antennas, subcarriers, spacing_khz, slots: what is computed where a source holds
+    paths, taps or delays; None takes the usual ones. store: for messages that say what to try next.
     """
 
     format: str | None = None

@@ -14,7 +14,7 @@ from channels.importers.survey import IDENTITY, name_sets, survey
 from channels.manifest import MANIFEST_FILE, read_manifest
 from channels.progress import Progress, add_reporting
 from channels.shards import Samples
-from channels.signal import sample_power
+from channels.signal import UNUSABLE, is_usable, sample_power
 from channels.writer import open_writer
 
 
@@ -49,7 +49,7 @@ def import_sets(found: Survey, store: Path, options: ImportOptions, progress: Pr
             counts = {split: part.count for split, part in splits.items()}
             if not any(counts.values()):
                 raise UserError(
-                    "every sample is zero or not finite", where=one.published, mend="is this the right array?"
+                    "every sample is zero, too weak or not finite", where=one.published, mend="is this the right array?"
                 )
             lost = {split: one.counts[split] - count for split, count in counts.items() if one.counts[split] - count}
             chunks = {split: _checked(part.chunks(), one.name, split) for split, part in splits.items()}
@@ -64,14 +64,14 @@ def _checked(chunks: Iterable[Samples], name: str, split: str) -> Iterator[Sampl
         bad = np.flatnonzero(~_is_sound(chunk))
         if len(bad):
             power = sample_power(chunk.channel)[bad[0]]
-            what = f"sample {first + int(bad[0])} has mean power {power}: it is zero, infinite or not a number"
+            what = f"sample {first + int(bad[0])} has mean power {power}: {UNUSABLE}"
             raise UserError(what, where=f"{name}/{split}", mend="--skip-zero leaves such samples out and counts them")
         first += len(chunk.channel)
         yield chunk
 
 
 def _without_zero(part: SourceSplit) -> SourceSplit:
-    """The split without samples that are zero or not finite, which are counted by reading it once."""
+    """The split without samples that are zero, too weak or not finite, which are counted by reading it once."""
     count = sum(int(np.count_nonzero(_is_sound(chunk))) for chunk in part.chunks())
 
     def chunks() -> Iterator[Samples]:
@@ -84,5 +84,4 @@ def _without_zero(part: SourceSplit) -> SourceSplit:
 
 
 def _is_sound(chunk: Samples) -> NDArray[np.bool_]:
-    power = sample_power(chunk.channel)
-    return np.isfinite(power) & (power > 0)
+    return is_usable(sample_power(chunk.channel))

@@ -101,7 +101,7 @@ def import_sets(
     spec: Annotated[Path | None, typer.Option(metavar="FILE", help="YAML: parameters that the files lack.")] = None,
     val_share: Annotated[float | None, typer.Option(help="Part that becomes val where there are no splits.")] = None,
     skip_zero: Annotated[
-        bool, typer.Option("--skip-zero", help="Leave out samples that are zero or not finite.")
+        bool, typer.Option("--skip-zero", help="Leave out samples that are zero, too weak or not finite.")
     ] = False,
     antennas: Annotated[int | None, typer.Option(min=1, help="DeepMIMO: elements of the array (32).")] = None,
     subcarriers: Annotated[int | None, typer.Option(min=1, help="DeepMIMO, COST2100: subcarriers (32).")] = None,

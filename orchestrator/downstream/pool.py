@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from channels.errors import UserError
 from channels.manifest import SPLITS
-from channels.signal import sample_power
+from channels.signal import is_usable, sample_power
 from channels.spec import ChannelSpec
 from channels.store import ChannelStore
 
@@ -101,9 +101,10 @@ def _pooled(store: ChannelStore, name: str, samples: int | None, gain: Sequence[
     common = set.intersection(*(set(part) for part in parts))
     labels = {key: np.concatenate([part[key] for part in parts]) for key in parts[0] if key in common}
     power = _powers(store, name, splits)
-    if not (np.isfinite(power) & (power > 0)).all():
+    if not is_usable(power).all():
         mend = "find it with 'wavetrain channels verify' and make or import its set again"
-        raise UserError("a sample has no power, or one that is no number", where=f"{store.path}, {name}", mend=mend)
+        what = "a sample has no power, too little, or one that is no number"
+        raise UserError(what, where=f"{store.path}, {name}", mend=mend)
     one = PooledSet(stored.spec, splits, first, labels, 10 * np.log10(power))
     found = one.label(gain)
     if found is None:

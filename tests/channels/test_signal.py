@@ -26,7 +26,7 @@ def test_unit_power_at_any_scale(noise: Draw, scale: float):
     np.testing.assert_allclose(np.angle(normal), np.angle(channel), atol=1e-5)
 
 
-@pytest.mark.parametrize("value", [0, np.nan, np.inf])
+@pytest.mark.parametrize("value", [0, 1e-40, np.nan, np.inf])
 def test_unit_power_names_the_bad_sample(noise: Draw, value: float):
     channel = noise(5, 4, 8, 2)
     channel[3] = value
@@ -38,7 +38,7 @@ def test_unit_power_names_the_bad_sample(noise: Draw, value: float):
 def test_a_sample_is_checked_at_any_scale(noise: Draw, scale: float):
     channel = noise(5, 4, 8, 2) * np.float32(scale)
     check_samples(channel)
-    for value in (0, np.nan, np.inf):
+    for value in (0, 1e-40, np.nan, np.inf):
         channel[3] = value
         with pytest.raises(UserError, match=r"^store, S1/train: sample 3 of the 5 read"):
             check_samples(channel, "store, S1/train")

@@ -229,9 +229,10 @@ def test_key_chooses_among_variables(tmp_path: Path):
         survey(tmp_path / "lab.npz", ImportOptions(key="G"))
 
 
-def test_zero_samples_are_named_or_left_out_and_counted(tmp_path: Path):
+@pytest.mark.parametrize("weak", [0, 1e-40])
+def test_zero_samples_are_named_or_left_out_and_counted(tmp_path: Path, weak: float):
     channel = CHANNEL.copy()
-    channel[1], channel[4] = 0, np.nan
+    channel[1], channel[4] = weak, np.nan
     np.savez(tmp_path / "lab.npz", H=channel, labels=LABELS)
     with pytest.raises(UserError, match=r"lab/train: sample 1 .*--skip-zero"):
         load(tmp_path / "lab.npz", tmp_path / "store")
