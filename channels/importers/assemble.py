@@ -11,7 +11,7 @@ from channels.importers.found import FoundSet, Parameter
 from channels.importers.options import ImportOptions
 from channels.importers.parameters import assumed_fields, build_spec, check_scale, complete, usable_name
 from channels.importers.published import PublishedSet, is_published_name, published_origin
-from channels.importers.reading import ChannelArray
+from channels.importers.reading import ChannelArray, agree_on_constants
 from channels.manifest import SPLITS
 from channels.spec import ChannelSpec
 
@@ -44,7 +44,7 @@ def found_set(draft: Draft, options: ImportOptions, source: Path) -> FoundSet:
 
     Raises UserError where an array and the parameters, or two splits, disagree.
     """
-    arrays = {split: draft.arrays[split] for split in SPLITS if split in draft.arrays}
+    arrays = agree_on_constants({split: draft.arrays[split] for split in SPLITS if split in draft.arrays})
     first = next(iter(arrays.values()))
     scale = draft.scale or first.axes.scale(first.array.shape)
     for array in arrays.values():

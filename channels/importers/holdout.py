@@ -26,7 +26,7 @@ def hold_out(found: FoundSet, array: ChannelArray, share: float) -> FoundSet:
         return replace(found, splits={"train": array.split()})
     position = next((label for name, label in array.labels.items() if _POSITION.fullmatch(name)), None)
     origin = {**found.origin, "val_share": share}
-    if position is None or position.axis != 0 or len(position.array.shape) != 2:
+    if position is None or not _is_coordinates(position):
         rows = range(array.count)
         splits = {"train": array.split(rows[:-held]), "val": array.split(rows[-held:])}
         return replace(found, splits=splits, origin=origin, notes=(*found.notes, "val: the last samples"))
@@ -35,10 +35,17 @@ def hold_out(found: FoundSet, array: ChannelArray, share: float) -> FoundSet:
     return replace(found, splits=splits, origin=origin, notes=(*found.notes, "val: one end of the scene"))
 
 
+def _is_coordinates(label: Label) -> bool:
+    """Whether a label has real coordinates, one or more, of every sample."""
+    shape = label.array.shape
+    return label.axis == 0 and len(shape) == 2 and shape[1] > 0 and label.array.dtype.kind in "iuf"
+
+
 def _longest_side(position: Label) -> NDArray[np.float32]:
     """The coordinate that extends furthest, of every sample."""
     count = position.array.shape[0]
     with position.array.opened() as slices:
         parts = [slices(0, start, min(start + _ROWS_AT_ONCE, count)) for start in range(0, count, _ROWS_AT_ONCE)]
-    values = np.nan_to_num(np.concatenate(parts).astype(np.float32))
-    return values[:, int(np.argmax(np.ptp(values, axis=0)))]
+    with np.errstate(over="ignore"):
+        values = np.nan_to_num(np.concatenate(parts).astype(np.float32))
+        return values[:, int(np.argmax(np.ptp(values, axis=0)))]

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from channels.errors import UserError
 from channels.importers.axes import Axes
 from channels.importers.files.arrays import NUMBER_KINDS, Slices, StoredArray, complex_type
 from channels.importers.found import SourceSplit
+from channels.importers.pairs import means_label
 from channels.shards import Samples
 
 CHUNK_BYTES = 2**23
@@ -99,6 +100,7 @@ def find_labels(
 ) -> tuple[dict[str, Label], list[tuple[StoredArray, str]]]:
     """Which arrays beside a channel have an entry a sample, and which do not, with the reason.
 
+    A few values are one entry for all samples, unless they are called labels: too few of those are cut off.
     matlab: vectors may lie along the second axis there.
     """
     labels: dict[str, Label] = {}
@@ -110,11 +112,30 @@ def find_labels(
             labels[array.key] = Label(array, 0)
         elif matlab and len(array.shape) == 2 and array.shape == (1, count):
             labels[array.key] = Label(array, 1)
-        elif array.shape and math.prod(array.shape) <= CONSTANT_VALUES:
+        elif array.shape and math.prod(array.shape) <= CONSTANT_VALUES and not means_label(array.key):
             labels[array.key] = Label(array, None)
         else:
             rest.append((array, f"{array.shape} is no entry for each of the {count} samples of {channel.key}"))
     return labels, rest
+
+
+def agree_on_constants(arrays: Mapping[str, ChannelArray]) -> dict[str, ChannelArray]:
+    """The arrays of a set's splits, with the same labels constant in all of them.
+
+    Three coordinates of a sender look like an entry a sample in the split that happens to have three samples.
+    """
+    labels = [(name, label) for array in arrays.values() for name, label in array.labels.items()]
+    constant = {(name, label.array.shape) for name, label in labels if label.axis is None}
+    return {
+        split: replace(
+            array,
+            labels={
+                name: replace(label, axis=None) if (name, label.array.shape) in constant else label
+                for name, label in array.labels.items()
+            },
+        )
+        for split, array in arrays.items()
+    }
 
 
 def _cut(slices: Slices, axis: int | None, rows: Rows, shape: tuple[int, ...]) -> NDArray[Any]:

@@ -5,6 +5,7 @@
 keeps sets of the same name apart, or side by side where ``config.mat`` says what they are.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,9 +82,10 @@ def _labels(
 ) -> tuple[dict[str, Label], list[tuple[str, str]]]:
     labels, rest = find_labels(channel, count, others, matlab=True)
     speed = f"speed_{split}"
-    if speed in labels:
+    given = labels.get(speed)
+    if given is not None and (given.axis is not None or math.prod(given.array.shape) == 1):
         labels = {"speed_kmh" if name == speed else name: label for name, label in labels.items()}
-    elif any(array.key == speed for array, _ in rest):
+    elif given is not None or any(array.key == speed for array, _ in rest):
         raise UserError(f"{speed} does not have one value a sample", where=str(channel.path), mend="fetch it again")
     return labels, [(array.key, why) for array, why in rest]
 
@@ -163,8 +165,9 @@ def _speeds(parts: Mapping[str, _SplitFile]) -> list[float] | None:
         if label is None:
             continue
         axis = label.axis or 0
+        count = label.array.shape[axis]
         with label.array.opened() as slices:
-            for start in range(0, part.array.count, _SPEEDS_AT_ONCE):
-                values = slices(axis, start, min(start + _SPEEDS_AT_ONCE, part.array.count))
+            for start in range(0, count, _SPEEDS_AT_ONCE):
+                values = slices(axis, start, min(start + _SPEEDS_AT_ONCE, count))
                 found += [float(values.min()), float(values.max())]
     return [min(found), max(found)] if found else None

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.io import savemat
 
 from channels.errors import UserError
 from channels.importers.axes import Axes
@@ -20,7 +21,7 @@ from channels.writer import open_writer
 from jobs.launch.run_list import find_run
 from orchestrator.data.planned_store import store_to_plan
 from orchestrator.spec.store_preset import StorePreset
-from tests.channels.importers.layouts import draw
+from tests.channels.importers.layouts import TINY, draw, labels, load, write_config
 
 CHANNEL = draw(6, 4, 8, 2)
 PARTS = (6, 4, 8, 2)
@@ -128,3 +129,52 @@ def test_a_pipe_is_no_source(tmp_path: Path):
     os.mkfifo(tmp_path / "pipe.npy")
     with pytest.raises(UserError, match="a pipe or a device is not read"):
         survey(tmp_path / "pipe.npy", ImportOptions())
+
+
+@pytest.mark.parametrize("name", ["labels", "y", "target_class"])
+def test_labels_that_are_too_few_are_no_constants(tmp_path: Path, name: str):
+    np.savez(tmp_path / "a.npz", H=CHANNEL, **{name: np.arange(5)})
+    found = survey(tmp_path / "a.npz", ImportOptions())
+    assert [(left.what, left.why) for left in found.left_out] == [
+        (f"a.npz: {name}", "(5,) is no entry for each of the 6 samples of H")
+    ]
+
+
+@pytest.mark.parametrize("files", [1, 2])
+def test_what_is_constant_in_one_split_is_so_in_all(tmp_path: Path, files: int):
+    splits, sender = {"train": CHANNEL, "val": CHANNEL[:3]}, np.arange(3.0)
+    if files == 1:
+        np.savez(tmp_path / "a.npz", tx_pos=sender, **{f"H_{split}": values for split, values in splits.items()})
+    else:
+        for split, values in splits.items():
+            np.savez(tmp_path / f"a_{split}.npz", H=values, tx_pos=sender)
+    store = load(tmp_path, tmp_path / "store")
+    for split, values in splits.items():
+        np.testing.assert_array_equal(labels(store, "a", split)["tx_pos"], np.tile(sender, (len(values), 1)))
+
+
+@pytest.mark.parametrize(("count", "fits"), [(1, True), (5, False), (6, True)])
+def test_speeds_are_one_a_sample_or_one_for_all(tmp_path: Path, count: int, fits: bool):
+    folder = tmp_path / "D99"
+    write_config(folder, TINY)
+    savemat(folder / "train_data.mat", {"H_train": CHANNEL, "speed_train": np.arange(float(count))[:, None]})
+    if fits:
+        assert load(folder, tmp_path / "store").sets["D99"].splits["train"].count == 6
+        return
+    with pytest.raises(UserError, match="speed_train does not have one value a sample"):
+        survey(folder, ImportOptions())
+
+
+@pytest.mark.parametrize(
+    "position",
+    [np.zeros((6, 0)), np.zeros((6, 3), complex), np.ones((6, 3), bool), np.full((6, 3), 1e300)],
+    ids=["no coordinates", "complex", "truth values", "huge"],
+)
+def test_positions_that_are_no_coordinates_do_not_split(
+    tmp_path: Path, position: np.ndarray, recwarn: pytest.WarningsRecorder
+):
+    np.savez(tmp_path / "a.npz", H=CHANNEL, pos=position)
+    (found,) = survey(tmp_path / "a.npz", ImportOptions(val_share=0.5)).sets
+    assert found.counts == {"train": 3, "val": 3}
+    assert ("val: the last samples" in found.notes) == (position.dtype.kind != "f" or not position.size)
+    assert not recwarn.list
