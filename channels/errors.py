@@ -1,5 +1,7 @@
 """The one error a user is meant to read."""
 
+_MOST_LETTERS = 200
+
 
 class UserError(ValueError):
     """Bad input, in one line: what is wrong, where (file, field, value) and how to mend it.
@@ -13,3 +15,11 @@ class UserError(ValueError):
         if mend:
             parts.append(mend)
         super().__init__("; ".join(" ".join(part.split()) for part in parts))
+
+
+def reason_of(error: Exception) -> str:
+    """Why something could not be read, short enough for a line: of wrong bytes an error holds all that was read."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"no {error.encoding} text: {error.reason} at byte {error.start}"
+    text = repr(error)
+    return text if len(text) <= _MOST_LETTERS else f"{text[:_MOST_LETTERS]}..."

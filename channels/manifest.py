@@ -3,12 +3,13 @@
 import hashlib
 import json
 import math
+import reprlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from channels.errors import UserError
+from channels.errors import UserError, reason_of
 from channels.files import is_file, is_there, parse_json
 from channels.spec import ChannelSpec
 
@@ -85,16 +86,17 @@ def read_manifest(store: Path) -> dict[str, StoredSet]:
         mend = "ask its owner for permission, or check the disk"
         raise UserError(f"the manifest cannot be read ({error.strerror})", where=str(file), mend=mend) from error
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"not a readable manifest ({error!r})", where=str(file), mend=remake) from error
+        raise UserError(f"not a readable manifest ({reason_of(error)})", where=str(file), mend=remake) from error
     if schema != SCHEMA:
-        raise UserError(f"schema {schema!r}, but this version reads schema {SCHEMA}", where=str(file), mend=remake)
+        what = f"schema {reprlib.repr(schema)}, but this version reads schema {SCHEMA}"
+        raise UserError(what, where=str(file), mend=remake)
     try:
         sets = {stored.spec.name: stored for stored in (_set_from_json(row, str(file)) for row in document["sets"])}
         intact = document["fingerprint"] == fingerprint(sets)
     except UserError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"malformed manifest ({error!r})", where=str(file), mend=remake) from error
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise UserError(f"malformed manifest ({reason_of(error)})", where=str(file), mend=remake) from error
     if not intact:
         raise UserError("the manifest was altered: its fingerprint does not match", where=str(file), mend=remake)
     return sets

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from channels.errors import UserError
+from channels.errors import UserError, reason_of
 from channels.files import parse_json, write_json
 
 
@@ -33,7 +33,7 @@ def read_adjustments(path: Path) -> Adjustments:
         # Where no micro-batch was cut, an earlier version wrote null.
         most = sizes if isinstance(sizes, int) else {int(bucket): int(most) for bucket, most in (sizes or {}).items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"broken ({error!r})", where=str(path), mend="remove it") from None
+        raise UserError(f"broken ({reason_of(error)})", where=str(path), mend="remove it") from None
     if isinstance(most, int):
         what = f"an earlier version cut the micro-batch of all buckets to {most}, this one cuts each by itself"
         mend = f'write, for each bucket to be cut, its number and its micro-batch: "micro_batch": {{"0": {most}}}'

@@ -2,6 +2,7 @@ import errno
 import hashlib
 import json
 import pickle
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -155,6 +156,22 @@ def test_altered_or_malformed_manifest(store: Path):
     file.write_text(text.replace('"slot_ms": 0.5', '"slot_ms": 0.25'))
     with pytest.raises(UserError, match="altered"):
         ChannelStore.open(store)
+
+
+@pytest.mark.parametrize("place", ["schema", "power", "encoding", "words"])
+def test_a_broken_manifest_is_one_short_line(store: Path, place: str):
+    file = store / "manifest.json"
+    text = file.read_text()
+    changed = {
+        "schema": text.replace('"schema": 1', f'"schema": "{"x" * 9999}"').encode(),
+        "power": re.sub('"mean_power": [^,]*', f'"mean_power": 1{"0" * 400}', text).encode(),
+        "encoding": text.encode().replace(b"S1", b"\xff"),
+        "words": text.replace('"role": "pretrain"', f'"role": "{"x" * 9999}"').encode(),
+    }
+    file.write_bytes(changed[place])
+    with pytest.raises(UserError, match=r"manifest\.json") as caught:
+        ChannelStore.open(store)
+    assert len(str(caught.value)) < 400 + len(str(file))
 
 
 def test_manifest_cannot_point_outside_the_store(store: Path):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from channels.errors import UserError
+from channels.errors import UserError, reason_of
 from channels.importers.formats.deepmimo_scenario import PARAMETERS, QUANTITIES, quantity_stem, read_quantity
 
 
@@ -74,7 +74,7 @@ def load_pair(folder: Path, pair: tuple[int, int, int], paths: int) -> Any:
             )
         # Parameters of a foreign scenario are not checked further by the package than it happens to stumble.
         except Exception as error:
-            what = f"the package deepmimo cannot use it ({error!r})"
+            what = f"the package deepmimo cannot use it ({reason_of(error)})"
             raise UserError(what, where=str(folder / PARAMETERS), mend="fetch the scenario again") from error
         finally:
             deepmimo.config.set("scenarios_folder", before)

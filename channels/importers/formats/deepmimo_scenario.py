@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from channels.errors import UserError
+from channels.errors import UserError, reason_of
 from channels.files import is_file, is_folder, parse_json
 from channels.importers.files.mat5 import read_variables
 
@@ -55,11 +55,16 @@ def read_scenario(folder: Path) -> Scenario:
         parameters: dict[str, Any] = parse_json(file.read_bytes())
         scenes = int(parameters["scene"]["num_scenes"])
         frequency = float(parameters["rt_params"]["frequency"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"not the parameters of a DeepMIMO v4 scenario ({error!r})", where=str(file)) from error
+    except (ValueError, LookupError, TypeError, OverflowError, OSError) as error:
+        raise _not_parameters(file, error) from error
     if scenes != 1:
         raise UserError(f"{scenes} scenes; only static scenarios can be imported", where=str(file))
     return Scenario(folder, frequency, tuple(_pairs(parameters, file)))
+
+
+def _not_parameters(file: Path, error: Exception) -> UserError:
+    what = f"not the parameters of a DeepMIMO v4 scenario ({reason_of(error)})"
+    return UserError(what, where=str(file), mend=_FETCH)
 
 
 def _pairs(parameters: Mapping[str, Any], file: Path) -> list[tuple[int, int, int]]:
@@ -70,8 +75,8 @@ def _pairs(parameters: Mapping[str, Any], file: Path) -> list[tuple[int, int, in
             raise ValueError(f"not between 0 and {TRANSMITTERS} transmitters in a set")
         senders = [(int(one["id"]), index) for one in sets if one["is_tx"] for index in range(int(one["num_points"]))]
         receivers = [int(one["id"]) for one in sets if one["is_rx"] and not one["is_tx"]]
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"not the parameters of a DeepMIMO v4 scenario ({error!r})", where=str(file)) from error
+    except (ValueError, LookupError, TypeError, OverflowError) as error:
+        raise _not_parameters(file, error) from error
     return [(sender, index, receiver) for sender, index in senders for receiver in receivers]
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from channels.errors import UserError
+from channels.errors import UserError, reason_of
 from channels.importers.files.contents import kind_of
 from channels.importers.files.mat5 import read_variables
 
@@ -25,8 +25,8 @@ def read_config(file: Path) -> dict[str, Any]:
         raise UserError(f"it lacks {', '.join(missing)}", where=str(file), mend=_MEND)
     try:
         number = {name: float(np.asarray(content[name]).item()) for name in ("fc", "K", "delta_f", "T", "delta_t")}
-        rows, cols = (float(size) for size in np.ravel(content["UPA"]))
-    except (ValueError, TypeError) as error:
+        rows, cols = (float(size) for size in np.ravel(content["UPA"]).tolist())
+    except (ValueError, TypeError, OverflowError) as error:
         raise UserError(f"not a readable config.mat ({error})", where=str(file), mend=_MEND) from error
     words = _SCENARIO.fullmatch(str(content["scenario"]).strip())
     if words is None:
@@ -53,4 +53,4 @@ def _variables(file: Path) -> dict[str, Any]:
     except UserError:
         raise
     except (OSError, ValueError) as error:
-        raise UserError(f"not a readable config.mat ({error!r})", where=str(file), mend=_MEND) from error
+        raise UserError(f"not a readable config.mat ({reason_of(error)})", where=str(file), mend=_MEND) from error

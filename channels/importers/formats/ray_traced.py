@@ -26,7 +26,7 @@ def scene_parameters(file: Path) -> dict[str, Any]:
         carriers, words = scene["fc"], str(scene["axes"])
         carrier = float(carriers[0] if isinstance(carriers, list) else carriers)
     # Any other JSON is no description of scenes; one that cannot be read is named as left out.
-    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, OverflowError):
         return {}
     found: dict[str, Any] = {"fc_ghz": carrier / 1e9}
     if spacing := _SPACING.search(words):

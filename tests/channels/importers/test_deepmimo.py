@@ -2,6 +2,7 @@
 
 import builtins
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -161,12 +162,23 @@ class Toucher:
         ({"scene": {}}, "not the parameters"),
         ({"txrx_sets": {"txrx_set_0": {}}}, "not the parameters"),
         ({"rt_params": {}}, "not the parameters"),
+        ({"scene": {"num_scenes": math.inf}}, "not the parameters"),
+        ({"txrx_sets": {"a": {"id": math.inf, "is_tx": True, "is_rx": False, "num_points": 1}}}, "not the parameters"),
+        ({"rt_params": {"frequency": 10**400}}, "not the parameters"),
+        ({"txrx_sets": [1]}, "not the parameters"),
     ],
 )
 def test_parameters_that_cannot_be_used_are_refused(scenario: Path, change: dict[str, Any], message: str):
     file = scenario / "params.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     with pytest.raises(UserError, match=message):
+        find(scenario)
+
+
+def test_parameters_in_another_encoding_are_not_printed(scenario: Path):
+    file = scenario / "params.json"
+    file.write_bytes(b"\xff" + file.read_bytes() * 50)
+    with pytest.raises(UserError, match=r"not the parameters .*at byte 0\);"):
         find(scenario)
 
 

@@ -178,3 +178,11 @@ def test_positions_that_are_no_coordinates_do_not_split(
     assert found.counts == {"train": 3, "val": 3}
     assert ("val: the last samples" in found.notes) == (position.dtype.kind != "f" or not position.size)
     assert not recwarn.list
+
+
+def test_a_scene_whose_carrier_no_float_holds_is_not_described(tmp_path: Path):
+    np.savez(tmp_path / "a.npz", H=CHANNEL)
+    (tmp_path / "manifest.json").write_text(f'{{"a": {{"fc": 1{"0" * 400}, "axes": ""}}}}')
+    found = survey(tmp_path, ImportOptions())
+    assert found.sets[0].parameters["fc_ghz"].source == "assumed"
+    assert [left.what for left in found.left_out] == ["manifest.json"]
