@@ -44,12 +44,17 @@ class Label:
 
 @dataclass(frozen=True, slots=True)
 class ChannelArray:
-    """The channels of one file. convert: a piece, in the order of ``axes``, to samples; None for ``axes.samples``."""
+    """The channels of one file.
+
+    convert: a piece, in the order of ``axes``, to samples; None for ``axes.samples``. made_bytes: of a sample that it
+    makes.
+    """
 
     array: StoredArray
     axes: Axes
     labels: Mapping[str, Label]
     convert: Convert | None = None
+    made_bytes: int = 0
 
     @property
     def count(self) -> int:
@@ -63,7 +68,7 @@ class ChannelArray:
             raise UserError(f"{self.array.text}: truth values, not channels", where=str(self.array.path), mend=mend)
         chosen = range(self.count) if rows is None else rows
         values = math.prod(self.array.shape) // max(self.count, 1)
-        size = values * max(8, self.array.dtype.itemsize)
+        size = max(values * max(8, self.array.dtype.itemsize), self.made_bytes)
         if size > SAMPLE_BYTES:
             raise UserError(
                 f"{self.array.text}: a sample is larger than {SAMPLE_BYTES} bytes", where=str(self.array.path)

@@ -26,7 +26,7 @@ from channels.importers.found import Findings, FoundSet, LeftOut
 from channels.importers.options import ImportOptions
 from channels.importers.pairs import split_in
 from channels.importers.parameters import gather, given_for
-from channels.importers.reading import ChannelArray
+from channels.importers.reading import SAMPLE_BYTES, ChannelArray
 from channels.importers.tree import Tree
 
 NAME = "cost2100"
@@ -91,13 +91,17 @@ def _found(
     if not isinstance(subcarriers, int) or subcarriers < DELAYS:
         what = f"{subcarriers} subcarriers cannot hold {DELAYS} delays"
         raise UserError(what, where="--subcarriers", mend=f"take {DELAYS} or more")
+    made_bytes = 8 * subcarriers * ANGLES
+    if made_bytes > SAMPLE_BYTES:
+        what = f"a sample of {subcarriers} subcarriers is larger than {SAMPLE_BYTES} bytes"
+        raise UserError(what, where="--subcarriers", mend="ask for fewer")
     arrays: dict[str, ChannelArray] = {}
     passed: list[tuple[Path, str, str]] = []
     for split, file in files.items():
         held = contents(file)
         taps = _taps(held.arrays, file, options)
         axes = Axes(("n", "k") if len(taps.shape) == 2 else ("n", "1", "a", "k"))
-        arrays[split] = ChannelArray(taps, axes, {}, to_subcarriers(subcarriers, str(file)))
+        arrays[split] = ChannelArray(taps, axes, {}, to_subcarriers(subcarriers, str(file)), made_bytes)
         passed += [(file, key, why) for key, why in held.passed]
         passed += [(file, array.key, "not the taps") for array in held.arrays if array is not taps]
     parameters = gather(
@@ -141,8 +145,10 @@ def to_subcarriers(subcarriers: int, where: str) -> Callable[[NDArray[Any]], NDA
     """
 
     def convert(rows: NDArray[Any]) -> NDArray[np.complex64]:
-        if not (rows.min() >= 0 and rows.max() <= 1):
-            what = f"values from {rows.min():g} to {rows.max():g}, but {KEY} lies in [0, 1]"
+        # A sample with any other value is named, or left out, like those of every format.
+        finite = rows[np.isfinite(rows)]
+        if finite.size and not (finite.min() >= 0 and finite.max() <= 1):
+            what = f"values from {finite.min():g} to {finite.max():g}, but {KEY} lies in [0, 1]"
             raise UserError(what, where=where, mend="is this another array? Name the right one with --key")
         parts = rows.reshape(len(rows), 2, ANGLES, DELAYS).astype(np.float32) - np.float32(0.5)
         taps = parts[:, 0] + 1j * parts[:, 1]

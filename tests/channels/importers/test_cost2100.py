@@ -81,3 +81,22 @@ def test_what_is_not_as_published(tmp_path: Path):
         survey(tmp_path, ImportOptions(subcarriers=31))
     with pytest.raises(UserError, match=r"p\.yaml: \(T, K, A\) = \(4, 32, 32\) is asked for"):
         survey(tmp_path, ImportOptions(given=GivenParameters("p.yaml", {"slots": 4})))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_row_that_is_not_finite_is_named_or_left_out(tmp_path: Path, value: float):
+    taps = np.random.default_rng(0).uniform(0, 1, (3, 2048))
+    taps[1, 7] = value
+    np.savez(tmp_path / "DATA_Htrainin.npz", HT=taps)
+    with pytest.raises(UserError, match="COST2100-in/train: sample 1 has mean power nan"):
+        load(tmp_path, tmp_path / "store")
+    store = load(tmp_path, tmp_path / "store", skip_zero=True)
+    assert store.sets["COST2100-in"].origin["skipped_zero"] == {"train": 1}
+
+
+def test_samples_that_become_large_are_made_one_by_one_or_refused(tmp_path: Path):
+    np.savez(tmp_path / "DATA_Htrainin.npz", HT=np.random.default_rng(0).uniform(0, 1, (3, 2048)))
+    with pytest.raises(UserError, match="--subcarriers: a sample of 100000000 subcarriers is larger than"):
+        survey(tmp_path, ImportOptions(subcarriers=10**8))
+    (found,) = survey(tmp_path, ImportOptions(subcarriers=2**15)).sets
+    assert [len(chunk.channel) for chunk in found.splits["train"].chunks()] == [1, 1, 1]
