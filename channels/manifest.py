@@ -18,6 +18,7 @@ MANIFEST_FILE = "manifest.json"
 SHARD_FOLDER = "shards"
 ROLES = ("pretrain", "zeroshot")
 SPLITS = ("train", "val", "test")
+_REMAKE = "make or import the store again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,6 @@ def read_manifest(store: Path) -> dict[str, StoredSet]:
         raise UserError(
             what, where=str(store), mend="make one with 'wavetrain channels make --preset demo --store DIR'"
         )
-    remake = "make or import the store again"
     try:
         document = parse_json(file.read_bytes())
         schema = document["schema"]
@@ -86,19 +86,19 @@ def read_manifest(store: Path) -> dict[str, StoredSet]:
         mend = "ask its owner for permission, or check the disk"
         raise UserError(f"the manifest cannot be read ({error.strerror})", where=str(file), mend=mend) from error
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"not a readable manifest ({reason_of(error)})", where=str(file), mend=remake) from error
+        raise UserError(f"not a readable manifest ({reason_of(error)})", where=str(file), mend=_REMAKE) from error
     if schema != SCHEMA:
         what = f"schema {reprlib.repr(schema)}, but this version reads schema {SCHEMA}"
-        raise UserError(what, where=str(file), mend=remake)
+        raise UserError(what, where=str(file), mend=_REMAKE)
     try:
         sets = {stored.spec.name: stored for stored in (_set_from_json(row, str(file)) for row in document["sets"])}
         intact = document["fingerprint"] == fingerprint(sets)
     except UserError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise UserError(f"malformed manifest ({reason_of(error)})", where=str(file), mend=remake) from error
+        raise UserError(f"malformed manifest ({reason_of(error)})", where=str(file), mend=_REMAKE) from error
     if not intact:
-        raise UserError("the manifest was altered: its fingerprint does not match", where=str(file), mend=remake)
+        raise UserError("the manifest was altered: its fingerprint does not match", where=str(file), mend=_REMAKE)
     return sets
 
 
@@ -117,7 +117,7 @@ def _set_to_json(stored: StoredSet) -> dict[str, Any]:
 
 
 def _set_from_json(row: Mapping[str, Any], where: str) -> StoredSet:
-    spec = ChannelSpec.from_mapping(row["spec"], where)
+    spec = ChannelSpec.from_mapping(row["spec"], where, mend=_REMAKE)
     sample_bytes = 8 * math.prod(spec.shape)
     if row["role"] not in ROLES:
         raise ValueError(f"role {row['role']!r} of set {spec.name}")

@@ -3,9 +3,11 @@
 import difflib
 import math
 import re
-from collections.abc import Mapping
+import reprlib
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 from channels.errors import UserError
 
@@ -15,6 +17,20 @@ SCENARIOS = ("UMi", "UMa", "RMa", "Indoor")
 USER_ANTENNAS = ("directional", "omnidirectional")
 """Elements that a user can have when channels are made: that of TR 38.901 (8 dBi, 65 degrees), or no pattern."""
 
+_EXAMPLES = {
+    "fc_ghz": "3.5",
+    "subcarriers": "32",
+    "subcarrier_spacing_khz": "30",
+    "slots": "24",
+    "slot_ms": "0.5",
+    "rows": "1",
+    "cols": "8",
+    "scenario": "UMi",
+    "los": "true",
+    "speed_kmh": "[3, 50]",
+    "user_antenna": USER_ANTENNAS[0],
+}
+_Value = TypeVar("_Value")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -60,31 +76,45 @@ class ChannelSpec:
         return self.slots, self.subcarriers, self.antennas
 
     @classmethod
-    def from_mapping(cls, mapping: object, where: str) -> "ChannelSpec":
+    def from_mapping(
+        cls, mapping: object, where: str, *, sources: Mapping[str, str] = MappingProxyType({}), mend: str | None = None
+    ) -> "ChannelSpec":
         """The spec written in a YAML or JSON file.
 
+        sources: what else than ``where`` says what a field is. mend: of a wrong value; an example of it otherwise.
         Raises UserError, naming ``where`` and the field: unknown or missing key, wrong type, value out of range.
         """
         entries = _entries(mapping, where)
-        name = _text(entries, "name", where)
-        if not _NAME.fullmatch(name):
+        name = entries["name"]
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise UserError(
-                f"name {name!r} cannot be a folder", where=where, mend="use letters, digits, dot, dash and underscore"
+                f"name {reprlib.repr(name)} cannot be a folder",
+                where=where,
+                mend=mend or "use letters, digits, dot, dash and underscore, at most 64",
             )
-        here = f"{where} ({name})"
+
+        def take(key: str, read: Callable[[Any, str], _Value]) -> _Value:
+            try:
+                return read(entries.get(key), key)
+            except ValueError as error:
+                source = f", {sources[key]}" if key in sources else ""
+                what = f"{error}, not {reprlib.repr(entries[key])}"
+                example = f"for example {key}: {_EXAMPLES[key]}"
+                raise UserError(what, where=f"{where}{source} ({name})", mend=mend or example) from None
+
         return cls(
             name=name,
-            fc_ghz=_positive(entries, "fc_ghz", here),
-            subcarriers=_count(entries, "subcarriers", here),
-            subcarrier_spacing_khz=_positive(entries, "subcarrier_spacing_khz", here),
-            slots=_count(entries, "slots", here),
-            slot_ms=_positive(entries, "slot_ms", here),
-            rows=_count(entries, "rows", here),
-            cols=_count(entries, "cols", here),
-            scenario=_text(entries, "scenario", here),
-            los=_flag(entries, "los", here),
-            speed_kmh=_range(entries, "speed_kmh", here),
-            user_antenna=_user_antenna(entries, here),
+            fc_ghz=take("fc_ghz", _positive),
+            subcarriers=take("subcarriers", _count),
+            subcarrier_spacing_khz=take("subcarrier_spacing_khz", _positive),
+            slots=take("slots", _count),
+            slot_ms=take("slot_ms", _positive),
+            rows=take("rows", _count),
+            cols=take("cols", _count),
+            scenario=take("scenario", _text),
+            los=take("los", _flag),
+            speed_kmh=take("speed_kmh", _range),
+            user_antenna=take("user_antenna", _user_antenna),
         )
 
     def to_mapping(self) -> dict[str, Any]:
@@ -110,17 +140,15 @@ def _entries(mapping: object, where: str) -> Mapping[str, Any]:
     return mapping
 
 
-def _text(entries: Mapping[str, Any], key: str, where: str) -> str:
-    value = entries[key]
+def _text(value: Any, key: str) -> str:
     if not isinstance(value, str) or not value:
-        raise UserError(f"{key} must be a word, not {value!r}", where=where)
+        raise ValueError(f"{key} must be a word")
     return value
 
 
-def _count(entries: Mapping[str, Any], key: str, where: str) -> int:
-    value = entries[key]
+def _count(value: Any, key: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise UserError(f"{key} must be a whole number of at least 1, not {value!r}", where=where)
+        raise ValueError(f"{key} must be a whole number of at least 1")
     return value
 
 
@@ -134,30 +162,27 @@ def _number(value: object) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _positive(entries: Mapping[str, Any], key: str, where: str) -> float:
-    value = _number(entries[key])
-    if value is None or value <= 0:
-        raise UserError(f"{key} must be a number above 0, not {entries[key]!r}", where=where)
-    return value
+def _positive(value: Any, key: str) -> float:
+    number = _number(value)
+    if number is None or number <= 0:
+        raise ValueError(f"{key} must be a number above 0")
+    return number
 
 
-def _flag(entries: Mapping[str, Any], key: str, where: str) -> bool | None:
-    value = entries[key]
+def _flag(value: Any, key: str) -> bool | None:
     if value is not None and not isinstance(value, bool):
-        raise UserError(f"{key} must be true, false or null, not {value!r}", where=where)
+        raise ValueError(f"{key} must be true, false or null")
     return value
 
 
-def _user_antenna(entries: Mapping[str, Any], where: str) -> str | None:
-    value = entries.get("user_antenna")
+def _user_antenna(value: Any, key: str) -> str | None:
     if value is not None and value not in USER_ANTENNAS:
-        raise UserError(f"user_antenna must be {' or '.join(USER_ANTENNAS)}, not {value!r}", where=where)
-    return value
+        raise ValueError(f"{key} must be {' or '.join(USER_ANTENNAS)}")
+    return str(value) if value is not None else None
 
 
-def _range(entries: Mapping[str, Any], key: str, where: str) -> tuple[float, float]:
-    value = entries[key]
+def _range(value: Any, key: str) -> tuple[float, float]:
     ends = [_number(end) for end in value] if isinstance(value, list | tuple) else []
     if len(ends) != 2 or ends[0] is None or ends[1] is None or not 0 <= ends[0] <= ends[1]:
-        raise UserError(f"{key} must be [lowest, highest] with 0 <= lowest <= highest, not {value!r}", where=where)
+        raise ValueError(f"{key} must be [lowest, highest] with 0 <= lowest <= highest")
     return ends[0], ends[1]

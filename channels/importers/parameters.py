@@ -59,9 +59,12 @@ def complete(parameters: dict[str, Parameter], scale: tuple[int, int, int]) -> d
 def build_spec(
     name: str, parameters: Mapping[str, Parameter], where: str, base: ChannelSpec | None = None
 ) -> ChannelSpec:
-    """The specification of a set. base: whose other fields it keeps. Raises UserError for a value that is none."""
+    """A set's specification. base: whose other fields it keeps. Raises UserError for a wrong value by its source."""
     values = {key: parameter.value for key, parameter in parameters.items()}
-    return ChannelSpec.from_mapping({**(base.to_mapping() if base else {}), **values, "name": name}, where)
+    sources = {key: parameter.source for key, parameter in parameters.items() if parameter.source != SHAPE}
+    return ChannelSpec.from_mapping(
+        {**(base.to_mapping() if base else {}), **values, "name": name}, where, sources=sources
+    )
 
 
 def check_scale(

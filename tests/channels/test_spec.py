@@ -46,6 +46,14 @@ def test_bad_field_is_named(spec: ChannelSpec, change: dict, words: list[str]):
     assert "sets.yaml" in str(caught.value) and "\n" not in str(caught.value)
     for word in words:
         assert word in str(caught.value)
+    assert "; " in str(caught.value), "how to mend it"
+
+
+def test_what_says_a_wrong_value_is_named(spec: ChannelSpec):
+    change = {"fc_ghz": "x" * 999}
+    expected = r"^a\.npy, --spec p\.yaml \(S1\): fc_ghz must .{,99}; for example fc_ghz: 3\.5$"
+    with pytest.raises(UserError, match=expected):
+        ChannelSpec.from_mapping(spec.to_mapping() | change, "a.npy", sources={"fc_ghz": "--spec p.yaml"})
 
 
 def test_missing_key_and_wrong_kind(spec: ChannelSpec):

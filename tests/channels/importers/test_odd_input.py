@@ -13,6 +13,7 @@ from channels.errors import UserError
 from channels.importers.axes import Axes
 from channels.importers.found import Survey
 from channels.importers.options import ImportOptions
+from channels.importers.spec_file import GivenParameters
 from channels.importers.survey import survey
 from channels.importers.write import named_for
 from channels.store import ChannelStore
@@ -186,3 +187,13 @@ def test_a_scene_whose_carrier_no_float_holds_is_not_described(tmp_path: Path):
     found = survey(tmp_path, ImportOptions())
     assert found.sets[0].parameters["fc_ghz"].source == "assumed"
     assert [left.what for left in found.left_out] == ["manifest.json"]
+
+
+def test_a_wrong_parameter_is_blamed_on_what_says_it(tmp_path: Path):
+    np.save(tmp_path / "a.npy", CHANNEL)
+    with pytest.raises(UserError, match=r"a\.npy, --spec p\.yaml \(a\): fc_ghz must be .* not 'abc'; for example"):
+        survey(tmp_path, ImportOptions(given=GivenParameters("p.yaml", {"fc_ghz": "abc"})))
+    write_config(tmp_path / "D99", TINY, K=-8.0)
+    savemat(tmp_path / "D99" / "train_data.mat", {"H_train": CHANNEL})
+    with pytest.raises(UserError, match=r"D99, config\.mat \(D99\): subcarriers must be .* not -8; for example"):
+        survey(tmp_path / "D99", ImportOptions())
