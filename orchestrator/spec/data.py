@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from channels.augment import AUGMENTATIONS, Augmentation
-from orchestrator.spec.section import FolderPath, Positive, Section
+from orchestrator.spec.section import Decibels, FolderPath, Positive, Section, refuse_twice
 from orchestrator.spec.store_preset import StorePreset
 
 Shot = Literal["zero", "full"]
@@ -26,7 +26,7 @@ class DataSection(Section):
     """Full-shot: the held-out set that is trained on, alone, and scored; null: the pre-training sets are trained on."""
     samples: Positive | None = None
     """At most so many training samples of every set (the first ones), for ablations."""
-    snr_db: float | None = 20.0
+    snr_db: Decibels | None = 20.0
     """Noise added to unit-power channels, input and target alike (PAPERS: 20 dB); null for none."""
     augment: tuple[Augmentation, ...] = ()
     """Random changes of training samples that leave them possible channels, before the noise (channels.augment)."""
@@ -39,6 +39,12 @@ class DataSection(Section):
     def shot(self) -> Shot:
         """Whether the sets that are scored are those that were trained on."""
         return "zero" if self.target is None else "full"
+
+    @field_validator("sets", "zeroshot_sets")
+    @classmethod
+    def _each_once(cls, names: tuple[str, ...] | int | None) -> tuple[str, ...] | int | None:
+        refuse_twice(names)
+        return names
 
     @field_validator("augment")
     @classmethod

@@ -1,8 +1,10 @@
 """The part of a job spec that says how the model is scored."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from orchestrator.spec.section import Positive, Section
+from pydantic import Field
+
+from orchestrator.spec.section import Decibels, Positive, Section
 
 Select = Literal["val", "zeroshot", "last"]
 ReferenceName = Literal["zero", "repeat_last", "linear", "pad", "prony", "lmmse"]
@@ -16,7 +18,7 @@ class EvaluationSection(Section):
     samples: Positive | None = None
     """At most so many samples of every set; null: all."""
     batch: Positive = 64
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     every_epochs: Positive | None = None
     """Also score the model after every so many epochs, beside the training."""
     validation_samples: Positive = 32
@@ -25,7 +27,7 @@ class EvaluationSection(Section):
     """What chooses the best model: its validation samples, the zero-shot sets, or nothing (the last one is taken)."""
     references: bool | tuple[ReferenceName, ...] = True
     """Predictions without training that are also scored: true for ``DEFAULT_REFERENCES``, or some by name."""
-    link_snr_db: float | None = 10.0
+    link_snr_db: Decibels | None = 10.0
     """Of one antenna, for the spectral efficiency of precoding along predictions; null: directions are not scored."""
 
     @property

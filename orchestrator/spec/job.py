@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from channels.yaml_files import read_mapping
 from models.options import FOLDER_OPTIONS, SCALE_OPTIONS, portable_options
@@ -137,13 +137,6 @@ class JobSpec(Section):
                 "batching.shuffle sample spreads every shard over all nodes; use data.placement shared or replicate"
             )
         return self
-
-    @field_validator("data")
-    @classmethod
-    def _plain_store(cls, data: DataSection) -> DataSection:
-        if not str(data.store).strip():
-            raise ValueError("store is empty")
-        return data
 
     @property
     def training_identity(self) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 Positive = Annotated[int, Field(gt=0)]
 
@@ -16,8 +16,25 @@ def expanded(path: Path) -> Path:
         raise ValueError(f"the home folder of {path.parts[0]} is not known; write the whole path") from None
 
 
-FolderPath = Annotated[Path, AfterValidator(expanded)]
+def _written(path: Any) -> Any:
+    """Before it is a path: of an empty text ``Path`` makes the working directory."""
+    if isinstance(path, str) and not path.strip():
+        raise ValueError("the path is empty; write . for the working directory")
+    return path
+
+
+FolderPath = Annotated[Path, BeforeValidator(_written), AfterValidator(expanded)]
 """A path that a person writes; ``~`` is the home folder."""
+
+Decibels = Annotated[float, Field(ge=-100, le=300)]
+"""A ratio of powers in dB that a float32 holds, and its inverse too."""
+
+
+def refuse_twice(names: object) -> None:
+    """Raises ValueError where one of several names stands twice; a number in their place says how many."""
+    twice = [name for name in names if names.count(name) > 1] if isinstance(names, tuple) else []
+    if twice:
+        raise ValueError(f"{twice[0]} stands twice; name each once")
 
 
 class Section(BaseModel):

@@ -8,6 +8,7 @@ from orchestrator.spec.section import Positive, Section
 
 LossWeighting = Literal["token", "sample"]
 Optimizer = Literal["adamw", "muon"]
+Beta = Annotated[float, Field(ge=0, lt=1)]
 Precision = Literal["fp32", "bf16", "bf16_pure"]
 
 
@@ -33,7 +34,7 @@ class TrainSection(Section):
     min_lr: Annotated[float, Field(ge=0)] = 0.0
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
     clip_norm: Annotated[float, Field(ge=0)] = 1.0
     freeze: tuple[str, ...] = ()
     """Parts of the model whose weights stay as they are: beginnings of their parameters' names, e.g. encoder."""

@@ -1,11 +1,13 @@
 """Specs from mappings: overrides of their fields, and validation whose first error is one line."""
 
 import difflib
+import re
 import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from channels.errors import UserError
 from channels.yaml_files import MOST_NESTING, parse_yaml
@@ -46,8 +48,7 @@ def validate(model: type[Model], mapping: Mapping[str, Any], where: str, overrid
 def _first_error(
     model: type[BaseModel], mapping: Mapping[str, Any], file: str, overrides: Sequence[str], error: ValidationError
 ) -> UserError:
-    detail = error.errors(include_url=False)[0]
-    path = [str(part) for part in detail["loc"]]
+    detail, path = _deepest(mapping, error)
     field = ".".join(path)
     where = _origin(field, file, overrides)
     if detail["type"] == "extra_forbidden":
@@ -57,9 +58,45 @@ def _first_error(
         return UserError(f"unknown key {field!r}", where=where, mend=mend)
     if detail["type"] == "missing":
         return UserError(f"{field!r} is missing", where=where, mend="add it")
-    message = detail["msg"].removeprefix("Value error, ")
+    message = _in_plain_words(detail["msg"])
     value = "" if isinstance(detail["input"], dict | BaseModel) else f" = {reprlib.repr(detail['input'])}"
     return UserError(f"{field or 'spec'}{value}: {message}", where=where, mend="correct the value")
+
+
+def _deepest(mapping: Mapping[str, Any], error: ValidationError) -> tuple[ErrorDetails, list[str]]:
+    """Of the first field that is wrong the error that says most, and its path.
+
+    A field that may be of several types has an error for each, under the name that pydantic gives to the type: the one
+    that got furthest into the value is meant.
+    """
+    details = error.errors(include_url=False)
+    paths = [_written_path(mapping, detail) for detail in details]
+    same = [index for index, path in enumerate(paths) if path[: len(paths[0])] == paths[0]]
+    chosen = max(same, key=lambda index: len(paths[index]))
+    return details[chosen], paths[chosen]
+
+
+def _written_path(mapping: Mapping[str, Any], detail: ErrorDetails) -> list[str]:
+    """The path of an error as the file is written, without names of types."""
+    path: list[str] = []
+    value: Any = mapping
+    for part in detail["loc"]:
+        if isinstance(value, Mapping) and part in value:
+            value = value[part]
+        elif isinstance(value, list | tuple) and isinstance(part, int):
+            value = value[part] if part < len(value) else None
+        elif detail["type"] != "missing" or part != detail["loc"][-1]:
+            continue
+        path.append(str(part))
+    return path
+
+
+def _in_plain_words(message: str) -> str:
+    """A message of pydantic in the words of YAML."""
+    text = message.removeprefix("Value error, ").replace(" after validation", "")
+    text = re.sub(r"valid dictionary or instance of \w+", "valid mapping", text)
+    text = re.sub(r"Input is not a valid path.*", "Input should be a path", text)
+    return re.sub(r"\b(t|T)uple\b", lambda found: "List" if found[1] == "T" else "list", text)
 
 
 def _origin(field: str, file: str, overrides: Sequence[str]) -> str:

@@ -9,6 +9,8 @@ from orchestrator.control.probe import Fit, probe
 from orchestrator.data.plan import make_schedule
 from orchestrator.data.reader import open_training_data
 from orchestrator.data.target import fit_to_target
+from orchestrator.evaluation.nmse import check_zeroshot_sets
+from orchestrator.evaluation.validation import check_validation_sets
 from orchestrator.run.initial_weights import check_beginning
 from orchestrator.spec.cluster import load_profile
 from orchestrator.spec.job import JobSpec, load_job
@@ -32,14 +34,16 @@ def plan_job(options: JobOptions) -> tuple[Schedule, int, list[Fit]]:
     Where no store is there yet, it is the schedule of the preset that the job names.
 
     Raises:
-        UserError: a broken spec, a store or weights to begin with that are not there, or a device that not even one
-            sample fits.
+        UserError: a broken spec, a store or weights to begin with that are not there, sets to score that it has not,
+            or a device that not even one sample fits.
     """
     job = load_job(options.spec, options.overrides)
     to_plan = announced_store(job)
     job = fit_to_target(job, to_plan)
     spec = make_spec(job.model.name, job.model.options)
     catalogue, data = open_training_data(job.data, spec, job.seed, packed=job.batching.packed, store=to_plan)
+    check_zeroshot_sets(data.store, job, spec)
+    check_validation_sets(data.store, job)
     schedule = make_schedule(job, catalogue, data.flops)
     check_beginning(job, spec, load_profile(None, options.cluster).storage.runs)
     return schedule, job.scale.most, _probe(job, options) if options.probe else []

@@ -54,6 +54,12 @@ def test_the_plan_before_and_after_the_store_is_made_is_the_same(wavetrain: Any)
     assert (code, said) == (0, "") and json.loads(after) == json.loads(before)
 
 
+@pytest.mark.parametrize("name", ["zz", "E1"])
+def test_a_plan_checks_the_sets_that_are_scored(wavetrain: Any, name: str) -> None:
+    code, _, said = wavetrain("plan", "job.yaml", "--set", f"data.zeroshot_sets=[{name}]")
+    assert code == 2 and f"data.zeroshot_sets: no set {name!r}; known: Z1" in said
+
+
 @pytest.mark.parametrize("sweep", [(), ("--sweep", "seed=1,2")])
 def test_a_dry_run_works_without_the_store_and_a_submission_does_not(wavetrain: Any, sweep: tuple[str, ...]) -> None:
     code, out, said = wavetrain("submit", "job.yaml", "--dry-run", *sweep)

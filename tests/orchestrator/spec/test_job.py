@@ -86,6 +86,31 @@ def test_bad_specs_are_refused_in_one_line(tmp_path: Path, text: str, expected: 
         assert part in message
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.sets=0", "data.sets = 0: Input should be a valid list"),
+        ("data.sets=[1]", "data.sets.0 = 1: Input should be a valid string"),
+        ("data.sets=[p, q, p]", "data.sets = ['p', 'q', 'p']: p stands twice; name each once"),
+        ("data.zeroshot_sets=[p, p]", "data.zeroshot_sets = ['p', 'p']: p stands twice"),
+        ("batching.micro_batch=[4, 0]", "batching.micro_batch.1 = 0: Input should be greater than 0"),
+        ("batching.micro_batch=x", "batching.micro_batch = 'x': Input should be a valid integer"),
+        ("train.profile=3", "train.profile = 3: Input should be a valid mapping"),
+        ("train.betas=[2, 3]", "train.betas.0 = 2: Input should be less than 1"),
+        ("train.betas=[0.9, 1.0]", "train.betas.1 = 1.0: Input should be less than 1"),
+        ("train.betas=[-1, 0.9]", "train.betas.0 = -1: Input should be greater than or equal to 0"),
+        ("train.betas=3", "train.betas = 3: Input should be a valid list"),
+        ("data.snr_db=-5000", "data.snr_db = -5000: Input should be greater than or equal to -100"),
+        ("evaluation.link_snr_db=5000", "evaluation.link_snr_db = 5000: Input should be less than or equal to 300"),
+        ("evaluation.seed=-1", "evaluation.seed = -1: Input should be greater than or equal to 0"),
+        ("data.store=''", "data.store = '': the path is empty; write . for the working directory"),
+        ("data.store=3", "data.store = 3: Input should be a path"),
+    ],
+)
+def test_values_that_cannot_run_are_refused_in_the_words_of_the_file(tmp_path: Path, override: str, message: str):
+    assert f": {message}" in refusal(lambda: load_job(write(tmp_path, MINIMAL), [override]))
+
+
 def test_missing_file_is_named(tmp_path: Path) -> None:
     assert "nothing.yaml" in refusal(lambda: load_job(tmp_path / "nothing.yaml"))
 
