@@ -1,5 +1,6 @@
 """The commands of ``wavetrain``: the module of one is imported when it is used, so ``--help`` answers at once."""
 
+import re
 import sys
 from collections.abc import Mapping
 from importlib import import_module
@@ -66,8 +67,23 @@ class CommandLine(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Name, command and arguments of the command that is used."""
+        _refuse_empty(args)
         name, _, rest = super().resolve_command(ctx, args)
         return name, load_command(str(name)), rest
+
+
+def _refuse_empty(arguments: list[str]) -> None:
+    """Raises UserError for an empty argument, as a shell makes it of a variable that is not set.
+
+    As a path it would be the working directory.
+    """
+    before = ""
+    for argument in arguments:
+        option = re.fullmatch(r"(--[a-z-]+)=\s*", argument)
+        if option or not argument.strip():
+            where = option[1] if option else before
+            raise UserError("an argument is empty", where=where, mend="give a value; . is the working directory")
+        before = argument
 
 
 def run() -> None:

@@ -15,6 +15,7 @@ from channels.files import write_json
 from jobs.cli.command_line import COMMANDS, load_command
 from jobs.launch.folder import LaunchFolder
 from orchestrator.run.folder import RunDirectory
+from tests.jobs.cli.conftest import Command
 from tests.jobs.launches import job_of
 
 ENGINES = {"torch", "ray", "deepspeed", "mlflow", "sionna", "matplotlib", "submitit", "h5py", "scipy"}
@@ -93,3 +94,15 @@ def test_a_job_spec_is_read_without_an_engine(tmp_path: Path) -> None:
         "import json, pathlib, sys; from orchestrator.spec.job import load_job; load_job(pathlib.Path('job.yaml'))"
     )
     assert not set(json.loads(run_python(tmp_path, f"{program}; print(json.dumps(list(sys.modules)))"))) & ENGINES
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("channels", "import", "a.npy", "--store", ""), ("plan", "--store= "), ("channels", "show", "--store", " ")],
+)
+def test_an_empty_argument_is_not_the_working_directory(wavetrain: Command, arguments: tuple[str, ...]) -> None:
+    assert wavetrain(*arguments) == (
+        2,
+        "",
+        "wavetrain: --store: an argument is empty; give a value; . is the working directory\n",
+    )
