@@ -49,7 +49,8 @@ def found_set(draft: Draft, options: ImportOptions, source: Path) -> FoundSet:
     scale = draft.scale or first.axes.scale(first.array.shape)
     for array in arrays.values():
         if array.count == 0:
-            raise UserError(f"{array.array.key} holds no sample", where=str(array.array.path))
+            mend = "save an array with samples in it, or name their axis with --axes"
+            raise UserError(f"{array.array.key} holds no sample", where=str(array.array.path), mend=mend)
     parameters = complete(dict(draft.parameters), scale)
     names = [name for name in draft.names if draft.published or not is_published_name(name)]
     names = [usable_name(name) for name in names or [f"{draft.reader}-{draft.names[0]}"]]

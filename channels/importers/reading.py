@@ -70,9 +70,9 @@ class ChannelArray:
         values = math.prod(self.array.shape) // max(self.count, 1)
         size = max(values * max(8, self.array.dtype.itemsize), self.made_bytes)
         if size > SAMPLE_BYTES:
-            raise UserError(
-                f"{self.array.text}: a sample is larger than {SAMPLE_BYTES} bytes", where=str(self.array.path)
-            )
+            what = f"{self.array.text}: a sample is larger than {SAMPLE_BYTES} bytes"
+            mend = "name the axis of its samples with --axes, or cut them into smaller ones"
+            raise UserError(what, where=str(self.array.path), mend=mend)
         step = self._step(size)
         return SourceSplit(len(chosen), lambda: self._chunks(chosen, step))
 

@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from channels.errors import UserError
 from channels.importers.files.arrays import StoredArray
 
-_GIGA, _KILO = 1e6, 1e3
+CARRIER_HZ, SPACING_HZ = 1e6, 1e3
 """From here on a carrier or a spacing is in Hz; a smaller number could be of any unit and is not taken."""
 
 
@@ -29,13 +30,13 @@ def _whole(*fields: str) -> Callable[[list[float]], dict[str, Any]]:
 
 
 _NAMES: Mapping[str, Callable[[list[float]], dict[str, Any]]] = {
-    "fc": _hertz("fc_ghz", _GIGA, 1e9),
-    "carrier_frequency": _hertz("fc_ghz", _GIGA, 1e9),
-    "center_frequency": _hertz("fc_ghz", _GIGA, 1e9),
+    "fc": _hertz("fc_ghz", CARRIER_HZ, 1e9),
+    "carrier_frequency": _hertz("fc_ghz", CARRIER_HZ, 1e9),
+    "center_frequency": _hertz("fc_ghz", CARRIER_HZ, 1e9),
     "fc_ghz": _number("fc_ghz"),
-    "delta_f": _hertz("subcarrier_spacing_khz", _KILO, 1e3),
-    "subcarrier_spacing": _hertz("subcarrier_spacing_khz", _KILO, 1e3),
-    "scs": _hertz("subcarrier_spacing_khz", _KILO, 1e3),
+    "delta_f": _hertz("subcarrier_spacing_khz", SPACING_HZ, 1e3),
+    "subcarrier_spacing": _hertz("subcarrier_spacing_khz", SPACING_HZ, 1e3),
+    "scs": _hertz("subcarrier_spacing_khz", SPACING_HZ, 1e3),
     "subcarrier_spacing_khz": _number("subcarrier_spacing_khz"),
     "delta_t": _number("slot_ms", 1e3),
     "slot_ms": _number("slot_ms"),
@@ -43,6 +44,14 @@ _NAMES: Mapping[str, Callable[[list[float]], dict[str, Any]]] = {
     "rows": _whole("rows"),
     "cols": _whole("cols"),
 }
+
+
+def check_hertz(name: str, value: float, least: float, where: str) -> float:
+    """The value. Raises UserError for one that cannot be in Hz: below ``least``, as one in GHz or kHz is."""
+    if value < least:
+        mend = f"write it in Hz: {name} is {least:g} or more there"
+        raise UserError(f"{name} {value:g} is no frequency in Hz", where=where, mend=mend)
+    return value
 
 
 def scalar_parameters(arrays: Sequence[StoredArray]) -> tuple[dict[str, Any], list[StoredArray]]:

@@ -3,11 +3,13 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 from channels.errors import UserError
 from channels.importers.found import Findings, FoundSet, LeftOut, Survey
 from channels.importers.options import ImportOptions
 from channels.importers.parameters import refuse_unknown_sets
+from channels.importers.published import is_published_name
 from channels.importers.tree import Tree, look_into
 
 Reader = Callable[[Tree, ImportOptions], Findings]
@@ -19,6 +21,18 @@ IDENTITY = ("format", "source", "digest")
 """Entries of an origin by which a set that was imported before is known again."""
 
 _REASONS = 3
+_USERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "axes": ("hetercsi", "wifo", "arrays"),
+        "key": ("hetercsi", "wifo", "cost2100", "arrays"),
+        "val_share": ("deepmimo", "arrays"),
+        "antennas": ("deepmimo",),
+        "subcarriers": ("deepmimo", "cost2100"),
+        "spacing_khz": ("deepmimo",),
+        "slots": ("deepmimo",),
+    }
+)
+"""Options that not every reader uses, and those that do."""
 
 
 def survey(source: Path, options: ImportOptions) -> Survey:
@@ -40,6 +54,7 @@ def survey(source: Path, options: ImportOptions) -> Survey:
     left_out += [LeftOut(tree.relative(file), looked) for file in rest.files]
     if not sets:
         raise _nothing(source, left_out, options)
+    _refuse_unused(options, {one.reader for one in sets})
     refuse_unknown_sets(options, {name for found in sets for name in (found.name, *_spoken_names(found))})
     return Survey(source, tuple(sets), tuple(left_out))
 
@@ -83,6 +98,9 @@ def name_sets(found: Survey, held: Mapping[str, tuple[str, ...]], name: str | No
         choices += [f"{choices[-1]}-{number}" for number in range(2, len(taken) + 3)]
         chosen = next(choice for choice in choices if taken.get(choice, identity) == identity)
         taken[chosen] = identity
+        if name and is_published_name(chosen) and one.origin.get("published_name") != chosen:
+            what = f"{chosen} is the name of a published set, which {one.published} is not"
+            raise UserError(what, where="--name", mend="choose another name")
         named.append(_renamed(one, chosen))
     return replace(found, sets=tuple(named))
 
@@ -98,6 +116,15 @@ def _spoken_names(found: FoundSet) -> tuple[str, ...]:
     """Names by which ``--spec`` may call a set."""
     path = found.published
     return (path, path.rpartition("/")[2], Path(path).stem, *found.alternatives, path.partition("-t")[0])
+
+
+def _refuse_unused(options: ImportOptions, readers: set[str]) -> None:
+    """Raises UserError where an option is given that no reader of a set here uses."""
+    for name, users in _USERS.items():
+        if getattr(options, name) is not None and not readers & set(users):
+            what = f"it is for {', '.join(users)}, and found is only {', '.join(sorted(readers))}"
+            mend = "leave it out; --spec FILE says what the parameters of a set are"
+            raise UserError(what, where=f"--{name.replace('_', '-')}", mend=mend)
 
 
 def _nothing(source: Path, left_out: list[LeftOut], options: ImportOptions) -> UserError:

@@ -31,6 +31,9 @@ def kind_of(path: Path) -> str:
         return "npy"
     if head.startswith(b"PK\x03\x04") or head.startswith(b"PK\x05\x06"):
         return _zip_kind(path)
+    # Its header has the mark of MATLAB 5 too; HDF5 follows where it is whole.
+    if head.startswith(b"MATLAB 7.3"):
+        return "a MATLAB 7.3 file that is cut off or overwritten: fetch it again"
     if head[126:128] in (b"IM", b"MI"):
         return "mat5"
     if head.startswith(_OLD_TORCH):
@@ -100,8 +103,6 @@ def _other(path: Path, head: bytes) -> str:
         return "a pointer of Git LFS, not the data: run 'git lfs pull' where it comes from"
     if head.lstrip()[:5].lower() in (b"<html", b"<!doc"):
         return "a web page, not the data: its address wants a login, or is not that of the file"
-    if head.startswith(b"MATLAB 7.3"):
-        return "a MATLAB 7.3 file that is cut off: fetch it again"
     if path.suffix.lower() == ".mat" and min(int.from_bytes(head[:4], order) for order in ("little", "big")) < 5000:
         return "a MATLAB 4 file, which is not read: load it in MATLAB and save it with -v7.3"
     if head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5"):

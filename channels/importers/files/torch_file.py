@@ -1,6 +1,7 @@
 """PyTorch files (``.pt``, ``.pth``) of tensors, alone or in dictionaries and lists; nothing else is unpickled."""
 
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -138,7 +139,10 @@ def _load(path: Path, mapped: bool) -> Any:
     import torch
 
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        # torch warns of its own code where it reads quantized tensors.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except UnpicklingError as error:
         what = f"it holds more than tensors ({_first_line(error)}), and nothing else is unpickled"
         mend = "save it as a dictionary of tensors: torch.save({'channels': channels, 'labels': labels}, FILE)"

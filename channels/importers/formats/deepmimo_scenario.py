@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from channels.errors import UserError, reason_of
 from channels.files import is_file, is_folder, parse_json
 from channels.importers.files.mat5 import read_variables
+from channels.importers.scalars import CARRIER_HZ, check_hertz
 
 PARAMETERS = "params.json"
 QUANTITIES = ("aoa_az", "aoa_el", "aod_az", "aod_el", "delay", "inter", "phase", "power", "rx_pos", "tx_pos")
@@ -59,6 +60,7 @@ def read_scenario(folder: Path) -> Scenario:
         raise _not_parameters(file, error) from error
     if scenes != 1:
         raise UserError(f"{scenes} scenes; only static scenarios can be imported", where=str(file))
+    check_hertz("frequency", frequency, CARRIER_HZ, str(file))
     return Scenario(folder, frequency, tuple(_pairs(parameters, file)))
 
 

@@ -38,7 +38,9 @@ def speeds_of(quantities: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
     """Lowest and highest speed of the users in km/h, where the scenario has their velocities."""
     if VELOCITY not in quantities or not len(quantities[VELOCITY]):
         return {}
-    speed = 3.6 * np.linalg.norm(np.nan_to_num(quantities[VELOCITY].astype(np.float64)), axis=1)
+    # An infinite one is refused with the parameter that it becomes.
+    with np.errstate(over="ignore"):
+        speed = 3.6 * np.linalg.norm(np.nan_to_num(quantities[VELOCITY].astype(np.float64)), axis=1)
     return {"speed_kmh": [float(speed.min()), float(speed.max())]}
 
 

@@ -83,7 +83,8 @@ def _labels(
     labels, rest = find_labels(channel, count, others, matlab=True)
     speed = f"speed_{split}"
     given = labels.get(speed)
-    if given is not None and (given.axis is not None or math.prod(given.array.shape) == 1):
+    fits = given is not None and (given.axis is not None or math.prod(given.array.shape) == 1)
+    if given is not None and fits and not given.array.is_complex:
         labels = {"speed_kmh" if name == speed else name: label for name, label in labels.items()}
     elif given is not None or any(array.key == speed for array, _ in rest):
         raise UserError(f"{speed} does not have one value a sample", where=str(channel.path), mend="fetch it again")

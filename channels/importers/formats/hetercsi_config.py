@@ -9,6 +9,7 @@ import numpy as np
 from channels.errors import UserError, reason_of
 from channels.importers.files.contents import kind_of
 from channels.importers.files.mat5 import read_variables
+from channels.importers.scalars import CARRIER_HZ, SPACING_HZ, check_hertz
 
 CONFIG = "config.mat"
 CONFIG_BYTES = 2**20
@@ -18,7 +19,7 @@ _MEND = "mend it, or take it away and give the parameters with --spec FILE"
 
 
 def read_config(file: Path) -> dict[str, Any]:
-    """A ``config.mat`` (MATLAB 5 or 7.3) in the units of ChannelSpec. Raises UserError for a missing field."""
+    """A ``config.mat`` (MATLAB 5 or 7.3) in the units of ChannelSpec. Raises UserError for a missing or wrong field."""
     content = _variables(file)
     missing = [name for name in _FIELDS if name not in content]
     if missing:
@@ -28,6 +29,8 @@ def read_config(file: Path) -> dict[str, Any]:
         rows, cols = (float(size) for size in np.ravel(content["UPA"]).tolist())
     except (ValueError, TypeError, OverflowError) as error:
         raise UserError(f"not a readable config.mat ({error})", where=str(file), mend=_MEND) from error
+    check_hertz("fc", number["fc"], CARRIER_HZ, str(file))
+    check_hertz("delta_f", number["delta_f"], SPACING_HZ, str(file))
     words = _SCENARIO.fullmatch(str(content["scenario"]).strip())
     if words is None:
         what = f"scenario {str(content['scenario'])[:80]!r} is not of the form 3GPP_38.901_<scenario>_<LOS|NLOS>"

@@ -104,10 +104,13 @@ def _loose_pieces(
             continue
         found.append(piece_of(array, held, channel.path.with_stem(channel.key), None, "", {}))
         used |= {label.array.key for label in array.labels.values()}
+    hint = _parts_hint([other for other in others if not other.is_complex and len(other.shape) >= 2])
     for other in (other for other in others if other.key not in used):
         if tree.alone:
             raise _no_channels(by_array[other], [other], options)
-        left_out.append(LeftOut(tree.relative(other.path), f"{other.text} is neither channels nor an entry a sample"))
+        left_out.append(
+            LeftOut(tree.relative(other.path), f"{other.text} is neither channels nor an entry a sample{hint}")
+        )
     return found
 
 
@@ -165,7 +168,14 @@ def _no_channels(held: Contents, arrays: Sequence[StoredArray], options: ImportO
     mend = (
         "channels are complex, or have an axis of real and imaginary parts, which --axes names; --key names the array"
     )
-    return UserError(what, where=str(held.path), mend=f"{mend}{f', for example{axes}' if axes else ''}")
+    example = f", for example{axes}" if axes else ""
+    return UserError(what, where=str(held.path), mend=f"{mend}{example}{_parts_hint(reals)}")
+
+
+def _parts_hint(reals: Sequence[StoredArray]) -> str:
+    """What to do where two real arrays may be the parts of one, by names that are not known."""
+    alike = len({array.shape for array in reals}) < len(reals)
+    return "; where two of them are the parts of one, rename them H_real and H_imag" if alike else ""
 
 
 def _without_path(error: UserError, file: Path) -> str:

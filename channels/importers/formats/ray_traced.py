@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from channels.files import is_file, parse_json
+from channels.importers.scalars import CARRIER_HZ
 
 MANIFEST = "manifest.json"
 _MOST_BYTES = 2**20
@@ -28,7 +29,7 @@ def scene_parameters(file: Path) -> dict[str, Any]:
     # Any other JSON is no description of scenes; one that cannot be read is named as left out.
     except (OSError, ValueError, TypeError, LookupError, AttributeError, OverflowError):
         return {}
-    found: dict[str, Any] = {"fc_ghz": carrier / 1e9}
+    found: dict[str, Any] = {"fc_ghz": carrier / 1e9} if carrier >= CARRIER_HZ else {}
     if spacing := _SPACING.search(words):
         found["subcarrier_spacing_khz"] = float(spacing["khz"])
     if array := _ARRAY.search(words):

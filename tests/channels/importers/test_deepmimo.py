@@ -165,6 +165,7 @@ class Toucher:
         ({"scene": {"num_scenes": math.inf}}, "not the parameters"),
         ({"txrx_sets": {"a": {"id": math.inf, "is_tx": True, "is_rx": False, "num_points": 1}}}, "not the parameters"),
         ({"rt_params": {"frequency": 10**400}}, "not the parameters"),
+        ({"rt_params": {"frequency": 3.5}}, "frequency 3.5 is no frequency in Hz"),
         ({"txrx_sets": [1]}, "not the parameters"),
     ],
 )

@@ -173,7 +173,11 @@ def test_a_cut_hdf5_file_is_called_cut_off(tmp_path: Path):
         (b"\x89HDF\r\n\x1a\n", "hdf5"),
         (bytes(512) + b"\x89HDF\r\n\x1a\n", "hdf5"),
         (b"MATLAB 5.0 MAT-file".ljust(124) + b"\x00\x01IM", "mat5"),
-        (b"MATLAB 7.3 MAT-file".ljust(124), "a MATLAB 7.3 file that is cut off: fetch it again"),
+        (b"MATLAB 7.3 MAT-file".ljust(124), "a MATLAB 7.3 file that is cut off or overwritten: fetch it again"),
+        (
+            b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM" + bytes(9999),
+            "a MATLAB 7.3 file that is cut off or overwritten: fetch it again",
+        ),
         (b"", "an empty file"),
     ],
 )

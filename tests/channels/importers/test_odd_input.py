@@ -11,6 +11,7 @@ from scipy.io import savemat
 
 from channels.errors import UserError
 from channels.importers.axes import Axes
+from channels.importers.formats.deepmimo_users import speeds_of
 from channels.importers.found import Survey
 from channels.importers.options import ImportOptions
 from channels.importers.spec_file import GivenParameters
@@ -197,3 +198,68 @@ def test_a_wrong_parameter_is_blamed_on_what_says_it(tmp_path: Path):
     savemat(tmp_path / "D99" / "train_data.mat", {"H_train": CHANNEL})
     with pytest.raises(UserError, match=r"D99, config\.mat \(D99\): subcarriers must be .* not -8; for example"):
         survey(tmp_path / "D99", ImportOptions())
+
+
+@pytest.mark.parametrize(("field", "value"), [("fc", 3.5), ("fc", "3.5"), ("delta_f", 30.0)])
+def test_a_configuration_in_gigahertz_is_refused(tmp_path: Path, field: str, value: object):
+    write_config(tmp_path / "D99", TINY, **{field: value})
+    savemat(tmp_path / "D99" / "train_data.mat", {"H_train": CHANNEL})
+    with pytest.raises(UserError, match=rf"config\.mat: {field} {float(str(value)):g} is no frequency in Hz; write"):
+        survey(tmp_path / "D99", ImportOptions())
+
+
+@pytest.mark.parametrize("option", ["antennas", "subcarriers", "spacing_khz", "slots"])
+def test_an_option_that_nothing_here_uses_is_refused(tmp_path: Path, option: str):
+    np.save(tmp_path / "a.npy", CHANNEL)
+    with pytest.raises(UserError, match=f"--{option.replace('_', '-')}: it is for deepmimo.* found is only arrays"):
+        survey(tmp_path, ImportOptions(**{option: 4}))
+
+
+def test_axes_are_not_for_what_has_its_own(tmp_path: Path):
+    np.savez(tmp_path / "DATA_Htrainin.npz", HT=np.random.default_rng(0).uniform(0, 1, (3, 2048)))
+    with pytest.raises(UserError, match="--axes: it is for hetercsi, wifo, arrays, and found is only cost2100"):
+        survey(tmp_path, ImportOptions(axes=Axes.parse("n,k")))
+    np.save(tmp_path / "a.npy", CHANNEL)
+    assert len(survey(tmp_path, ImportOptions(axes=Axes.parse("n,t,k,a"))).sets) == 2
+
+
+@pytest.mark.parametrize("names", [("Hre", "Him"), ("hr", "hi"), ("I", "Q")])
+def test_parts_of_unknown_names_are_said_how_to_name(tmp_path: Path, names: tuple[str, str]):
+    parts = dict(zip(names, (CHANNEL.real[..., :1], CHANNEL.imag[..., :1]), strict=True))
+    np.savez(tmp_path / "a.npz", **parts)
+    with pytest.raises(UserError, match=r"rename them H_real and H_imag$"):
+        survey(tmp_path / "a.npz", ImportOptions())
+    for name, part in parts.items():
+        np.save(tmp_path / f"{name}.npy", part)
+    np.save(tmp_path / "good.npy", CHANNEL[:5])
+    left = {left.what: left.why for left in survey(tmp_path, ImportOptions()).left_out}
+    assert all(left[f"{name}.npy"].endswith("rename them H_real and H_imag") for name in names)
+
+
+def test_a_published_name_is_kept_for_its_set(tmp_path: Path):
+    np.save(tmp_path / "a.npy", CHANNEL)
+    found = survey(tmp_path, ImportOptions())
+    with pytest.raises(UserError, match=r"--name: P01 is the name of a published set, which a\.npy is not"):
+        named_for(found, tmp_path / "store", ImportOptions(name="P01"))
+
+
+@pytest.mark.parametrize(
+    ("shape", "what"), [((0, 4, 8, 2), "a holds no sample"), ((1, 1, 2**15, 2**11), "a sample is larger than")]
+)
+def test_arrays_without_samples_or_with_huge_ones_say_how_to_mend(tmp_path: Path, shape: tuple[int, ...], what: str):
+    np.save(tmp_path / "a.npy", np.zeros((0, 4, 8, 2), np.complex64))
+    if shape[0]:
+        # Of the length that it claims, but a hole in the disk.
+        np.lib.format.open_memmap(tmp_path / "a.npy", "w+", np.complex64, shape)
+    with pytest.raises(UserError, match=f"{what}.*--axes"):
+        survey(tmp_path / "a.npy", ImportOptions())
+
+
+def test_looking_warns_of_nothing(tmp_path: Path, recwarn: pytest.WarningsRecorder):
+    torch = pytest.importorskip("torch")
+    quantized = torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8)
+    torch.save({"H": torch.from_numpy(CHANNEL), "quantized": quantized}, tmp_path / "a.pt")
+    recwarn.clear()
+    assert [left.what for left in survey(tmp_path / "a.pt", ImportOptions()).left_out] == ["a.pt: quantized"]
+    assert speeds_of({"rx_vel": np.full((2, 3), np.inf)})["speed_kmh"][1] == np.inf
+    assert not recwarn.list
