@@ -88,7 +88,9 @@ def make_missing(section: DataSection) -> None:
 
 @app.command("import")
 def import_sets(
-    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="File, folder of sets, or folder of one set.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", readable=False, help="File, folder of sets, or folder of one set.")
+    ],
     store: Annotated[Path | None, typer.Option("--store", metavar="DIR", help="Folder of the store.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what is there and stop.")] = False,
     format_: Annotated[Format | None, typer.Option("--format", help="Try this reader only.")] = None,
@@ -98,7 +100,9 @@ def import_sets(
     key: Annotated[str | None, typer.Option(help="Variable that holds the channels.")] = None,
     role: Annotated[str | None, typer.Option(help="pretrain or zeroshot, for all sets.")] = None,
     name: Annotated[str | None, typer.Option(help="Of the set; before the names of several.")] = None,
-    spec: Annotated[Path | None, typer.Option(metavar="FILE", help="YAML: parameters that the files lack.")] = None,
+    spec: Annotated[
+        Path | None, typer.Option(metavar="FILE", readable=False, help="YAML: parameters that the files lack.")
+    ] = None,
     val_share: Annotated[float | None, typer.Option(help="Part that becomes val where there are no splits.")] = None,
     skip_zero: Annotated[
         bool, typer.Option("--skip-zero", help="Leave out samples that are zero, too weak or not finite.")

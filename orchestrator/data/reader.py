@@ -312,7 +312,10 @@ def chosen_zeroshot_sets(store: ChannelStore, section: DataSection) -> tuple[str
 def _choose(known: tuple[str, ...], wanted: tuple[str, ...] | int | None, field: str, where: str) -> tuple[str, ...]:
     if wanted is None:
         if not known:
-            raise UserError("the store has no such sets", where=f"{where} ({field})", mend="make or import some")
+            without = f", or set {field} to [] to score none" if field.endswith("zeroshot_sets") else ""
+            raise UserError(
+                "the store has no such sets", where=f"{where} ({field})", mend=f"make or import some{without}"
+            )
         return known
     if isinstance(wanted, int):
         if wanted > len(known):
