@@ -11,6 +11,8 @@ STAYS = ("ray::IDLE", "ray::_AutoscalingCoordinatorActor")
 """Beginnings of the titles of what a standing Ray keeps for the runs to come."""
 SESSIONS = ("wt-*", "nodes-*")
 """In /tmp whatever TMPDIR says, because names of sockets are short."""
+COMPILED = "torchinductor_"
+"""torch's cache of compiled code, one for all programs of a user, which is to stay."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ def look(folder: Path, session: int | None = None) -> Machine:
         (Path(os.environ["TMPDIR"]), "*"),
     ]
     files = [str(path) for place, names in places for path in place.glob(names) if _is_fresh(path, folder)]
+    files = [path for path in files if not Path(path).name.startswith(COMPILED)]
     files += [str(path) for path in folder.rglob(".*.tmp")]
     return Machine(frozenset(ours.items()), frozenset(ports), frozenset(files))
 
