@@ -54,9 +54,18 @@ def survey(source: Path, options: ImportOptions) -> Survey:
     left_out += [LeftOut(tree.relative(file), looked) for file in rest.files]
     if not sets:
         raise _nothing(source, left_out, options)
-    _refuse_unused(options, {one.reader for one in sets})
     refuse_unknown_sets(options, {name for found in sets for name in (found.name, *_spoken_names(found))})
     return Survey(source, tuple(sets), tuple(left_out))
+
+
+def refuse_unused(options: ImportOptions, found: Survey) -> None:
+    """Raises UserError where an option is given that no reader of a set found uses."""
+    readers = {one.reader for one in found.sets}
+    for name, users in _USERS.items():
+        if getattr(options, name) is not None and not readers & set(users):
+            what = f"it is for {', '.join(users)}, and found is only {', '.join(sorted(readers))}"
+            mend = "leave it out; --spec FILE says what the parameters of a set are"
+            raise UserError(what, where=f"--{name.replace('_', '-')}", mend=mend)
 
 
 def reader(name: str) -> Reader:
@@ -116,15 +125,6 @@ def _spoken_names(found: FoundSet) -> tuple[str, ...]:
     """Names by which ``--spec`` may call a set."""
     path = found.published
     return (path, path.rpartition("/")[2], Path(path).stem, *found.alternatives, path.partition("-t")[0])
-
-
-def _refuse_unused(options: ImportOptions, readers: set[str]) -> None:
-    """Raises UserError where an option is given that no reader of a set here uses."""
-    for name, users in _USERS.items():
-        if getattr(options, name) is not None and not readers & set(users):
-            what = f"it is for {', '.join(users)}, and found is only {', '.join(sorted(readers))}"
-            mend = "leave it out; --spec FILE says what the parameters of a set are"
-            raise UserError(what, where=f"--{name.replace('_', '-')}", mend=mend)
 
 
 def _nothing(source: Path, left_out: list[LeftOut], options: ImportOptions) -> UserError:

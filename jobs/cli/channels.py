@@ -116,7 +116,7 @@ def import_sets(
     from channels.importers.axes import Axes
     from channels.importers.options import ImportOptions
     from channels.importers.spec_file import GivenParameters, read_spec_file
-    from channels.importers.survey import survey
+    from channels.importers.survey import refuse_unused, survey
     from channels.importers.write import import_sets, named_for
     from jobs.cli.survey_table import print_survey
 
@@ -138,6 +138,7 @@ def import_sets(
         store=store,
     )
     found = survey(source, options)
+    refuse_unused(options, found)
     found = named_for(found, store, options) if store else found
     print_survey(found, plain_console(_PIPED_WIDTH))
     if dry_run or store is None:

@@ -12,6 +12,7 @@ from channels.store import ChannelStore
 from models.export import load_model
 from orchestrator.evaluation.nmse import evaluate_set
 from orchestrator.run.events import read_events
+from orchestrator.run.folder import RunDirectory
 from orchestrator.spec.job import JobSpec
 from tests.e2e.runs import (
     EPOCHS,
@@ -121,6 +122,8 @@ def interrupt_after_a_few_steps(place: Place, spec: Path) -> int:
         (folder,) = session_folders(everyone)
         assert folder.stat().st_mode & 0o777 == 0o700, "others may not look into it, whatever Ray lets them do inside"
         process.send_signal(signal.SIGINT)
+        # A fast machine would come to the end before the controller has passed it on.
+        wait_for_request(place)
     out, error = process.communicate(timeout=RUN_TIMEOUT_S)
     assert process.returncode == 130, (out, error)
     assert "resumes after step" in error
@@ -129,6 +132,14 @@ def interrupt_after_a_few_steps(place: Place, spec: Path) -> int:
     assert place.events("killed", "checkpoint")[-1]["step"] == last
     assert last < STEPS
     return last
+
+
+def wait_for_request(place: Place) -> None:
+    """Until the ranks are asked to stop."""
+    deadline = time.monotonic() + RUN_TIMEOUT_S
+    while not RunDirectory(place.directory("killed")).stop_request.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def stop_once_finished(place: Place, spec: Path) -> str:

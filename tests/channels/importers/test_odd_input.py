@@ -15,7 +15,7 @@ from channels.importers.formats.deepmimo_users import speeds_of
 from channels.importers.found import Survey
 from channels.importers.options import ImportOptions
 from channels.importers.spec_file import GivenParameters
-from channels.importers.survey import survey
+from channels.importers.survey import refuse_unused, survey
 from channels.importers.write import named_for
 from channels.store import ChannelStore
 from channels.verify import verify
@@ -208,19 +208,26 @@ def test_a_configuration_in_gigahertz_is_refused(tmp_path: Path, field: str, val
         survey(tmp_path / "D99", ImportOptions())
 
 
+def surveyed(source: Path, options: ImportOptions) -> Survey:
+    """As ``wavetrain channels import`` looks at a source."""
+    found = survey(source, options)
+    refuse_unused(options, found)
+    return found
+
+
 @pytest.mark.parametrize("option", ["antennas", "subcarriers", "spacing_khz", "slots"])
 def test_an_option_that_nothing_here_uses_is_refused(tmp_path: Path, option: str):
     np.save(tmp_path / "a.npy", CHANNEL)
     with pytest.raises(UserError, match=f"--{option.replace('_', '-')}: it is for deepmimo.* found is only arrays"):
-        survey(tmp_path, ImportOptions(**{option: 4}))
+        surveyed(tmp_path, ImportOptions(**{option: 4}))
 
 
 def test_axes_are_not_for_what_has_its_own(tmp_path: Path):
     np.savez(tmp_path / "DATA_Htrainin.npz", HT=np.random.default_rng(0).uniform(0, 1, (3, 2048)))
     with pytest.raises(UserError, match="--axes: it is for hetercsi, wifo, arrays, and found is only cost2100"):
-        survey(tmp_path, ImportOptions(axes=Axes.parse("n,k")))
+        surveyed(tmp_path, ImportOptions(axes=Axes.parse("n,k")))
     np.save(tmp_path / "a.npy", CHANNEL)
-    assert len(survey(tmp_path, ImportOptions(axes=Axes.parse("n,t,k,a"))).sets) == 2
+    assert len(surveyed(tmp_path, ImportOptions(axes=Axes.parse("n,t,k,a"))).sets) == 2
 
 
 @pytest.mark.parametrize("names", [("Hre", "Him"), ("hr", "hi"), ("I", "Q")])
