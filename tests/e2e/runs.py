@@ -22,7 +22,7 @@ from tests.ranks import RankPools
 
 ROOT = Path(__file__).parents[2]
 RUN_TIMEOUT_S = 600
-EPOCHS = 5
+EPOCHS = 10
 STEPS = 12 * EPOCHS
 
 

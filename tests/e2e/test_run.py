@@ -6,6 +6,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from channels.store import ChannelStore
@@ -89,8 +90,7 @@ def test_a_killed_rank_a_killed_controller_and_ctrl_c_change_nothing(
     assert len(workers) == 2
     workers[1].kill()
     assert_all_gone(workers[1:])
-    wait_for_more_steps(place, first)
-    everyone = family(first)
+    everyone = family_after_more_steps(place, first, attempt=2)
     with at_rest(training_ranks(everyone)):
         assert len(place.events("killed", "attempt")) == 2
         first.kill()
@@ -108,16 +108,25 @@ def test_a_killed_rank_a_killed_controller_and_ctrl_c_change_nothing(
     assert {event["metrics"]["data/coverage"] for event in epochs} == {1.0}
 
 
-def wait_for_more_steps(place: Place, process: "subprocess.Popen[str]") -> None:
-    """Until an attempt after the last one, whose ranks are gone, has made steps of its own."""
-    place.wait_for_step("killed", place.events("killed")[-1]["step"] + 3, process)
+def family_after_more_steps(place: Place, process: "subprocess.Popen[str]", attempt: int) -> list[psutil.Process]:
+    """The processes of an attempt once it has made steps of its own.
+
+    They are looked for before that: a look takes as long as many steps, and the run would come to its end meanwhile.
+    """
+    last = place.events("killed")[-1]["step"]
+    deadline = time.monotonic() + RUN_TIMEOUT_S
+    while len(place.events("killed", "attempt")) < attempt:
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.02)
+    everyone = family(process)
+    place.wait_for_step("killed", last + 3, process)
+    return everyone
 
 
 def interrupt_after_a_few_steps(place: Place, spec: Path) -> int:
     """Give the command again, and press Ctrl-C when it trains; the step at which it stops."""
     process = place.start("train", str(spec))
-    wait_for_more_steps(place, process)
-    everyone = family(process)
+    everyone = family_after_more_steps(place, process, attempt=3)
     with at_rest(training_ranks(everyone)):
         (folder,) = session_folders(everyone)
         assert folder.stat().st_mode & 0o777 == 0o700, "others may not look into it, whatever Ray lets them do inside"
@@ -158,7 +167,7 @@ def stop_once_finished(place: Place, spec: Path) -> str:
 def test_copies_of_shards_on_the_node_change_nothing(place: Place, small_store: Path, undisturbed: JobSpec) -> None:
     job = job_for(
         small_store, "partition", checkpoint={"every_steps": 7, "keep_best": True},
-        data={"placement": "partition", "cache_gb": 0.1}, evaluation={"every_epochs": 2},
+        data={"placement": "partition", "cache_gb": 0.1}, evaluation={"every_epochs": 4},
     )  # fmt: skip
     done = place.run("train", str(place.spec(job)))
     assert done.returncode == 0, done.stderr
@@ -174,11 +183,11 @@ def test_copies_of_shards_on_the_node_change_nothing(place: Place, small_store: 
 def check_the_best_is_kept(place: Place, name: str) -> None:
     """Scores of two epochs and of the end; the best export on the validation samples, and the state of its step."""
     scores = dict(place.history(name, "val/nmse_db/avg"))
-    assert sorted(scores) == [24, 48, 60]
+    assert sorted(scores) == [48, 96, STEPS]
     loss = dict(place.history(name, "val/loss"))
-    assert sorted(loss) == [24, 48, 60] and loss[60] < loss[24]
-    assert [step for step, _ in place.history(name, "eval/nmse_db/avg")] == [24, 48, 60]
-    assert [step for step, _ in place.history(name, "eval/nmse_db/time/H1")] == [24, 48, 60]
+    assert sorted(loss) == [48, 96, STEPS] and loss[STEPS] < loss[48]
+    assert [step for step, _ in place.history(name, "eval/nmse_db/avg")] == [48, 96, STEPS]
+    assert [step for step, _ in place.history(name, "eval/nmse_db/time/H1")] == [48, 96, STEPS]
     best = min(scores, key=lambda step: scores[step])
     score = json.loads((place.directory(name) / "model-best" / "score.json").read_text())
     assert score["step"] == best and score["nmse_db"] == scores[best] and score["select"] == "val"
