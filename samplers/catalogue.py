@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -136,12 +136,24 @@ def pooled_sources(name: str, lengths: Mapping[int, int], count: int, shard_samp
     another one in each epoch (samplers.pools), so that counts are the same in every epoch. A variant that would get
     nothing is refused with UserError.
     """
-    share, rest = divmod(count, len(lengths)) if lengths else (0, 0)
+    return shared_sources(
+        name, [(name, variant, lengths[variant]) for variant in sorted(lengths)], count, shard_samples
+    )
+
+
+def shared_sources(
+    pool: str, members: Sequence[tuple[str, int, int]], count: int, shard_samples: int = 128
+) -> tuple[Source, ...]:
+    """Sources as (name, variant, length) that share the ``count`` samples of one set as those of several variants do.
+
+    Raises UserError for a source that would get nothing.
+    """
+    share, rest = divmod(count, len(members)) if members else (0, 0)
     if share < 1:
-        raise UserError(f"{count} samples cannot be shared by {len(lengths)} variants", where=f"set {name}")
+        raise UserError(f"{count} samples cannot be shared by {len(members)} variants", where=f"set {pool}")
     return tuple(
-        Source(name, length, share + (place < rest), variant, pool=name, shard_samples=shard_samples)
-        for place, (variant, length) in enumerate(sorted(lengths.items()))
+        Source(name, length, share + (place < rest), variant, pool=pool, shard_samples=shard_samples)
+        for place, (name, variant, length) in enumerate(members)
     )
 
 

@@ -1,7 +1,7 @@
 """From a channel store and a model's specification to a catalogue, and from a slice of it to a token batch."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from channels.augment import Augmentation, AugmentationDraws, augment, draw_augmentations
+from channels.crop import Crop, crop_samples, cropped_shape, draw_offsets
 from channels.errors import UserError
 from channels.signal import add_noise, check_samples, noise_states, sample_keys, unit_power
 from channels.store import ChannelStore
@@ -22,7 +23,7 @@ from orchestrator.data.stored_batch import Part, Preparation, StoredBatch
 from orchestrator.data.target import check_target
 from orchestrator.spec.data import DataSection
 from orchestrator.spec.train import LossWeighting
-from samplers.catalogue import Catalogue, Source, pooled_sources
+from samplers.catalogue import Catalogue, Source, shared_sources
 from samplers.schedule import Slice
 
 SPLIT = "train"
@@ -31,13 +32,15 @@ MEND_TARGET = "import them with the set, or make the store with wavetrain channe
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where the samples of a catalogue source lie: a set of the store, read at one granularity."""
+    """Where the samples of a catalogue source lie: a set of the store, read at one granularity. shape: as stored."""
 
     set_name: str
     shape: Shape
     variant: int
     samples_per_stored: int
     """Training samples that one stored sample yields: 1, or its slots, for models of single snapshots."""
+    crop: Crop | None = None
+    """The axis of which half is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +86,7 @@ class TrainingData:
         groups = self._groups(slice_)
         parts: list[Tokens] = []
         for group in groups:
-            channels = read_samples(self.store, group.origin, SPLIT, group.index)
+            channels = unit_power(self._read(group, slice_.epoch), place_of(self.store, group.origin, SPLIT))
             if self.augmentations:
                 rows = self.store.sets[group.origin.set_name].spec.rows
                 channels = augment(channels, rows, self._draws(group.keys, slice_.epoch))
@@ -107,7 +110,7 @@ class TrainingData:
         rooms = np.split(channels.numpy().view(np.complex64)[:, 0], np.cumsum(sizes)[:-1])
         for group, part, room in zip(groups, parts, rooms, strict=True):
             samples = room.reshape(part.samples, *part.shape)
-            read_stored(self.store, group.origin, SPLIT, group.index, out=samples)
+            self._read(group, slice_.epoch, out=samples)
             check_samples(samples, place_of(self.store, group.origin, SPLIT))
         keys, weights = _joined(groups)
         counts, grids = [math.prod(part.shape) for part in parts], [part.grid for part in parts]
@@ -137,6 +140,15 @@ class TrainingData:
             keys = sample_keys(origin.set_name, SPLIT, index)
             groups.append(_Group(origin, index, keys, slice_.weight[chosen]))
         return groups
+
+    def _read(self, group: _Group, epoch: int, out: NDArray[np.complex64] | None = None) -> NDArray[np.complex64]:
+        """At physical scale, cropped. out: memory to be filled and returned."""
+        origin = group.origin
+        if origin.crop is None:
+            return read_stored(self.store, origin, SPLIT, group.index, out=out)
+        whole = read_stored(self.store, origin, SPLIT, group.index)
+        offsets = draw_offsets(whole_shape(origin), origin.crop, self.seed, group.keys, epoch)
+        return crop_samples(whole, origin.crop, offsets, out)
 
     def _part(self, group: _Group) -> Part:
         shape = sample_shape(group.origin)
@@ -242,9 +254,10 @@ def open_training_data(
         shape = entry.spec.shape
         per_stored = spec.samples_per_stored(shape)
         count = min(split.count, section.samples or split.count) * per_stored
-        lengths = token_lengths(spec, name, shape, spec.variants)
-        sources.extend(_sources(name, lengths, count, split.shard_samples * per_stored))
-        origins.extend(Origin(name, shape, variant, per_stored) for variant in lengths)
+        forms = tuple(_forms(spec, name, shape, section.crop))
+        lengths = [token_lengths(spec, name, sample_shape(form), [form.variant])[form.variant] for form in forms]
+        sources.extend(_sources(forms, lengths, count, split.shard_samples * per_stored))
+        origins.extend(forms)
     catalogue = Catalogue(tuple(sources))
     shapes = [sample_shape(origin) for origin in origins]
     targets = [spec.target_tokens(shape, origin.variant) for shape, origin in zip(shapes, origins, strict=True)]
@@ -277,15 +290,37 @@ def token_lengths(spec: ModelSpec, set_name: str, shape: Shape, variants: Iterab
         raise UserError(str(error), where=f"set {set_name}") from None
 
 
-def _sources(name: str, lengths: dict[int, int], count: int, shard_samples: int) -> tuple[Source, ...]:
-    if len(lengths) > 1:
-        return pooled_sources(name, lengths, count, shard_samples)
-    [(variant, length)] = lengths.items()
+def _forms(spec: ModelSpec, name: str, shape: Shape, crops: Iterable[Crop]) -> Iterator[Origin]:
+    """What a set's samples are trained on as: whole or cropped, at each granularity."""
+    per_stored = spec.samples_per_stored(shape)
+    for crop in (None, *crops):
+        origins = [Origin(name, shape, variant, per_stored, crop) for variant in sorted(spec.variants)]
+        if min(sample_shape(origins[0])) < 1:
+            what = f"samples of {name} for model {spec.name} have no two {crop}"
+            raise UserError(what, where=f"data.crop {crop}", mend="drop the axis, or leave the set out")
+        yield from origins
+
+
+def _sources(forms: Sequence[Origin], lengths: Sequence[int], count: int, shard_samples: int) -> tuple[Source, ...]:
+    """Cropped samples count as a set of their own; a sample is trained on in one form an epoch."""
+    members = [
+        (form.set_name if form.crop is None else f"{form.set_name}/{form.crop}", form.variant, length)
+        for form, length in zip(forms, lengths, strict=True)
+    ]
+    if len(members) > 1:
+        return shared_sources(forms[0].set_name, members, count, shard_samples)
+    [(name, variant, length)] = members
     return (Source(name=name, length=length, count=count, variant=variant, shard_samples=shard_samples),)
 
 
 def sample_shape(origin: Origin) -> Shape:
     """Scale of a training sample."""
+    shape = whole_shape(origin)
+    return shape if origin.crop is None else cropped_shape(shape, origin.crop)
+
+
+def whole_shape(origin: Origin) -> Shape:
+    """Scale of what a training sample is read or cropped from."""
     slots, subcarriers, antennas = origin.shape
     return (slots, subcarriers, antennas) if origin.samples_per_stored == 1 else (1, subcarriers, antennas)
 

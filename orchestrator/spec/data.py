@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from channels.augment import AUGMENTATIONS, Augmentation
+from channels.crop import Crop
 from orchestrator.spec.section import Decibels, FolderPath, Positive, Section, refuse_twice
 from orchestrator.spec.store_preset import StorePreset
 
@@ -30,6 +31,8 @@ class DataSection(Section):
     """Noise added to unit-power channels, input and target alike (PAPERS: 20 dB); null for none."""
     augment: tuple[Augmentation, ...] = ()
     """Random changes of training samples that leave them possible channels, before the noise (channels.augment)."""
+    crop: tuple[Crop, ...] = ()
+    """In every epoch a training sample is whole, or half of one of these axes, equally often (channels.crop)."""
     placement: Literal["shared", "replicate", "partition"] = "shared"
     """Where ranks read shards: the store itself, copies of all on every node, or of what a node's ranks need."""
     cache_gb: Annotated[float, Field(gt=0)] | None = None
@@ -50,6 +53,11 @@ class DataSection(Section):
     @classmethod
     def _in_one_order(cls, augment: tuple[Augmentation, ...]) -> tuple[Augmentation, ...]:
         return tuple(name for name in AUGMENTATIONS if name in augment)
+
+    @field_validator("crop")
+    @classmethod
+    def _each_axis_once(cls, crop: tuple[Crop, ...]) -> tuple[Crop, ...]:
+        return tuple(sorted(set(crop)))
 
     @model_validator(mode="after")
     def _target_alone(self) -> "DataSection":

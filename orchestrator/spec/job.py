@@ -165,7 +165,7 @@ class JobSpec(Section):
             ("batching", "shuffle", "shard"), ("train", "loss_weighting", "token"), ("train", "tf32", False),
             ("data", "target", None), ("model", "init", None), ("train", "freeze", []),
             ("train", "layer_lr_decay", 1.0), ("train", "optimizer", "adamw"), ("train", "muon_lr", 0.02),
-            ("data", "augment", []),
+            ("data", "augment", []), ("data", "crop", []),
         )  # fmt: skip
         for section, field, default in kept_defaults:
             if identity[section][field] == default:
