@@ -113,17 +113,17 @@ def _notes(study: Study) -> tuple[str, ...]:
 
 
 def _other_samples(study: Study, base: Child) -> str:
-    """The changes that are trained on as many samples of other sets, or on fewer ones, in sentences."""
+    """The changes that are trained on as many samples of other sets, or on more or fewer ones, in sentences."""
     same: dict[str, str] = {}
-    fewer: dict[str, str] = {}
+    other: dict[str, str] = {}
     own = base.job.data.samples or 0
     for child in study.children:
         samples = child.job.data.samples or 0
         if samples != own:
-            part = same if child.sets * samples == base.sets * own else fewer
+            part = same if child.sets * samples == base.sets * own else other
             part[child.method] = f"{child.method} ({child.sets} x {samples})"
     said = f" As many in all: {', '.join(same.values())}." if same else ""
-    return said + (f" Fewer, which take about as long: {', '.join(fewer.values())}." if fewer else "")
+    return said + (f" More or fewer, which take about as long: {', '.join(other.values())}." if other else "")
 
 
 def _several(study: Study) -> bool:

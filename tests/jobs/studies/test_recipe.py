@@ -128,7 +128,8 @@ def test_every_run_differs_from_the_base_in_its_change_alone(scale: str, tmp_pat
 def test_all_runs_have_as_many_samples_but_those_of_equal_time(tmp_path: Path) -> None:
     study = a_study(tmp_path, samples=250)
     total = {child.method: child.sets * (child.job.data.samples or 0) for child in study.children}
-    assert total.pop("global-equal-time") == 20 * 250 and set(total.values()) == {40 * 250}
+    assert (total.pop("global-equal-time"), total.pop("crop-equal-time")) == (20 * 250, 64 * 250)
+    assert set(total.values()) == {40 * 250}
     half = next(child.job.data for child in study.children if child.method == "half-of-the-sets")
     assert half.sets == 20 and half.samples == 500
     assert all(child.job.train.epochs == 1 for child in study.children)
@@ -239,7 +240,7 @@ def test_one_seed_has_no_mean_and_a_missing_score_no_average(tmp_path: Path) -> 
     assert table.column("seed") == [42, 42, 42] and "deviation" not in " ".join(table.notes)
     assert "As many in all" not in " ".join(table.notes)
     every = " ".join(recipe_table(a_study(tmp_path), {}, {}).notes)
-    assert "Fewer, which take about as long: global-equal-time (40 x 250)." in every
+    assert "More or fewer, which take about as long: global-equal-time (40 x 250), crop-equal-time (40 x 800)." in every
     assert table.rows[1][0] == "batch-16" and table.rows[1][7:] == (None, pytest.approx(-20.0), None, None)
     shown = differences_by_task(table)
     assert list(shown) == [*TASKS, "average"]
