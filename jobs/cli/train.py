@@ -9,7 +9,6 @@ import typer
 from channels.errors import UserError
 from jobs.cli.channels import make_missing
 from jobs.cli.options import ClusterFileOption, ClusterOption, RootOption, SetOption, SpecArgument, profile_options
-from jobs.launch.early_stop import past_stopping
 from jobs.ray_cluster.inside_job import adapt, check_store_is_here, enter, record_own_job
 from jobs.ray_cluster.jobs import check_answers
 from jobs.ray_cluster.shell import of_this_shell_alone
@@ -60,10 +59,7 @@ def train(
             record_own_job(directory, profile)
 
         with failure_noticed(profile, directory, begun.is_set):
-            try:
-                outcome = run_job(job, profile, view, on_start=begin, session=session, began_s=process_began_s())
-            finally:
-                past_stopping()
+            outcome = run_job(job, profile, view, on_start=begin, session=session, began_s=process_began_s())
     code = print_outcome(outcome, profile_options(cluster, cluster_file))
     notify_end(outcome, profile)
     raise typer.Exit(code)

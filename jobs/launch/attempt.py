@@ -11,7 +11,7 @@ from pathlib import Path
 from channels.errors import UserError
 from jobs.launch.attempt_word import AFTER_WORD, wait_for_word
 from jobs.launch.collector import rare_collection
-from jobs.launch.early_stop import past_stopping, stopped_by_sigterm
+from jobs.launch.early_stop import stopped_by_sigterm
 from jobs.launch.folder import LaunchFolder
 from jobs.launch.outcome import failure_noticed, notify_end, print_outcome
 from orchestrator.control.controller import run_job
@@ -37,10 +37,7 @@ def main(run: str, address: str) -> int:
         # Under Slurm the node says how its attempt ended: it knows whether another one follows.
         is_last = profile.launcher != "slurm"
         with failure_noticed(profile, launch.run, lambda: is_last and not _is_finished(launch.run)):
-            try:
-                outcome = run_job(job, profile, view, profile.time_limits.lock_s, began_s=process_began_s())
-            finally:
-                past_stopping()
+            outcome = run_job(job, profile, view, profile.time_limits.lock_s, began_s=process_began_s())
         code = print_outcome(outcome)
         if is_last:
             notify_end(outcome, profile)

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from jobs.launch.early_stop import past_stopping
 from jobs.launch.notify import notify
 from orchestrator.control.ending import cause_line
 from orchestrator.control.prepared import RunOutcome
@@ -51,9 +52,15 @@ def notify_end(outcome: RunOutcome, profile: Profile) -> None:
 
 @contextmanager
 def failure_noticed(profile: Profile, directory: RunDirectory, is_begun: Callable[[], bool]) -> Iterator[None]:
-    """Send the notice of an error that ends a run; none where the run has not begun, and a person reads the refusal."""
+    """Send the notice of an error that ends a run; none where the run has not begun, and a person reads the refusal.
+
+    However the run ends, SIGTERM comes too late from then on.
+    """
     try:
-        yield
+        try:
+            yield
+        finally:
+            past_stopping()
     except Exception as error:
         if is_begun():
             notify(profile, directory, "failed", cause_line(error), warn)

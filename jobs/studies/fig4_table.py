@@ -26,7 +26,7 @@ def fig4(study: Study, records: Mapping[str, RunRecord]) -> StudyTable:
         column = figures["buckets"].index(batching.buckets) if known else None
         errors = [None if run is None else run.zeroshot for run in runs]
         rows.append((
-            _method(batching), _buckets(batching), weighting, _mean(errors), *_deviation(study, errors),
+            _method(batching), _buckets(batching), weighting, _mean(errors), *_deviation(errors),
             None if column is None else theirs["nmse_db"][column],
             *(_mean([None if run is None else run.task_averages.get(task) for run in runs]) for task in TASKS),
             _mean([None if run is None or run.padding is None else 100 * run.padding for run in runs]),
@@ -79,16 +79,18 @@ def _note_of_seeds(study: Study) -> list[str]:
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return statistics.mean(known) if len(known) == len(values) else None
+    return statistics.mean(known) if (known := _whole(values)) else None
 
 
-def _deviation(study: Study, values: Sequence[float | None]) -> list[float | None]:
+def _deviation(values: Sequence[float | None]) -> list[float | None]:
     """A cell where there are several seeds."""
-    if len(_seeds(study)) == 1:
-        return []
+    return [] if len(values) == 1 else [statistics.stdev(known) if (known := _whole(values)) else None]
+
+
+def _whole(values: Sequence[float | None]) -> list[float] | None:
+    """The values of all runs; None where one has none."""
     known = [value for value in values if value is not None]
-    return [statistics.stdev(known) if len(known) == len(values) else None]
+    return known if len(known) == len(values) else None
 
 
 def _method(batching: BatchingSection) -> str:
