@@ -143,14 +143,19 @@ def assert_all_gone(processes: list[psutil.Process], patience_s: float = 120.0) 
     assert not left, left
 
 
-def training_ranks(processes: list[psutil.Process]) -> list[psutil.Process]:
-    """Those that train, as Ray names them."""
+def processes_with(word: str, processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Those with a word in their command line."""
     found = []
     for process in processes:
         with suppress(psutil.Error):
-            if any("RayTrainWorker" in part for part in process.cmdline()):
+            if any(word in part for part in process.cmdline()):
                 found.append(process)
     return found
+
+
+def training_ranks(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Those that train, as Ray names them."""
+    return processes_with("RayTrainWorker", processes)
 
 
 def session_folders(processes: list[psutil.Process]) -> list[Path]:
@@ -162,7 +167,7 @@ def session_folders(processes: list[psutil.Process]) -> list[Path]:
 @contextmanager
 def at_rest(ranks: list[psutil.Process]) -> Iterator[None]:
     """Ranks make no step inside the ``with``, so that what is done there may take as long as it takes."""
-    assert ranks
+    assert ranks, "no rank is there any more"
     for rank in ranks:
         rank.suspend()
     try:

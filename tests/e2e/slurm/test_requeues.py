@@ -3,17 +3,20 @@
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
 from orchestrator.run.folder import RunDirectory
-from tests.e2e.runs import Place, at_rest, training_ranks
-from tests.e2e.slurm.cluster import SlurmCluster, missing_programs
+from tests.e2e.runs import Place, at_rest, processes_with, training_ranks
+from tests.e2e.slurm.cluster import SlurmCluster, missing_programs, processes_of
 from tests.e2e.slurm.runs import (
+    EPOCHS,
     STEPS,
     attempt_at_rest,
     has_ended,
@@ -78,8 +81,9 @@ def test_a_requeue_during_the_start_and_one_from_a_node_that_drains(
     name = "requeued"
     job_id = submit(place, job_for(small_store, name, every_steps=2 * STEPS, epochs=1000))
     attempts = place.directory(name) / "launch" / "attempts"
-    slurm.wait_for("the bootstrap", (attempts / f"{job_id}-0" / "token").exists, 120, look_s=0.02)
-    slurm.run("scontrol", "requeue", job_id)
+    with at_rest(ray_head(slurm, job_id)):
+        slurm.run("scontrol", "requeue", job_id)
+        slurm.wait_for("the requeue", lambda: slurm.state(job_id) != "RUNNING", 60, look_s=0.02)
     wait_for_attempt(slurm, place, name, 1)
     assert not (attempts / f"{job_id}-0" / "ready-0.json").exists(), "the first start was not broken off"
     draining = other_host(attempts / f"{job_id}-1")
@@ -104,7 +108,7 @@ def test_a_requeue_during_the_start_and_one_from_a_node_that_drains(
 def test_a_sweep_is_an_array_whose_jobs_do_not_meet_and_of_which_one_alone_is_preempted(
     slurm: SlurmCluster, place: Place, small_store: Path
 ) -> None:
-    job = small_job(small_store, "swept", train={"epochs": 3, "lr": 1e-3}, scale={"workers": 1},
+    job = small_job(small_store, "swept", train={"epochs": EPOCHS, "lr": 1e-3}, scale={"workers": 1},
                     data={"zeroshot_sets": ["H1"]})  # fmt: skip
     arguments = ("submit", str(place.spec(job)), "--sweep", "batching.buckets=1,2", "--parallel", "2")
     arguments += profile_on(place, "one-node.yaml", ["node1"])
@@ -115,16 +119,17 @@ def test_a_sweep_is_an_array_whose_jobs_do_not_meet_and_of_which_one_alone_is_pr
     assert [job_of(place, name) for name in names] == [f"{array}_0", f"{array}_1"]
     assert "ArrayTaskThrottle=2" in slurm.run("scontrol", "show", "job", array)
     assert "0 to submit" in place.run(*arguments).stdout, "what is on its way is not submitted again"
-    slurm.wait_for("both jobs at once", lambda: len(meetings(place, names)) == 2, 300)
-    one, other = meetings(place, names)
-    assert one["host"] == other["host"] == "node1"
-    assert all(one[key] != other[key] for key in ("token", "address", "keepalive"))
-    preempted = preempt_one(slurm, place, names)
+    with both_at_rest(slurm, place, names):
+        one, other = meetings(place, names)
+        assert one["host"] == other["host"] == "node1"
+        assert all(one[key] != other[key] for key in ("token", "address", "keepalive"))
+        urgent, preempted = preempt_one(slurm, place, names)
+    assert slurm.wait_for_end(urgent, 120) == "COMPLETED"
     for name in names:
         slurm.wait_for(f"end of {name}", lambda name=name: has_finished(place, name), 400)
         restarts = {path.name.rpartition("-")[2] for path in (launch_of(place, name) / "attempts").iterdir()}
         assert restarts == ({"0", "1"} if name == preempted else {"0"}), output(place, name)
-        assert sorted(place.losses(name)) == list(range(1, 36 + 1))
+        assert sorted(place.losses(name)) == list(range(1, STEPS + 1))
     parent = place.state("swept.sweep")["mlflow_run_id"]
     assert {place.tracked(name).data.tags["mlflow.parentRunId"] for name in names} == {parent}
     assert "zero-shot results" in place.run("logs", names[1]).stdout
@@ -141,6 +146,18 @@ def test_a_limit_of_two_minutes_leaves_time_to_train(slurm: SlurmCluster, place:
     assert len(place.events(limited)) == STEPS
 
 
+def ray_head(slurm: SlurmCluster, job_id: str) -> list[psutil.Process]:
+    """The process that brings up the head of a job's Ray, as soon as it is there."""
+    found: list[psutil.Process] = []
+
+    def begun() -> bool:
+        found[:] = processes_with("--head", processes_of(job_id))
+        return bool(found)
+
+    slurm.wait_for("the head of Ray", begun, 120, look_s=0.02)
+    return found
+
+
 def launch_of(place: Place, name: str) -> Path:
     return place.directory(name) / "launch"
 
@@ -152,16 +169,24 @@ def has_finished(place: Place, name: str) -> bool:
     return status == "FINISHED"
 
 
-def preempt_one(slurm: SlurmCluster, place: Place, names: list[str]) -> str:
-    """Have Slurm take back the CPU of one of two jobs on node1, both of which have made some steps; its run's name."""
+@contextmanager
+def both_at_rest(slurm: SlurmCluster, place: Place, names: list[str]) -> Iterator[None]:
+    """Two runs that begin at about the same time rest after some steps each, whichever comes first."""
+    with ExitStack() as resting, ThreadPoolExecutor(2) as looking:
+        started = [looking.submit(resting.enter_context, attempt_at_rest(slurm, place, name, 1)) for name in names]
+        for start in started:
+            start.result()
+        yield
+
+
+def preempt_one(slurm: SlurmCluster, place: Place, names: list[str]) -> tuple[str, str]:
+    """Have Slurm take back the CPU of one of two jobs on node1: the job that gets it, the run that loses it."""
 
     def state(name: str) -> str:
         return slurm.run("squeue", "-h", "-t", "all", "-j", job_of(place, name), "-o", "%T")
 
-    with attempt_at_rest(slurm, place, names[0], 1), attempt_at_rest(slurm, place, names[1], 1):
-        # Of four CPUs two are free.
-        urgent = submit_urgent(slurm, "-n1", "-c3", "-wnode1")
-        slurm.wait_for("preemption", lambda: {state(name) for name in names} > {"RUNNING"}, 60)
-        (preempted,) = (name for name in names if state(name) != "RUNNING")
-    assert slurm.wait_for_end(urgent, 120) == "COMPLETED"
-    return preempted
+    # Of four CPUs two are free.
+    urgent = submit_urgent(slurm, "-n1", "-c3", "-wnode1")
+    slurm.wait_for("preemption", lambda: {state(name) for name in names} > {"RUNNING"}, 60)
+    (preempted,) = (name for name in names if state(name) != "RUNNING")
+    return urgent, preempted

@@ -87,8 +87,8 @@ def test_the_base_is_the_shipped_job_for_one_epoch(tmp_path: Path) -> None:
     assert study.children[0].method == BASE
     changes = {
         "model": [],
-        "batching": ["global_batch: 16 -> 32", "micro_batch: 8 -> 16"],
-        "train": ["epochs: 3 -> 1"],
+        "batching": ["buckets: 9 -> 7", "global_batch: 16 -> 32", "micro_batch: 8 -> 16"],
+        "train": ["epochs: 5 -> 1"],
         "scale": [],
         "checkpoint": [],
     }
@@ -99,6 +99,7 @@ def test_the_base_is_the_shipped_job_for_one_epoch(tmp_path: Path) -> None:
     assert base.data.sets == tuple(row.name for row in load_preset("hetercsi").pretrain)
     assert study.preset.pretrain == load_preset("hetercsi").pretrain, "nothing is shortened"
     assert base.data.snr_db == shipped.data.snr_db
+    assert (base.data.crop, shipped.data.crop) == ((), ("slots", "subcarriers"))
 
 
 def test_it_does_not_depend_on_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
