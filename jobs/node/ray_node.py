@@ -17,6 +17,9 @@ from orchestrator.control.ray_train.environment import HOST, NODE, rank_environm
 from orchestrator.control.ray_train.session import OBJECT_STORE_BYTES, RAY_FOLDER
 from orchestrator.spec.cluster import Profile
 
+DRAIN_TIMEOUT = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
+"""How long a node of Ray lets others take over its work before it ends: here nobody does, the attempt is over."""
+END_GRACE_S = 2.0
 LEAN_NODE = "orchestrator.control.ray_train.lean_node"
 """Ray's command line, whose nodes have no more than a run needs; it imports Ray."""
 
@@ -58,6 +61,7 @@ class RayNode:
             | ray_environment(self.profile.time_limits)
             | rank_environment(self.profile.network, None, shell)
             | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.rendezvous.token)}
+            | {DRAIN_TIMEOUT: "0"}
             | {HOST: node.host, NODE: str(node.rank)}
             | fork_server.environment(self.session.path)
             | self.session.memory.environment
@@ -124,7 +128,7 @@ class RayNode:
         return self
 
     def __exit__(self, *error: object) -> None:
-        own_processes.end_descendants(grace_s=5.0)
+        own_processes.end_descendants(END_GRACE_S)
         self.window.release()
         self.session.remove()
 
