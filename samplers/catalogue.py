@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -46,7 +46,7 @@ class Catalogue:
     """Sources in a fixed order; their positions are the numbers that schedules speak of.
 
     Raises UserError for no sources, for two sources of one set and variant, and for a pool whose counts do not differ
-    by at most one in the order that :func:`pooled_sources` gives them.
+    by at most one in the order that :func:`shared_sources` gives them.
     """
 
     def __init__(self, sources: tuple[Source, ...] | list[Source]) -> None:
@@ -128,25 +128,17 @@ class Catalogue:
         return _abridged(sorted(changes))
 
 
-def pooled_sources(name: str, lengths: Mapping[int, int], count: int, shard_samples: int = 128) -> tuple[Source, ...]:
-    """Sources of one set whose samples are shared by several variants.
-
-    lengths: tokens of a sample by variant. count: samples of the set. Of every V consecutive samples each variant gets
-    one an epoch, by a keyed permutation. Where V does not divide the count, the first variants have one sample more,
-    another one in each epoch (samplers.pools), so that counts are the same in every epoch. A variant that would get
-    nothing is refused with UserError.
-    """
-    return shared_sources(
-        name, [(name, variant, lengths[variant]) for variant in sorted(lengths)], count, shard_samples
-    )
-
-
 def shared_sources(
     pool: str, members: Sequence[tuple[str, int, int]], count: int, shard_samples: int = 128
 ) -> tuple[Source, ...]:
-    """Sources as (name, variant, length) that share the ``count`` samples of one set as those of several variants do.
+    """Sources as (name, variant, length) that share the ``count`` samples of one set.
 
-    Raises UserError for a source that would get nothing.
+    Of every V consecutive samples each of V sources gets one an epoch, by a keyed permutation. Where V does not divide
+    the count, the first sources have one sample more, another one in each epoch (samplers.pools), so that counts stay
+    the same.
+
+    Raises:
+        UserError: a source would get nothing.
     """
     share, rest = divmod(count, len(members)) if members else (0, 0)
     if share < 1:
@@ -178,7 +170,7 @@ def _check_pool(pool: str, members: list[Source]) -> None:
     share, rest = divmod(sum(member.count for member in members), len(members))
     if any(member.count != share + (place < rest) for place, member in enumerate(members)):
         counts = ", ".join(str(member.count) for member in members)
-        raise UserError(f"counts {counts} are not an even share", where=f"pool {pool}", mend="use pooled_sources")
+        raise UserError(f"counts {counts} are not an even share", where=f"pool {pool}", mend="use shared_sources")
 
 
 def _label(key: tuple[str, int]) -> str:

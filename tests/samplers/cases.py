@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from channels.presets import load_preset
-from samplers.catalogue import Catalogue, Source, catalogue_of_specs, pooled_sources
+from samplers.catalogue import Catalogue, Source, catalogue_of_specs, shared_sources
 from samplers.choices import METHODS, MIXES, PACKS, SHUFFLES, STRATEGIES, TAILS
 from samplers.partition import distinct_lengths
 from samplers.plan import make_plan
@@ -31,6 +31,12 @@ groups_of_lengths = st.lists(
 def published(sets: int, samples: int = 9000) -> Catalogue:
     """The first pre-training sets of the HeterCSI paper."""
     return catalogue_of_specs(load_preset("hetercsi").pretrain[:sets], samples)
+
+
+def pooled_sources(name: str, lengths: dict[int, int], count: int, shard_samples: int = 128) -> tuple[Source, ...]:
+    """Sources of one set, by variant, whose samples have so many tokens."""
+    members = [(name, variant, lengths[variant]) for variant in sorted(lengths)]
+    return shared_sources(name, members, count, shard_samples)
 
 
 @st.composite

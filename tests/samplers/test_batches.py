@@ -9,10 +9,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from channels.errors import UserError
 from samplers.batches import Batch, ScheduledBatches
-from samplers.catalogue import Catalogue, Source, pooled_sources
+from samplers.catalogue import Catalogue, Source
 from samplers.plan import make_plan
 from samplers.schedule import Schedule, Slice
-from tests.samplers.cases import many_cases, schedules, worlds
+from tests.samplers.cases import many_cases, pooled_sources, schedules, worlds
 
 SETS = Catalogue([Source("A", 4, 40), Source("B", 8, 60), Source("C", 6, 50)])
 

@@ -3,7 +3,8 @@ import dataclasses
 import pytest
 
 from channels.errors import UserError
-from samplers.catalogue import Catalogue, Source, pooled_sources
+from samplers.catalogue import Catalogue, Source
+from tests.samplers.cases import pooled_sources
 
 SETS = (Source("A", 8, 100), Source("B", 16, 50))
 

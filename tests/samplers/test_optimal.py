@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from channels.errors import UserError
 from samplers.batch_size import BatchSize, Cost
-from samplers.catalogue import Catalogue, Source, pooled_sources
+from samplers.catalogue import Catalogue, Source
 from samplers.padding import expected_padded_costs, expected_padded_tokens
 from samplers.partition import cut, length_counts
 from samplers.plan import make_plan
 from samplers.segmentation import Constraints, entropy_bits
-from tests.samplers.cases import Group, catalogue_of, groups_of_lengths, many_cases
+from tests.samplers.cases import Group, catalogue_of, groups_of_lengths, many_cases, pooled_sources
 
 LIMITS = st.builds(Constraints, st.integers(1, 4), st.sampled_from([0.0, 0.5, 1.0, 1.8]))
 

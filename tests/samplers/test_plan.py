@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 
 from channels.errors import UserError
-from samplers.catalogue import Catalogue, Source, pooled_sources
+from samplers.catalogue import Catalogue, Source
 from samplers.choices import STRATEGIES
 from samplers.padding import expected_padded_tokens
 from samplers.partition import Cost
 from samplers.plan import Plan, make_plan
 from samplers.schedule import Schedule
-from tests.samplers.cases import many_cases, published, schedules
+from tests.samplers.cases import many_cases, pooled_sources, published, schedules
 
 SETS = Catalogue([Source("A", 4, 30), Source("B", 8, 50), Source("C", 16, 20)])
 

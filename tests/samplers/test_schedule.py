@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from samplers.assignment import Assignment
-from samplers.catalogue import Catalogue, Source, pooled_sources
+from samplers.catalogue import Catalogue, Source
 from samplers.choices import STRATEGIES
 from samplers.permutation import Keys
 from samplers.plan import make_plan
@@ -25,6 +25,7 @@ from tests.samplers.cases import (
     equal_slices,
     example,
     many_cases,
+    pooled_sources,
     schedules,
     true_samples,
     whole_epoch,
