@@ -13,6 +13,7 @@ from jobs.node.rendezvous import POLL_S, BadDeviceError, BadNodeError, Bootstrap
 from jobs.slurm.bring_up import wait_for_all
 from jobs.slurm.controller_process import ControllerProcess
 from jobs.slurm.device_failures import DeviceFailures, find_host
+from jobs.slurm.requeue import is_in_queue_again, own_job
 from jobs.slurm.signals import CANCELLED, SlurmSignals
 
 STOP_RESERVE_S = 15.0
@@ -91,11 +92,21 @@ class Head:
             return [f"{self.rendezvous.node.host}: {error}"]
         if self.rendezvous.is_superseded():
             return ["Slurm has begun another attempt without this node"]
-        for number in set(self.keepalive.lost()) - self.rendezvous.marked("failed") - self.rendezvous.marked("left"):
-            self.rendezvous.fail(BadNodeError("the node does not answer any more"), number)
-            self.rendezvous.mark("left", number)
+        if not self._mark_silent():
+            return ["Slurm has put the job back into the queue"]
         self._mark_bad_devices()
         return self.rendezvous.failures()
+
+    def _mark_silent(self) -> bool:
+        """A node that does not answer is left out of the next attempt, unless Slurm itself has ended this one."""
+        silent = set(self.keepalive.lost()) - self.rendezvous.marked("failed") - self.rendezvous.marked("left")
+        this = self.rendezvous.node
+        if silent and is_in_queue_again(own_job(this.job_id), this.restart):
+            return False
+        for number in silent:
+            self.rendezvous.fail(BadNodeError("the node does not answer any more"), number)
+            self.rendezvous.mark("left", number)
+        return True
 
     def _mark_bad_devices(self) -> None:
         """A node with a broken device is left out of the next attempt, though it answers."""

@@ -6,7 +6,7 @@ from typing import Any
 from jobs.launch.folder import LaunchFolder
 from jobs.launch.notify import notify
 from jobs.node.rendezvous import POLL_S, Rendezvous
-from jobs.slurm.requeue import own_job, requeue
+from jobs.slurm.requeue import is_in_queue_again, own_job, requeue
 from jobs.slurm.signals import CANCELLED, SlurmSignals
 from orchestrator.spec.notify import Event
 
@@ -77,11 +77,13 @@ def _requeue(launch: LaunchFolder, rendezvous: Rendezvous) -> str:
     deadline = time.monotonic() + profile.time_limits.leave_s
     while rendezvous.missing("left") and not rendezvous.is_superseded() and time.monotonic() < deadline:
         time.sleep(POLL_S)
-    if rendezvous.is_superseded():
+    job = own_job(node.job_id)
+    # A request of ours would end the attempt that Slurm is about to begin, or has begun.
+    if rendezvous.is_superseded() or is_in_queue_again(job, node.restart):
         return ""
     bad = rendezvous.bad_hosts_so_far()
     try:
-        return f"; {requeue(own_job(node.job_id), sorted({*slurm.exclude, *bad}) if bad else [])}"
+        return f"; {requeue(job, sorted({*slurm.exclude, *bad}) if bad else [])}"
     except RuntimeError as error:
         return f"; not requeued: {error}"
 

@@ -1,6 +1,7 @@
 """Asking Slurm for the next attempt of a running job, without the nodes that were found bad."""
 
 import os
+import re
 import subprocess
 import time
 from collections.abc import Sequence
@@ -44,6 +45,19 @@ def own_job(job_id: int) -> str:
     return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else str(job_id)
 
 
+def is_in_queue_again(job: str, restart: int) -> bool:
+    """Whether Slurm has by itself put a job back since the attempt with this number of restarts, whose end this is.
+
+    Where Slurm does not answer, it has not.
+    """
+    try:
+        said = _scontrol("show", "job", job)
+    except RuntimeError:
+        return False
+    found = re.search(r"\bRestarts=(\d+)", said)
+    return found is not None and int(found[1]) > restart
+
+
 def requeue(job: str, excluded: Sequence[str]) -> str:
     """Put a job back into the queue; what happened, in a few words. Slurm ends what still runs of it.
 
@@ -82,7 +96,7 @@ def _repeat(*arguments: str) -> str | None:
             return None
 
 
-def _scontrol(*arguments: str, timeout_s: float = HELD_ANSWER_S) -> None:
+def _scontrol(*arguments: str, timeout_s: float = HELD_ANSWER_S) -> str:
     # Once it is requeued Slurm ends this job, and its signal may reach the very command that is at work.
     deaf = ["/bin/sh", "-c", 'trap "" TERM; exec "$@"', "sh", "scontrol", *arguments]
     command = f"scontrol {' '.join(arguments)}"
@@ -92,3 +106,4 @@ def _scontrol(*arguments: str, timeout_s: float = HELD_ANSWER_S) -> None:
         raise SilentError(f"{command} has not answered in {timeout_s:.0f} s") from None
     if done.returncode:
         raise RuntimeError(f"{command}: {done.stderr.strip() or done.returncode}")
+    return done.stdout

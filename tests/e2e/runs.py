@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -160,19 +160,27 @@ def training_ranks(processes: list[psutil.Process]) -> list[psutil.Process]:
 
 def session_folders(processes: list[psutil.Process]) -> list[Path]:
     """Temporary folders of runs, in which their Ray has its own."""
-    options = [option.partition("=") for process in processes for option in process.cmdline()]
-    return sorted({Path(value).parent for name, _, value in options if name in ("--temp-dir", "--temp_dir")})
+    found = set()
+    for process in processes:
+        with suppress(psutil.Error):
+            options = [option.partition("=") for option in process.cmdline()]
+            found |= {Path(value).parent for name, _, value in options if name in ("--temp-dir", "--temp_dir")}
+    return sorted(found)
 
 
 @contextmanager
 def at_rest(ranks: list[psutil.Process]) -> Iterator[None]:
     """Ranks make no step inside the ``with``, so that what is done there may take as long as it takes."""
-    assert ranks, "no rank is there any more"
-    for rank in ranks:
-        rank.suspend()
-    try:
-        yield
-    finally:
+    with ExitStack() as resting:
         for rank in ranks:
             with suppress(psutil.NoSuchProcess):
-                rank.resume()
+                rank.suspend()
+                resting.callback(resume, rank)
+        assert any(rank.is_running() for rank in ranks), "no rank is there any more"
+        yield
+
+
+def resume(process: psutil.Process) -> None:
+    """Let it go on, if it is there."""
+    with suppress(psutil.NoSuchProcess):
+        process.resume()

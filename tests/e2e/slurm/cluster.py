@@ -80,9 +80,12 @@ class SlurmCluster:
         return self.run("sinfo", "-h", "-p", "gpu", "-n", name, "-o", "%T")
 
     def wait_for(self, what: str, reached: Callable[[], bool], timeout_s: float, look_s: float = 0.3) -> None:
-        """Look again and again, with a limit."""
+        """Look again and again, with a limit; a program of Slurm that fails once on a busy machine is asked again."""
         deadline = time.monotonic() + timeout_s
-        while not reached():
+        while True:
+            with contextlib.suppress(subprocess.SubprocessError):
+                if reached():
+                    return
             assert time.monotonic() < deadline, f"{what} is not reached in {timeout_s} s"
             time.sleep(look_s)
 
@@ -91,9 +94,7 @@ class SlurmCluster:
         found = [""]
 
         def ended() -> bool:
-            # A program of Slurm that fails once on a busy machine is asked again.
-            with contextlib.suppress(subprocess.SubprocessError):
-                found.append(self.state(job_id))
+            found.append(self.state(job_id))
             return found[-1] not in GOING
 
         self.wait_for(f"end of job {job_id}", ended, timeout_s)
@@ -105,6 +106,9 @@ def processes_of(job_id: str) -> list[psutil.Process]:
     mark = f"SLURM_JOB_ID={job_id}\0".encode()
     found: dict[int, psutil.Process] = {}
     for process in psutil.process_iter():
+        if process.pid in found:
+            # Its parent brought it.
+            continue
         try:
             if mark in Path(f"/proc/{process.pid}/environ").read_bytes() + b"\0":
                 found |= {child.pid: child for child in (process, *process.children(recursive=True))}

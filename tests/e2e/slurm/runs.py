@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,26 +60,45 @@ def newest_attempt(place: Place, name: str) -> Path:
     return max(attempts, key=lambda path: int(path.name.rpartition("-")[2]))
 
 
+def steps_of_attempt(place: Place, name: str, number: int) -> int | None:
+    """How many steps an attempt has made, if it is the newest; None where it has not begun."""
+    lines = place.event_lines(name)
+    attempts = [at for at, line in enumerate(lines) if line.startswith('{"kind":"attempt"')]
+    if len(attempts) < number:
+        return None
+    return sum(json.loads(line)["kind"] == "step" for line in lines[attempts[-1] :])
+
+
 def wait_for_attempt(slurm: SlurmCluster, place: Place, name: str, number: int) -> list[psutil.Process]:
     """The job's processes once the attempt has done some steps."""
 
-    def steps() -> int:
-        lines = place.event_lines(name)
-        attempts = [at for at, line in enumerate(lines) if line.startswith('{"kind":"attempt"')]
-        if len(attempts) < number:
-            return 0
-        return sum(json.loads(line)["kind"] == "step" for line in lines[attempts[-1] :])
+    def trains() -> bool:
+        return (steps_of_attempt(place, name, number) or 0) >= STEPS_OF_AN_ATTEMPT
 
-    slurm.wait_for(f"attempt {number} of {name}", lambda: steps() >= STEPS_OF_AN_ATTEMPT, 300, look_s=0.05)
+    slurm.wait_for(f"attempt {number} of {name}", trains, 300, look_s=0.05)
     return processes_of(raw_job_of(place, name))
 
 
 @contextmanager
 def attempt_at_rest(slurm: SlurmCluster, place: Place, name: str, number: int) -> Iterator[list[psutil.Process]]:
     """Processes of an attempt that has done some steps and does no more of them inside the ``with``."""
-    processes = wait_for_attempt(slurm, place, name, number)
-    with at_rest(training_ranks(processes)):
-        yield processes
+    begun = partial(steps_of_attempt, place, name, number)
+    slurm.wait_for(f"start of attempt {number} of {name}", lambda: begun() is not None, 300, look_s=0.05)
+    # To look for them takes as long as many steps.
+    ranks = training_ranks(processes_of(raw_job_of(place, name)))
+    slurm.wait_for(f"attempt {number} of {name}", lambda: (begun() or 0) >= STEPS_OF_AN_ATTEMPT, 300, look_s=0.02)
+    with at_rest(ranks):
+        yield processes_of(raw_job_of(place, name))
+
+
+@contextmanager
+def first_attempts_at_rest(slurm: SlurmCluster, runs: Sequence[tuple[Place, str]]) -> Iterator[None]:
+    """Runs that begin at about the same time rest after some steps each, in whatever order they come to them."""
+    with ExitStack() as resting, ThreadPoolExecutor(len(runs)) as looking:
+        at_rest_now = [attempt_at_rest(slurm, place, name, 1) for place, name in runs]
+        for started in [looking.submit(resting.enter_context, attempt) for attempt in at_rest_now]:
+            started.result()
+        yield
 
 
 def wait_for_stop_request(slurm: SlurmCluster, place: Place, name: str) -> None:

@@ -11,7 +11,15 @@ import yaml
 from orchestrator.control.failure_policy import Failure, Kind
 from orchestrator.run.events import EventWriter
 from orchestrator.run.folder import RunDirectory
-from tests.e2e.runs import Place, assert_all_gone, at_rest, session_folders, train_without_ray, training_ranks
+from tests.e2e.runs import (
+    Place,
+    assert_all_gone,
+    at_rest,
+    processes_with,
+    session_folders,
+    train_without_ray,
+    training_ranks,
+)
 from tests.e2e.slurm.cluster import SlurmCluster, missing_programs, processes_of
 from tests.e2e.slurm.runs import (
     STEPS,
@@ -71,11 +79,14 @@ def test_a_job_trains_over_both_nodes_to_the_end(slurm: SlurmCluster, place: Pla
     assert {json.loads(path.read_text())["host"] for path in attempt.glob("ready-*.json")} == {"node1", "node2"}
     assert set(json.loads((attempt / "network.json").read_text())["nodes"]) == {"node1", "node2"}
     assert "network: all-reduce over 4 ranks" in output(place, name)
+    assert "Draining" not in "".join(path.read_text() for path in attempt.glob("ray-*.log")), (
+        "nobody takes its work over"
+    )
     assert not (attempt / "token").exists(), "the secret does not outlive the attempt"
     assert [path.name for path in launch.glob("code-*")] == [
         json.loads((launch / "submission.json").read_text())["code"]
     ]
-    assert not processes_of(job_id)
+    assert_all_gone(processes_of(job_id), patience_s=10)
 
 
 def test_a_time_limit_and_a_preemption_with_a_warning_repeat_no_step(
@@ -221,7 +232,7 @@ def test_a_node_without_the_interface_ends_the_job_and_is_named(
     assert slurm.wait_for_end(job_id, 120) == "FAILED"
     end = json.loads((place.directory(name) / "launch" / "attempts" / f"{job_id}-0" / "end.json").read_text())
     assert "has no address on 'bond7'" in end["cause"]
-    assert not processes_of(job_id)
+    assert_all_gone(processes_of(job_id), patience_s=10)
 
 
 def test_a_preempted_run_that_loses_two_nodes_ends_with_the_same_losses(
@@ -258,7 +269,7 @@ def test_a_preempted_run_that_loses_two_nodes_ends_with_the_same_losses(
 def kill_raylet(attempt: Path, processes: list[psutil.Process]) -> None:
     """End Ray on the node that is not the head."""
     head = json.loads((attempt / "head.json").read_text())["address"].partition(":")[0]
-    raylets = [process for process in processes if process.name() == "raylet"]
+    raylets = [process for process in processes_with("raylet", processes) if process.name() == "raylet"]
     other = [process for process in raylets if f"--node_ip_address={head}" not in process.cmdline()]
     assert len(raylets) == 2 and len(other) == 1
     other[0].kill()

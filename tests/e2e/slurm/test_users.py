@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ import yaml
 
 from tests.e2e.runs import ROOT, Place
 from tests.e2e.slurm.cluster import SlurmCluster, missing_programs
-from tests.e2e.slurm.runs import meetings, output, raw_job_of
+from tests.e2e.slurm.runs import first_attempts_at_rest, meetings, output, raw_job_of
 from tests.jobs_for_tests import small_job
 
 MISSING = [] if os.geteuid() == 0 and shutil.which("useradd") else ["useradd, as root"]
@@ -96,8 +96,24 @@ def submit_two(place: Place) -> None:
 def temporary(name: str) -> list[Path]:
     """What a user has in the machine's temporary folders, but for torch's cache."""
     number = pwd.getpwnam(name).pw_uid
-    found = [path for folder in ("/tmp", "/dev/shm") for path in Path(folder).iterdir()]
-    return [path for path in found if path.lstat().st_uid == number and not path.name.startswith(TORCH_CACHE)]
+    found = []
+    for path in (path for folder in ("/tmp", "/dev/shm") for path in Path(folder).iterdir()):
+        # Other programs remove their own meanwhile.
+        with suppress(FileNotFoundError):
+            if path.lstat().st_uid == number and not path.name.startswith(TORCH_CACHE):
+                found.append(path)
+    return found
+
+
+def assert_own_folders(place: Place) -> None:
+    """What a user's two runs have in the machine's folders while they train is for nobody else."""
+    assert place.user is not None
+    modes = {path: oct(path.stat().st_mode & 0o777) for path in temporary(place.user) if path.is_dir()}
+    # Of each run one folder in /tmp and one of its name in the shared memory.
+    assert len({path.name for path in modes}) == 2 and set(modes.values()) == {"0o700"}, modes
+    for name in RUNS:
+        (token,) = (place.directory(name) / "launch" / "attempts").glob("*/token")
+        assert (token.owner(), token.stat().st_mode & 0o777) == (place.user, 0o600)
 
 
 def test_two_users_with_two_runs_each_do_not_meet_on_a_node(
@@ -109,21 +125,13 @@ def test_two_users_with_two_runs_each_do_not_meet_on_a_node(
         with ThreadPoolExecutor(2) as both:
             list(both.map(submit_two, places))
 
-        def found() -> list[dict[str, str]]:
-            return [meeting for place in places for meeting in meetings(place, RUNS)]
-
-        slurm.wait_for("all four at once", lambda: len(found()) == 4, 300, look_s=0.05)
-        met = found()
-        assert {meeting["host"] for meeting in met} == {"node1"}
-        for key in ("token", "address", "keepalive"):
-            assert len({str(meeting[key]) for meeting in met}) == 4, key
-        for place in places:
-            modes = {path: oct(path.stat().st_mode & 0o777) for path in temporary(place.user) if path.is_dir()}
-            # Of each run one folder in /tmp and one of its name in the shared memory.
-            assert len({path.name for path in modes}) == 2 and set(modes.values()) == {"0o700"}, modes
-            for name in RUNS:
-                token = next((place.directory(name) / "launch" / "attempts").glob("*/token"))
-                assert (token.owner(), token.stat().st_mode & 0o777) == (place.user, 0o600)
+        with first_attempts_at_rest(slurm, [(place, name) for place in places for name in RUNS]):
+            met = [meeting for place in places for meeting in meetings(place, RUNS)]
+            assert [meeting["host"] for meeting in met] == ["node1"] * 4
+            for key in ("token", "address", "keepalive"):
+                assert len({str(meeting[key]) for meeting in met}) == 4, key
+            for place in places:
+                assert_own_folders(place)
         for place in places:
             for name in RUNS:
                 assert slurm.wait_for_end(raw_job_of(place, name)) == "COMPLETED", output(place, name)

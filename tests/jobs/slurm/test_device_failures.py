@@ -8,6 +8,7 @@ import pytest
 
 from jobs.launch.folder import LaunchFolder
 from jobs.node.rendezvous import BadDeviceError, BadNodeError, JobNode, Rendezvous
+from jobs.slurm import head as heads
 from jobs.slurm.device_failures import DeviceFailures, find_host
 from jobs.slurm.head import Head
 from jobs.slurm.signals import SlurmSignals
@@ -75,6 +76,22 @@ def test_a_controller_that_crashes_while_slurm_ends_the_job_was_ended_by_slurm(t
     assert head._outcome(code) == ("stopped", "stopped before the time limit")
     head.signals = SlurmSignals()
     assert head._outcome(code) == ("failed", f"the controller ended with status {code}")
+
+
+@pytest.mark.parametrize(("again", "causes", "bad"), [
+    (False, ["n2: the node does not answer any more"], {"n2"}),
+    (True, ["Slurm has put the job back into the queue"], set()),
+])  # fmt: skip
+def test_a_node_that_slurm_has_silenced_is_not_bad(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, again: bool, causes: list[str], bad: set[str]
+) -> None:
+    """Slurm gives the first node up, which still runs, and ends the others."""
+    monkeypatch.setattr(heads, "is_in_queue_again", lambda job, restart: again and (job, restart) == ("41", 0))
+    monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
+    head = head_of(tmp_path / "run")
+    head.keepalive = cast("Any", SimpleNamespace(lost=lambda: [1]))
+    assert head._lost() == causes
+    assert head.rendezvous.bad_hosts_so_far() == bad
 
 
 def test_a_job_whose_devices_break_too_often_is_not_requeued(tmp_path: Path) -> None:

@@ -150,9 +150,13 @@ class Scontrol:
 
     def __init__(self) -> None:
         self.commands: list[list[str]] = []
+        self.restarts = 0
 
     def __call__(self, command: list[str], **options: object) -> "subprocess.CompletedProcess[str]":
-        self.commands.append(command[command.index("scontrol") :])
+        asked = command[command.index("scontrol") :]
+        if asked[1] == "show":
+            return subprocess.CompletedProcess(command, 0, f"   Requeue=1 Restarts={self.restarts} BatchFlag=1\n", "")
+        self.commands.append(asked)
         return subprocess.CompletedProcess(command, 0, "", "")
 
 
@@ -235,6 +239,16 @@ def test_an_attempt_that_slurm_has_replaced_does_not_requeue(
     assert rendezvous.is_superseded()
     assert leave(launch, rendezvous, SlurmSignals()) == (1, "why")
     assert not scontrol.commands
+
+
+@pytest.mark.parametrize(("restarts", "commands"), [(0, [["scontrol", "requeue", "41"]]), (1, [])])
+def test_an_attempt_that_slurm_itself_has_requeued_does_not_end_the_next_one(
+    launch: LaunchFolder, tmp_path: Path, scontrol: Scontrol, restarts: int, commands: list[list[str]]
+) -> None:
+    """Where a node is given up, its attempt ends beside the next one, which has not begun or has no folder yet."""
+    scontrol.restarts = restarts
+    leave(launch, ended(tmp_path, "lost"), SlurmSignals())
+    assert scontrol.commands == commands
 
 
 def test_a_requeued_job_is_in_the_queue_from_the_end_of_its_last_attempt(
