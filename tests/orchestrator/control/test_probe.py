@@ -31,11 +31,11 @@ def test_bisection_finds_the_largest_that_fits(limit: int, most: int) -> None:
 
 
 def test_memory_bounds_the_micro_batch_and_longer_buckets_more(small_store: Path) -> None:
-    job = small_job(small_store, batching={"global_batch": 160, "partitions": 4, "buckets": 1}, scale={"workers": 1})
+    job = small_job(small_store, batching={"global_batch": 48, "partitions": 4, "buckets": 1}, scale={"workers": 1})
     [tight] = probe(job, "cpu", 128 * 2**20)
     [roomy] = probe_here(job, "cpu", 4 * GIB)
-    assert roomy.micro_batch == 160 and not roomy.limited
-    assert 1 <= tight.micro_batch < 160 and tight.limited
+    assert roomy.micro_batch == 48 and not roomy.limited
+    assert 1 <= tight.micro_batch < 48 and tight.limited
 
 
 def test_activations_are_recomputed_as_in_training(small_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
