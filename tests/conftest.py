@@ -1,5 +1,6 @@
 """Fixtures that several rooms share."""
 
+import importlib.util
 import os
 import signal
 from collections.abc import Iterator
@@ -27,6 +28,17 @@ SLOW = (
     "tests/orchestrator/training/",
 )
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+def pytest_configure() -> None:
+    """No example of a property test is too slow: how long one takes says as much of the machine as of the code."""
+    # The GPU suite runs where it is not installed.
+    if importlib.util.find_spec("hypothesis"):
+        from hypothesis import HealthCheck, settings
+
+        passed_over = {*settings.default.suppress_health_check, HealthCheck.too_slow}
+        settings.register_profile("any speed", deadline=None, suppress_health_check=passed_over)
+        settings.load_profile("any speed")
 
 
 @pytest.hookimpl(optionalhook=True)

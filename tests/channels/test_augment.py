@@ -5,7 +5,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -63,7 +63,6 @@ def draws_of(conjugate: bool, reverse_time: bool, mirror_azimuth: bool, angle: f
     return AugmentationDraws(turn, np.array([[conjugate, reverse_time, mirror_azimuth]]))
 
 
-@settings(deadline=None)
 @given(st.integers(0, 10**6), shapes, st.booleans(), st.booleans(), st.booleans(), st.floats(0, 6.28))
 def test_paths_keep_delay_elevation_and_strength(
     seed: int, shape: tuple[int, int, int, int], conjugate: bool, time: bool, azimuth: bool, angle: float
@@ -152,7 +151,6 @@ def test_draws_are_fresh_for_seed_key_and_epoch() -> None:
         np.testing.assert_array_equal(again, values[0])
 
 
-@settings(deadline=None)
 @given(st.permutations(range(8)), st.integers(1, 8))
 def test_draws_do_not_depend_on_the_batch(order: list[int], size: int) -> None:
     part = np.array(order[:size])

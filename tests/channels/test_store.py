@@ -24,7 +24,7 @@ from channels.writer import open_writer
 Draw = Callable[..., np.ndarray]
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     shape=st.tuples(st.integers(1, 4), st.integers(1, 5), st.integers(1, 3)),
     chunks=st.lists(st.integers(0, 9), min_size=1, max_size=6).filter(any),

@@ -17,7 +17,7 @@ from models.registry import make_spec
 from tests.models.batches import SCALES, make_channels
 
 DRAW = MaskDraw(seed=3, epoch=1)
-mixes = settings(max_examples=25, deadline=None)
+mixes = settings(max_examples=25)
 scale = st.tuples(st.integers(1, 16), st.integers(1, 24), st.integers(1, 9))
 
 

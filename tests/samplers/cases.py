@@ -3,7 +3,7 @@
 from collections import Counter
 
 import numpy as np
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from channels.presets import load_preset
@@ -13,7 +13,7 @@ from samplers.partition import distinct_lengths
 from samplers.plan import make_plan
 from samplers.schedule import Schedule, Slice
 
-many_cases = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+many_cases = settings(max_examples=150)
 LARGEST_BATCH = 16
 
 Sample = tuple[str, int]

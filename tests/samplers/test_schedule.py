@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from samplers.assignment import Assignment
@@ -172,7 +172,7 @@ def test_shards_of_a_partition_are_those_its_steps_read(schedule: Schedule, data
     assert read <= named
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=50)
 @given(schedules(), st.data())
 def test_shards_of_several_partitions_are_those_of_each(schedule: Schedule, data: st.DataObject) -> None:
     epoch = data.draw(st.integers(0, schedule.epochs - 1))

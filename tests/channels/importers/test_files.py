@@ -28,7 +28,7 @@ def one(path: Path) -> StoredArray:
 DTYPES = ("f2", "f4", "f8", "i1", "u1", "i2", "i4", "c8", "c16", ">f4", "?")
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     shape=st.lists(st.integers(1, 5), min_size=1, max_size=4),
     dtype=st.sampled_from(DTYPES),

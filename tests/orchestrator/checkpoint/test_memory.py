@@ -71,7 +71,7 @@ def content(folder: Path, info: CheckpointInfo) -> set[float]:
     return {float(value) for tensor in whole.tensors.values() for value in tensor}
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=5))
 def test_after_any_attempts_the_newest_common_state_is_there(
     tmp_path_factory: pytest.TempPathFactory, attempts: list[int]

@@ -18,7 +18,7 @@ def f1_by_hand(chosen: list[int], targets: list[int]) -> float:
     return total / len(targets)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=40), st.integers(0, 1000))
 def test_scores_of_classes(pairs: list[tuple[int, int]], seed: int) -> None:
     targets = [truth for _, truth in pairs]

@@ -43,7 +43,7 @@ def stands(pool: Pool, rows: np.ndarray) -> set[tuple[Any, ...]]:
     return {keys[row] for row in rows}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(place, min_size=2, max_size=30), st.lists(place, min_size=2, max_size=30),
     st.sampled_from(["region", "random"]), st.booleans(), st.integers(0, 5), st.floats(0.05, 0.95),

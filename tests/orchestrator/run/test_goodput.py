@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.run.events import EventWriter
@@ -150,7 +150,6 @@ def test_a_failure_for_good_and_a_start_that_fails() -> None:
     assert parts_of(failed) == {"recovery": 9, "start": 1}
 
 
-unhurried = settings(deadline=None)
 SECONDS = st.floats(0, 1e5, allow_nan=False)
 RECORDS = st.one_of(
     st.builds(begin, SECONDS, st.none() | SECONDS),
@@ -166,13 +165,11 @@ RECORDS = st.one_of(
 )  # fmt: skip
 
 
-@unhurried
 @given(st.lists(RECORDS))
 def test_whatever_happens_no_part_is_negative(records: list[Record]) -> None:
     assert min(ledger_of(records).seconds.values()) >= 0
 
 
-@unhurried
 @given(st.lists(RECORDS))
 def test_in_the_order_of_time_the_parts_add_up_to_the_wall_time(records: list[Record]) -> None:
     records = sorted(records, key=lambda record: record["time"])
@@ -180,7 +177,6 @@ def test_in_the_order_of_time_the_parts_add_up_to_the_wall_time(records: list[Re
     assert ledger.wall_s == pytest.approx(1e5 + 1) and min(ledger.seconds.values()) >= 0
 
 
-@unhurried
 @given(st.lists(st.lists(SECONDS)))
 def test_files_are_merged_and_each_keeps_its_order(times: list[list[float]]) -> None:
     files = [[{"time": time, "file": number} for time in each] for number, each in enumerate(times)]

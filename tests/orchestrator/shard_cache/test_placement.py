@@ -206,7 +206,7 @@ def test_the_map_of_a_store_counts_samples_and_leaves_out_unused_shards(store: C
 
 
 # A deadlock takes PATIENCE_S to show, so an example is not shrunk.
-@settings(max_examples=25, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@settings(max_examples=25, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(
     st.sampled_from([[(0,)], [(0, 1)], [(0,), (1,)], [(0, 2), (1, 3)], [(0, 1, 2), (3,)]]),
     st.sampled_from(["bucket", "sequential"]),

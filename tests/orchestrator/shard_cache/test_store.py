@@ -365,7 +365,7 @@ class LeastRecentlyUsed(RuleBasedStateMachine):
 
 
 TestLeastRecentlyUsed = LeastRecentlyUsed.TestCase
-TestLeastRecentlyUsed.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+TestLeastRecentlyUsed.settings = settings(max_examples=60, stateful_step_count=25)
 
 
 @pytest.mark.parametrize(
