@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ import pytest
 import requests
 
 from tests.docs.pages import ROOT
+from tests.ports import held_port
 
 pytestmark = pytest.mark.docs
 TIMEOUT_S = 120
@@ -22,23 +22,23 @@ def test_the_user_interface_answers(tmp_path: Path) -> None:
 
     (tmp_path / "runs").mkdir()
     MlflowClient(f"sqlite:///{tmp_path}/runs/mlflow.db").create_experiment("wavetrain")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "jobs.cli.main", "ui", "--port", str(port), "--cluster-file", f"{ROOT}/cluster.yaml"],
-        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, start_new_session=True,
-    )  # fmt: skip
-    try:
-        assert "wavetrain" in wait_for(f"http://127.0.0.1:{port}/ajax-api/2.0/mlflow/experiments/search?max_results=5")
-        process.send_signal(signal.SIGINT)
-        assert process.wait(TIMEOUT_S) == 0
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+    with held_port() as port:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "jobs.cli.main", "ui", "--port", str(port),
+             "--cluster-file", f"{ROOT}/cluster.yaml"],
+            cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, start_new_session=True,
+        )  # fmt: skip
+        try:
+            page = f"http://127.0.0.1:{port}/ajax-api/2.0/mlflow/experiments/search?max_results=5"
+            assert "wavetrain" in wait_for(page, process)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(TIMEOUT_S) == 0
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
 
 
-def wait_for(url: str) -> str:
+def wait_for(url: str, server: "subprocess.Popen[bytes]") -> str:
     """The text of a page, once it is there."""
     deadline = time.monotonic() + TIMEOUT_S
     while True:
@@ -47,5 +47,5 @@ def wait_for(url: str) -> str:
             answer.raise_for_status()
             return answer.text
         except requests.RequestException:
-            assert time.monotonic() < deadline, url
+            assert time.monotonic() < deadline and server.poll() is None, url
             time.sleep(0.5)

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ import psutil
 
 from channels.files import write_atomically
 from tests.e2e.runs import ROOT
+from tests.ports import held_port
 
 OBJECT_STORE_BYTES = 80 * 2**20
 TIMEOUT_S = 120
@@ -40,25 +41,24 @@ def ray_cluster() -> Iterator[RayCluster]:
     write_atomically(folder / "token", secrets.token_hex(32), mode=0o600)
     environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / "token"), "OMP_NUM_THREADS": "1"}
     environment |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2"}
-    port, web, agent = _free_port(), _free_port(), _free_port()
     children: list[subprocess.Popen[bytes]] = []
+    ports = ExitStack()
     try:
+        port, client, web, agent, other_agent = (ports.enter_context(held_port()) for _ in range(5))
         children.append(
-            _start(folder, "head", environment, "--head", f"--port={port}", f"--ray-client-server-port={_free_port()}",
+            _start(folder, "head", environment, "--head", f"--port={port}", f"--ray-client-server-port={client}",
                    f"--dashboard-port={web}", f"--dashboard-agent-listen-port={agent}",
                    "--dashboard-host=127.0.0.1", "--include-dashboard=true")
         )  # fmt: skip
         _wait_for(web, children)
         _wait_for(agent, children)
         address = _address(folder, port)
-        children.append(
-            _start(
-                folder, "other", environment, f"--address={address}", f"--dashboard-agent-listen-port={_free_port()}"
-            )
-        )
+        options = (f"--address={address}", f"--dashboard-agent-listen-port={other_agent}")
+        children.append(_start(folder, "other", environment, *options))
         yield RayCluster(address, f"http://127.0.0.1:{web}", environment)
     finally:
         _end(children)
+        ports.close()
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -78,12 +78,6 @@ def _address(folder: Path, port: int) -> str:
     found = re.search(r"Local node IP: ([\d.]+)", text)
     assert found, text
     return f"{found[1]}:{port}"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _wait_for(port: int, children: "list[subprocess.Popen[bytes]]") -> None:

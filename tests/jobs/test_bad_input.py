@@ -13,6 +13,7 @@ import yaml
 from channels.files import write_json
 from jobs.cli.main import main
 from tests.jobs_for_tests import small_job
+from tests.ports import held_port
 
 
 @pytest.fixture
@@ -134,8 +135,9 @@ def test_scan_that_cannot_run_here(folder: Path, small_store: Path, wavetrain: A
 
 
 def test_mlflow_unreachable(folder: Path, small_store: Path, wavetrain: Any) -> None:
-    spec = spec_file(folder, small_store, tracking={"uri": f"http://127.0.0.1:{free_port()}"})
-    assert_says(wavetrain("train", str(spec)), "tracking.uri", "unreachable")
+    with held_port() as port:
+        spec = spec_file(folder, small_store, tracking={"uri": f"http://127.0.0.1:{port}"})
+        assert_says(wavetrain("train", str(spec)), "tracking.uri", "unreachable")
     assert not (folder / "runs" / "small").exists()
 
 
@@ -178,9 +180,3 @@ def test_plan_without_anything(folder: Path, wavetrain: Any) -> None:
 
 def test_plan_of_a_job_needs_its_store(folder: Path, wavetrain: Any) -> None:
     assert_says(wavetrain("plan", str(spec_file(folder, folder / "absent"))), "absent")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -24,7 +24,7 @@ from tests.e2e.matrix.fault_files import (
 )
 from tests.e2e.matrix.faults import Bench, Disturb, Finding, Mend
 from tests.e2e.matrix.stopped_starts import stopped_starts
-from tests.e2e.mlflow_server import MlflowServer
+from tests.e2e.mlflow_server import mlflow_server
 from tests.e2e.raylets import RayletsProcess, add_node, connection, lose_node
 from tests.e2e.runs import ROOT, Place, family, training_ranks
 
@@ -135,19 +135,16 @@ def named_slow(bench: Bench, case: str) -> list[str]:
 
 def restart_mlflow(bench: Bench) -> Finding:
     """A run on an MLflow server that is stopped and started again."""
-    server = MlflowServer(bench.place.folder / "server")
+    with mlflow_server(bench.place.folder / "server") as server:
 
-    def restart(bench: Bench, case: str, process: "subprocess.Popen[str]") -> str:
-        server.stop()
-        time.sleep(10)
-        server.start()
-        return "server away for 10 s"
+        def restart(bench: Bench, case: str, process: "subprocess.Popen[str]") -> str:
+            server.stop()
+            time.sleep(10)
+            server.start()
+            return "server away for 10 s"
 
-    try:
         found = bench.measure("mlflow-restarted", restart, tracking={"uri": server.uri})
         assert_all_is_tracked(bench, "mlflow-restarted", server.uri)
-    finally:
-        server.stop()
     return found
 
 

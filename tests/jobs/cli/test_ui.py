@@ -3,6 +3,9 @@
 import signal
 import socket
 import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,24 +15,26 @@ from mlflow.server.security_utils import is_allowed_host_header, should_block_co
 from channels.errors import UserError
 from jobs.cli import ui_server
 from jobs.cli.ui_server import HOSTS, ORIGINS, address_of, allowed, check_port, own_addresses, own_names, serve
+from tests.ports import held_port
 
 SERVER = """
-import http.server, sys, time
-time.sleep(float(sys.argv[2]))
+import http.server, os, sys, time
+deadline = time.monotonic() + 60
+while not os.path.exists(sys.argv[2]):
+    if time.monotonic() > deadline: sys.exit("nothing is said")
+    time.sleep(0.01)
 class Page(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(200); self.end_headers()
     def log_message(self, *a): pass
-server = http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Page)
-for _ in range(int(sys.argv[3])): server.handle_request()
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Page).handle_request()
 """
 
 
 @pytest.fixture
-def port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def port() -> Iterator[int]:
+    with held_port() as port:
+        yield port
 
 
 def answers(bind: str, host: str, port: int = 5000) -> bool:
@@ -80,11 +85,8 @@ def test_ports_of_both_families(port: int) -> None:
     if socket.has_ipv6:
         check_port("::1", port)
     assert address_of("::1", 5000) == "http://[::1]:5000"
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", port))
-        taken.listen()
-        with pytest.raises(UserError, match="choose another port"):
-            check_port("127.0.0.1", port)
+    with closing(socket.create_server(("127.0.0.1", port))), pytest.raises(UserError, match="choose another port"):
+        check_port("127.0.0.1", port)
 
 
 @pytest.fixture
@@ -95,13 +97,21 @@ def _sigterm_restored() -> Any:
 
 
 @pytest.mark.usefixtures("_sigterm_restored")
-def test_the_address_is_said_when_the_server_answers(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ui_server, "SAY_EVERY_S", 0.5)
+def test_the_address_is_said_when_the_server_answers(
+    port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ui_server, "SAY_EVERY_S", 0.0)
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     monkeypatch.delenv("no_proxy", raising=False)
     said: list[str] = []
-    command = [sys.executable, "-c", SERVER, str(port)]
-    assert serve([*command, "1.5", "1"], {}, f"http://127.0.0.1:{port}/health", said.append, ["here it is"]) == 0
+    awaited = tmp_path / "awaited"
+
+    def say(text: str) -> None:
+        said.append(text)
+        awaited.touch()
+
+    command = [sys.executable, "-c", SERVER, str(port), str(awaited)]
+    assert serve(command, {}, f"http://127.0.0.1:{port}/health", say, ["here it is"]) == 0
     assert said[-1] == "here it is" and said[0].startswith("MLflow starts, ")
     said.clear()
     assert (

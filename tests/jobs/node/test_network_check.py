@@ -1,7 +1,6 @@
 """The ranks' check on this machine: real processes over loopback."""
 
 import os
-import socket
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +20,7 @@ from orchestrator.monitoring.gpu_state import GpuState
 from orchestrator.monitoring.topology import Place
 from orchestrator.spec.cluster import Profile
 from orchestrator.spec.job import ModelSection
+from tests.ports import held_port
 
 
 def test_doctor_measures_between_two_ranks(tmp_path: Path) -> None:
@@ -35,23 +35,22 @@ def test_a_device_that_does_not_work_is_told_and_blamed(tmp_path: Path) -> None:
 
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    group = Group("127.0.0.1", free_port(), 1, 0, 1, "n1", "cuda", 60.0)
-    with pytest.raises(RankCheckError, match="cuda:0 does not work") as failed:
-        run_ranks(group, tmp_path / "result.json", lambda local: tmp_path / f"{local}.log", os.environ)
-    assert failed.value.bad_device and not (tmp_path / "result.json").exists()
+    failure = failure_of(tmp_path, 1, "cuda", 60.0)
+    assert "cuda:0 does not work" in str(failure) and failure.bad_device
+    assert not (tmp_path / "result.json").exists()
 
 
 def test_a_node_that_does_not_come_is_not_waited_for_for_ever(tmp_path: Path) -> None:
-    group = Group("127.0.0.1", free_port(), 2, 0, 1, "n1", "cpu", 1.0)
-    with pytest.raises(RankCheckError, match="have not exchanged data") as failed:
-        run_ranks(group, tmp_path / "result.json", lambda local: tmp_path / f"{local}.log", os.environ)
-    assert not failed.value.bad_device
+    failure = failure_of(tmp_path, 2, "cpu", 1.0)
+    assert "have not exchanged data" in str(failure) and not failure.bad_device
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def failure_of(folder: Path, world: int, device: str, limit_s: float, scan: str = "") -> RankCheckError:
+    """How the check of this node's one rank fails."""
+    with held_port() as port, pytest.raises(RankCheckError) as failed:
+        group = Group("127.0.0.1", port, world, 0, 1, "n1", device, limit_s, scan)
+        run_ranks(group, folder / "result.json", lambda local: folder / f"{local}.log", os.environ)
+    return failed.value
 
 
 def measured(folder: Path, **network: float | None) -> tuple[Rendezvous, Profile]:
@@ -96,10 +95,8 @@ def test_only_a_job_that_asks_for_a_compiled_scan_has_it_tried(model: dict[str, 
 
 
 def test_a_scan_that_a_job_asks_for_and_that_does_not_load_is_the_nodes_fault(tmp_path: Path) -> None:
-    group = Group("127.0.0.1", free_port(), 1, 0, 1, "n1", "cpu", 60.0, "mamba_ssm")
-    with pytest.raises(RankCheckError, match="'mamba_ssm' cannot run") as failed:
-        run_ranks(group, tmp_path / "result.json", lambda local: tmp_path / f"{local}.log", os.environ)
-    assert failed.value.bad_device
+    failure = failure_of(tmp_path, 1, "cpu", 60.0, "mamba_ssm")
+    assert "'mamba_ssm' cannot run" in str(failure) and failure.bad_device
 
 
 @pytest.mark.parametrize(

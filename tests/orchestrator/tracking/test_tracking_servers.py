@@ -2,19 +2,13 @@
 
 import base64
 import http.client
-import os
 import platform
-import socket
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-import requests
 
 from channels.errors import UserError
 from jobs.node import doctor
@@ -22,49 +16,16 @@ from models.export import load_model, save_model
 from models.registry import make_spec
 from orchestrator.tracking.mlflow_run import WRITE_PROBE, Tracker, check_uri
 from orchestrator.tracking.model_registry import register_model
+from tests.e2e.mlflow_server import mlflow_server
 
 USER, PASSWORD = "group", "s3cret-word"
-START_S = 120
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of an MLflow server on loopback with its own database and artifacts."""
-    folder, port = tmp_path_factory.mktemp("server"), free_port()
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += [
-        "--backend-store-uri",
-        f"sqlite:///{folder}/mlflow.db",
-        "--artifacts-destination",
-        str(folder / "files"),
-    ]
-    # Nobody asks it for jobs, for which it would start many processes more.
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + START_S
-        while not is_up(url):
-            assert time.monotonic() < deadline and process.poll() is None, (folder / "log").read_text()
-            time.sleep(0.3)
-        yield url
-    finally:
-        os.killpg(process.pid, 9)
-        process.wait()
-
-
-def is_up(url: str) -> bool:
-    try:
-        return requests.get(f"{url}/health", timeout=2).ok
-    except requests.RequestException:
-        return False
+    with mlflow_server(tmp_path_factory.mktemp("servers") / "server") as running:
+        yield running.uri
 
 
 class Gate(BaseHTTPRequestHandler):
