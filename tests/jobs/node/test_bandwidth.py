@@ -1,7 +1,6 @@
-"""Bandwidth between real gloo ranks; one of them stands for a node with a slow wire."""
+"""Bandwidth between real gloo ranks, by a clock that says how long each exchange took; one stands for a slow wire."""
 
-import time
-from typing import Any
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,18 +14,22 @@ def measured(hosts: list[str], slow: str | int | None) -> Bandwidth:
     import torch
     import torch.distributed as dist
 
-    rank, true = dist.get_rank(), bandwidth.exchange
-    host = hosts[rank]
+    rank, true, seconds = dist.get_rank(), bandwidth.exchange, 0.0
 
-    def exchange(*arguments: Any) -> None:
-        time.sleep(1.0 if slow in (host, rank) else 0.0)
-        true(*arguments)
+    def exchange(payload: torch.Tensor, received: torch.Tensor, partner: int) -> None:
+        nonlocal seconds
+        true(payload, received, partner)
+        seconds += 1.0 if slow in (rank, partner, hosts[rank], hosts[partner]) else 0.01
 
-    bandwidth.exchange = exchange
-    try:
-        return measure(torch.device("cpu"), host, f"mlx5_{rank}", megabytes=1)
-    finally:
-        bandwidth.exchange = true
+    def perf_counter() -> float:
+        nonlocal seconds
+        seconds += 0.001
+        return seconds
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bandwidth, "exchange", exchange)
+        patch.setattr(bandwidth, "time", SimpleNamespace(perf_counter=perf_counter))
+        return measure(torch.device("cpu"), hosts[rank], f"mlx5_{rank}", megabytes=1)
 
 
 def test_the_slow_node_is_named_by_every_rank(ranks: RankPools) -> None:
