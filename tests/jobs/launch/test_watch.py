@@ -7,10 +7,10 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -55,19 +55,23 @@ def add_step(directory: RunDirectory, step: int) -> None:
         events.write("step", step=step, metrics=metrics)
 
 
-def followed(directory: RunDirectory, query: Any, meanwhile: Callable[[], None]) -> tuple[RunStatus | None, str]:
-    """Watch a run while another thread works on it; how it ended and what was shown."""
-    stream = io.StringIO()
-    worker = threading.Timer(0.2, meanwhile)
-    worker.start()
-    ended = watch(directory, query, LiveView(title="demo", stream=stream))
-    worker.join()
+def followed(
+    directory: RunDirectory, query: Any, *meanwhile: Callable[[], None], query_s: float = watching.QUERY_S
+) -> tuple[RunStatus | None, str]:
+    """Watch a run with these things happening between one look at it and the next; how it ended and what was shown."""
+    stream, happening = io.StringIO(), iter(meanwhile)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(watching, "time", SimpleNamespace(monotonic=time.monotonic, sleep=lambda _: next(happening)()))
+        patch.setattr(watching, "QUERY_S", query_s)
+        ended = watch(directory, query, LiveView(title="demo", stream=stream))
     return ended, stream.getvalue()
 
 
-def test_watching_ends_with_the_run(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watching, "POLL_S", 0.02)
+def nothing() -> None:
+    return
 
+
+def test_watching_ends_with_the_run(run: RunDirectory) -> None:
     def go_on() -> None:
         for step in (2, 3):
             add_step(run, step)
@@ -84,8 +88,7 @@ def add_scores(directory: RunDirectory, step: int, **metrics: float) -> None:
         scores.write("scores", step=step, metrics={name.replace("__", "/"): value for name, value in metrics.items()})
 
 
-def test_scores_beside_the_training_are_shown(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watching, "POLL_S", 0.02)
+def test_scores_beside_the_training_are_shown(run: RunDirectory) -> None:
     add_scores(run, 1, val__loss=0.9, val__nmse_db__avg=-1.5, eval__nmse_db__avg=-0.5)
 
     def go_on() -> None:
@@ -104,23 +107,19 @@ def test_a_run_without_scores_has_none(run: RunDirectory) -> None:
     assert (status.scored_step, status.validation_nmse_db, status.zeroshot_nmse_db) == (None, None, None)
 
 
-def test_watching_tells_what_slurm_says(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watching, "POLL_S", 0.02)
-    monkeypatch.setattr(watching, "QUERY_S", 0.05)
+def test_watching_tells_what_slurm_says(run: RunDirectory) -> None:
     states = iter([JobState("PENDING", "Resources"), JobState("RUNNING"), JobState("FAILED", "NODE_FAIL")])
-    ended, text = followed(run, lambda submission: next(states), lambda: None)
+    ended, text = followed(run, lambda submission: next(states), nothing, nothing, query_s=0.0)
     assert ended is not None and (ended.state, ended.reason) == ("FAILED", "NODE_FAIL")
     said = [line for line in text.splitlines() if line.startswith("run demo: ")]
     assert said == ["run demo: PENDING (Resources)", "run demo: RUNNING", "run demo: FAILED (NODE_FAIL)"]
 
 
-def test_a_run_that_waits_in_the_queue_can_be_watched(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watching, "POLL_S", 0.02)
-    monkeypatch.setattr(watching, "QUERY_S", 0.05)
+def test_a_run_that_waits_in_the_queue_can_be_watched(run: RunDirectory) -> None:
     run.events.unlink()
     run.state.unlink()
     states = iter([JobState("PENDING", "Priority"), JobState("KILLED", "CANCELLED")])
-    ended, text = followed(run, lambda submission: next(states), lambda: None)
+    ended, text = followed(run, lambda submission: next(states), nothing, query_s=0.0)
     assert ended is not None and ended.state == "KILLED"
     assert "PENDING (Priority)" in text and "step" not in text
 
@@ -138,19 +137,22 @@ def test_ctrl_c_leaves_and_the_run_goes_on(run: RunDirectory, tmp_path: Path) ->
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         watcher = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=environment)
         assert watcher.stderr is not None
-        first = watcher.stderr.readline()
-        time.sleep(0.5)
+        shown = ""
+        while "run demo: RUNNING" not in shown:
+            shown += (line := watcher.stderr.readline())
+            assert line, shown
         watcher.send_signal(signal.SIGINT)
         _, rest = watcher.communicate(timeout=60)
         controller.communicate()
     assert watcher.returncode == 0, rest
-    assert "step 1/3" in first + rest and "run demo goes on" in rest and "Traceback" not in rest
+    assert "step 1/3" in shown and "run demo goes on" in rest and "Traceback" not in rest
     assert run.read_state()["status"] == "RUNNING"
 
 
 def test_a_line_of_json_comes_at_every_change(
     run: RunDirectory, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(watching, "QUERY_S", float("inf"))
     asked: list[str] = []
     meanwhile = iter([lambda: None, lambda: add_step(run, 2), lambda: None, lambda: run.update_state(status="FAILED")])
 
