@@ -5,20 +5,26 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-IMPORTS_S = 0.6
-"""The command below needs longer than this for its imports alone."""
+IMPORTS = 1000
+"""The command below imports more modules than this."""
 WAIT_S = 120
 ROOT = Path(__file__).parents[3]
 PROGRAM = """
 import os, signal, sys
-set_handler = signal.signal
+set_handler, left = signal.signal, int(sys.argv.pop(1))
+class Stop:
+    def find_spec(self, *names):
+        global left
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
 def say(number, handler):
     signal.signal = set_handler
     before = set_handler(number, handler)
     os.write(1, b"late\\n" if {"typer", "pydantic", "numpy"} & sys.modules.keys() else b"ready\\n")
+    sys.meta_path.insert(0, Stop())
     return before
 signal.signal = say
 from ENTRY import main
@@ -45,29 +51,25 @@ with stopped_by_sigterm():
 """
 
 
-def ended(entry: str, after_s: float, folder: Path) -> int:
-    """Exit code of a command that gets SIGTERM so many seconds after its handler stands."""
+def ended(entry: str, module: int, folder: Path) -> int:
+    """Exit code of a command that gets SIGTERM where it imports the module of that number since its handler stands."""
     arguments = ["plan", str(ROOT / "jobs" / "demo.yaml")] if entry == "jobs.cli.main" else ["nowhere.yaml"]
-    command = [sys.executable, "-c", PROGRAM.replace("ENTRY", entry), *arguments]
+    command = [sys.executable, "-c", PROGRAM.replace("ENTRY", entry), str(module), *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(command, cwd=folder, env=environment, stdout=-1, stderr=-1) as process:
-        assert process.stdout is not None and process.stdout.readline() == b"ready\n"
-        time.sleep(after_s)
-        process.send_signal(signal.SIGTERM)
-        _, said = process.communicate(timeout=WAIT_S)
-    assert b"Traceback" not in said, said
-    return process.returncode
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, timeout=WAIT_S)
+    assert done.stdout.startswith(b"ready\n") and b"Traceback" not in done.stderr, done
+    return done.returncode
 
 
 def test_a_stop_at_a_random_moment_of_the_imports_is_143(tmp_path: Path) -> None:
     draw = random.Random(7)
-    moments = [0.0, *(draw.uniform(0.0, IMPORTS_S) for _ in range(4))]
-    assert {after_s: ended("jobs.cli.main", after_s, tmp_path) for after_s in moments} == dict.fromkeys(moments, 143)
+    modules = [1, *(draw.randint(2, IMPORTS) for _ in range(4))]
+    assert {module: ended("jobs.cli.main", module, tmp_path) for module in modules} == dict.fromkeys(modules, 143)
     assert not list(tmp_path.iterdir())
 
 
 def test_what_launchers_start_does_the_same(tmp_path: Path) -> None:
-    assert ended("jobs.run", 0.0, tmp_path) == 143
+    assert ended("jobs.run", 1, tmp_path) == 143
 
 
 def test_a_stop_past_the_end_of_a_run_changes_nothing() -> None:
