@@ -45,7 +45,7 @@ class Raylets:
             self.cluster = Cluster(initialize_head=True, head_node_args=head)
             more = [self.cluster.add_node(wait=False, **size) for _ in range(count - 1)]
         self.nodes = [self.cluster.head_node, *more]
-        self.cluster.wait_for_nodes()
+        self._wait_for_nodes()
         ray.init(address=self.cluster.address, log_to_driver=False, logging_level="ERROR")
 
     def node_id(self, number: int) -> str:
@@ -57,7 +57,11 @@ class Raylets:
         from orchestrator.control.ray_train.lean_node import lean_nodes
 
         with lean_nodes():
-            self.nodes.append(self.cluster.add_node(**self._size))
+            self.nodes.append(self.cluster.add_node(wait=False, **self._size))
+        self._wait_for_nodes()
+
+    def _wait_for_nodes(self) -> None:
+        self.cluster.wait_for_nodes(timeout=TIMEOUT_S / 2)
 
     def kill_node(self, number: int) -> None:
         """SIGKILL for a raylet and all its workers."""
