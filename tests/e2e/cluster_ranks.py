@@ -151,6 +151,16 @@ class WorkerGroup:
             time.sleep(0.05)
         return self.ask("copies")
 
+    def await_misses(self, misses: int) -> list[dict[str, float]]:
+        """Every rank's counters, once so many shards are counted as copied: a copy is there a moment earlier."""
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            counters = self.ask("counters")
+            if sum(each["data/shard_cache_misses"] for each in counters) >= misses:
+                return counters
+            assert time.monotonic() < deadline, counters
+            time.sleep(0.05)
+
     def await_death(self, rank: int) -> None:
         """Until the rank answers no more; it fails where it lives on."""
         deadline = time.monotonic() + PATIENCE_S
@@ -172,8 +182,8 @@ def lose_a_cache(raylets: Raylets, reading: Reading) -> dict[str, Any]:
     first = WorkerGroup(raylets, reading, [1, 1, 2, 2], "first")
     steps = reading.schedule.steps(0)
     reads = first.train(0, range(steps // 2))
-    first.await_copies([0, 1])
-    before = first.ask("counters")
+    copies = first.await_copies([0, 1])
+    before = first.await_misses(len(copies[0]) + len(copies[2]))
     raylets.ray.kill(raylets.ray.get_actor(f"wavetrain-cache/{reading.run}/first/{raylets.node_id(1)}"))
     errors = first.errors("counters")
     # Ray does not wait for the end of an actor that it kills.
