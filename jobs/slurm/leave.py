@@ -77,10 +77,12 @@ def _requeue(launch: LaunchFolder, rendezvous: Rendezvous) -> str:
     deadline = time.monotonic() + profile.time_limits.leave_s
     while rendezvous.missing("left") and not rendezvous.is_superseded() and time.monotonic() < deadline:
         time.sleep(POLL_S)
-    job = own_job(node.job_id)
-    # A request of ours would end the attempt that Slurm is about to begin, or has begun.
-    if rendezvous.is_superseded() or is_in_queue_again(job, node.restart):
+    if rendezvous.is_superseded():
         return ""
+    job = own_job(node.job_id)
+    # A request of ours would end the attempt that Slurm is about to begin.
+    if is_in_queue_again(job, node.restart):
+        return "; requeued by Slurm"
     bad = rendezvous.bad_hosts_so_far()
     try:
         return f"; {requeue(job, sorted({*slurm.exclude, *bad}) if bad else [])}"

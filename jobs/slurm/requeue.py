@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from channels.errors import UserError
 
 ANSWER_S = 60.0
+LOOK_S = 5.0
+"""For a question whose answer may be missing; before a time limit there is little more."""
 HELD_ANSWER_S = 12.0
 HELD_REPEAT_S = 10.0
 """For each command about a job that is held: Slurm kills what is left of it after 30 s (KillWait)."""
@@ -51,7 +53,7 @@ def is_in_queue_again(job: str, restart: int) -> bool:
     Where Slurm does not answer, it has not.
     """
     try:
-        said = _scontrol("show", "job", job)
+        said = _scontrol("show", "job", job, timeout_s=LOOK_S)
     except RuntimeError:
         return False
     found = re.search(r"\bRestarts=(\d+)", said)

@@ -241,13 +241,16 @@ def test_an_attempt_that_slurm_has_replaced_does_not_requeue(
     assert not scontrol.commands
 
 
-@pytest.mark.parametrize(("restarts", "commands"), [(0, [["scontrol", "requeue", "41"]]), (1, [])])
+@pytest.mark.parametrize(
+    ("restarts", "commands", "says"),
+    [(0, [["scontrol", "requeue", "41"]], "why; requeued"), (1, [], "why; requeued by Slurm")],
+)
 def test_an_attempt_that_slurm_itself_has_requeued_does_not_end_the_next_one(
-    launch: LaunchFolder, tmp_path: Path, scontrol: Scontrol, restarts: int, commands: list[list[str]]
+    launch: LaunchFolder, tmp_path: Path, scontrol: Scontrol, restarts: int, commands: list[list[str]], says: str
 ) -> None:
     """Where a node is given up, its attempt ends beside the next one, which has not begun or has no folder yet."""
     scontrol.restarts = restarts
-    leave(launch, ended(tmp_path, "lost"), SlurmSignals())
+    assert leave(launch, ended(tmp_path, "lost"), SlurmSignals()) == (1, says)
     assert scontrol.commands == commands
 
 
@@ -340,6 +343,7 @@ def test_fewer_gpus_granted_than_needed_is_told(monkeypatch: pytest.MonkeyPatch)
     [("finished", SlurmSignals(), "finished", "finished|"),
      ("failed", SlurmSignals(), "n1: no room", "failed|n1: no room"),
      ("lost", SlurmSignals(), "n2: Ray ended; requeued without n2", "preempted|n2: Ray ended; requeued without n2"),
+     ("lost", SlurmSignals(), "why; requeued by Slurm", "preempted|why; requeued by Slurm"),
      ("lost", SlurmSignals(), "why; not requeued, slurm.max_requeues 2 is reached",
       "failed|why; not requeued, slurm.max_requeues 2 is reached"),
      ("stopped", SlurmSignals(requeue=True, terminate=True), "why", "preempted|why"),

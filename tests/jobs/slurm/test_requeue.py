@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from jobs.slurm import requeue as requeueing
-from jobs.slurm.requeue import requeue
+from jobs.slurm.requeue import is_in_queue_again, requeue
 
 
 class Scontrol:
@@ -22,6 +22,8 @@ class Scontrol:
         answer = left.pop(0) if len(left) > 1 else left[0]
         if answer is None:
             raise subprocess.TimeoutExpired(command, timeout)
+        if name == "show" and answer:
+            return subprocess.CompletedProcess(command, 0, answer, "")
         return subprocess.CompletedProcess(command, int(isinstance(answer, str)), "", str(answer))
 
 
@@ -74,3 +76,18 @@ def test_a_job_that_stays_held_says_how_to_start_it(monkeypatch: pytest.MonkeyPa
     answering(monkeypatch, release=["down"])
     with pytest.raises(RuntimeError, match=r"held \(scontrol release 41: down\); scontrol release 41 starts it"):
         requeue("41", ["n2"])
+
+
+@pytest.mark.parametrize(
+    ("answer", "again"),
+    [("JobState=PENDING Reason=BeginTime\n   Requeue=1 Restarts=2 BatchFlag=1\n", True),
+     ("JobState=RUNNING Reason=None\n   Requeue=1 Restarts=1 BatchFlag=1\n", False),
+     ("slurm_load_jobs error: Invalid job id specified", False),
+     (None, False)],
+)  # fmt: skip
+def test_slurm_is_asked_whether_it_has_put_a_job_back(
+    monkeypatch: pytest.MonkeyPatch, answer: str | None, again: bool
+) -> None:
+    """Where it does not answer or does not know, it has not."""
+    answering(monkeypatch, show=[answer])
+    assert is_in_queue_again("41", 1) is again
