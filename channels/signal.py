@@ -32,18 +32,21 @@ def is_usable(power: NDArray[np.float64]) -> NDArray[np.bool_]:
     return np.isfinite(power) & (power >= _WEAKEST**2)
 
 
-def unit_power(channel: NDArray[np.complex64], where: str | None = None) -> NDArray[np.complex64]:
+def unit_power(
+    channel: NDArray[np.complex64], where: str | None = None, mend: str | None = None
+) -> NDArray[np.complex64]:
     """Each sample divided by the root of its mean power over (T, K, A), as in HeterCSI (complex64 [n, T, K, A]).
 
-    where: what the samples are read from, for errors. Raises UserError naming the first sample that is not usable.
+    where, mend: what the samples are read from, and what to do, for errors. Raises UserError naming the first sample
+    that is not usable.
     """
     power = sample_power(channel)
-    _check_power(power, where)
+    _check_power(power, where, mend)
     scale = (1.0 / np.sqrt(power)).astype(np.float32)
     return channel * scale[:, None, None, None]
 
 
-def check_samples(channel: NDArray[np.complex64], where: str | None = None) -> None:
+def check_samples(channel: NDArray[np.complex64], where: str | None = None, mend: str | None = None) -> None:
     """What ``unit_power`` checks, by sums in float32, in a fraction of its time; raises UserError as it does."""
     parts = np.ascontiguousarray(channel).view(np.float32).reshape(len(channel), -1)
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
@@ -53,15 +56,14 @@ def check_samples(channel: NDArray[np.complex64], where: str | None = None) -> N
         # A weak or strong channel's squares may leave float32: only the exact power says what is wrong with it.
         power = np.ones(len(channel))
         power[doubtful] = sample_power(channel[doubtful])
-        _check_power(power, where)
+        _check_power(power, where, mend)
 
 
-def _check_power(power: NDArray[np.float64], where: str | None) -> None:
+def _check_power(power: NDArray[np.float64], where: str | None, mend: str | None) -> None:
     bad = ~is_usable(power)
     if bad.any():
         index = int(np.flatnonzero(bad)[0])
         what = f"sample {index} of the {len(power)} read has mean power {power[index]}, so it cannot be normalised"
-        mend = "find it with 'wavetrain channels verify' and make or import its set again"
         raise UserError(what, where=where, mend=mend)
 
 

@@ -92,6 +92,11 @@ class Catalogue:
         return tuple(dict.fromkeys(source.name for source in self.sources))
 
     @cached_property
+    def stored_sets(self) -> tuple[str, ...]:
+        """The same, where sources that share the samples of one set are one."""
+        return tuple(dict.fromkeys(source.pool or source.name for source in self.sources))
+
+    @cached_property
     def total_samples(self) -> int:
         """Samples of one epoch."""
         return sum(source.count for source in self.sources)
@@ -142,7 +147,10 @@ def shared_sources(
     """
     share, rest = divmod(count, len(members)) if members else (0, 0)
     if share < 1:
-        raise UserError(f"{count} samples cannot be shared by {len(members)} variants", where=f"set {pool}")
+        what = (
+            f"{count} samples are too few for {len(members)} forms (granularities, data.crop), of which each takes one"
+        )
+        raise UserError(what, where=f"set {pool}", mend="take more samples (data.samples), or fewer forms")
     return tuple(
         Source(name, length, share + (place < rest), variant, pool=pool, shard_samples=shard_samples)
         for place, (name, variant, length) in enumerate(members)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from orchestrator.evaluation.score import MODEL, NOISY, Score, averages, decibels
 from orchestrator.evaluation.shot import TITLES
+from orchestrator.report.plan import count_sets
 from orchestrator.run.progress import RunProgress, clock
 from orchestrator.spec.data import Shot
 from orchestrator.spec.job import JobSpec
@@ -41,8 +42,9 @@ def _data(job: JobSpec, store: str, catalogue: Catalogue, held_out: int) -> str:
     held_out_text = f"{held_out} sets held out"
     if job.data.target is not None:
         held_out_text = f"full-shot: trained on {job.data.target} alone and scored on its test samples"
+    sets = count_sets(len(catalogue.stored_sets), len(catalogue.set_names))
     return (
-        f"**Data.** `{store}`: {len(catalogue.set_names)} sets, {catalogue.total_samples:,} samples "
+        f"**Data.** `{store}`: {sets}, {catalogue.total_samples:,} samples "
         f"and {catalogue.total_tokens:,} tokens an epoch, {noise}; {held_out_text}."
     )
 

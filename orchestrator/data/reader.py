@@ -1,7 +1,7 @@
 """From a channel store and a model's specification to a catalogue, and from a slice of it to a token batch."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,37 +10,26 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from channels.augment import Augmentation, AugmentationDraws, augment, draw_augmentations
-from channels.crop import Crop, crop_samples, cropped_shape, draw_offsets
+from channels.crop import crop_samples, draw_offsets
 from channels.errors import UserError
 from channels.signal import add_noise, check_samples, noise_states, sample_keys, unit_power
 from channels.store import ChannelStore
-from models.interface import ModelSpec, PackedBatch, Shape, TokenBatch, Tokens, collate
+from models.interface import ModelSpec, PackedBatch, TokenBatch, Tokens, collate
 from models.layers.packing import pack
 from orchestrator.data.device_signal import NormalTables
 from orchestrator.data.flops import packed_flops, padded_flops
+from orchestrator.data.forms import Origin, form_sources, sample_shape, training_forms, whole_shape
 from orchestrator.data.planned_store import open_store
 from orchestrator.data.stored_batch import Part, Preparation, StoredBatch
 from orchestrator.data.target import check_target
 from orchestrator.spec.data import DataSection
 from orchestrator.spec.train import LossWeighting
-from samplers.catalogue import Catalogue, Source, shared_sources
+from samplers.catalogue import Catalogue, Source
 from samplers.schedule import Slice
 
 SPLIT = "train"
+MEND_SAMPLE = "find it with 'wavetrain channels verify' and make or import its set again"
 MEND_TARGET = "import them with the set, or make the store with wavetrain channels make --zeroshot-train N"
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Where the samples of a catalogue source lie: a set of the store, read at one granularity. shape: as stored."""
-
-    set_name: str
-    shape: Shape
-    variant: int
-    samples_per_stored: int
-    """Training samples that one stored sample yields: 1, or its slots, for models of single snapshots."""
-    crop: Crop | None = None
-    """The axis of which half is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +75,7 @@ class TrainingData:
         groups = self._groups(slice_)
         parts: list[Tokens] = []
         for group in groups:
-            channels = unit_power(self._read(group, slice_.epoch), place_of(self.store, group.origin, SPLIT))
+            channels = unit_power(self._read(group, slice_.epoch), *_blame(self.store, group.origin, SPLIT))
             if self.augmentations:
                 rows = self.store.sets[group.origin.set_name].spec.rows
                 channels = augment(channels, rows, self._draws(group.keys, slice_.epoch))
@@ -111,7 +100,7 @@ class TrainingData:
         for group, part, room in zip(groups, parts, rooms, strict=True):
             samples = room.reshape(part.samples, *part.shape)
             self._read(group, slice_.epoch, out=samples)
-            check_samples(samples, place_of(self.store, group.origin, SPLIT))
+            check_samples(samples, *_blame(self.store, group.origin, SPLIT))
         keys, weights = _joined(groups)
         counts, grids = [math.prod(part.shape) for part in parts], [part.grid for part in parts]
         repeats = [part.samples for part in parts]
@@ -203,7 +192,7 @@ class TrainingData:
 
 def read_samples(store: ChannelStore, origin: Origin, split: str, index: NDArray[np.int64]) -> NDArray[np.complex64]:
     """Unit-power channels [n, T, K, A] of training samples (T = 1 where a slot is a sample)."""
-    return unit_power(read_stored(store, origin, split, index), place_of(store, origin, split))
+    return unit_power(read_stored(store, origin, split, index), *_blame(store, origin, split))
 
 
 def read_stored(
@@ -220,9 +209,12 @@ def read_stored(
     return store.read(origin.set_name, split, stored, slots=slot, out=out)
 
 
-def place_of(store: ChannelStore, origin: Origin, split: str) -> str:
-    """Where samples are read, for errors."""
-    return f"{store.path}, {origin.set_name}/{split}"
+def _blame(store: ChannelStore, origin: Origin, split: str) -> tuple[str, str]:
+    """Where a sample is read that cannot be used, and how to mend it."""
+    where = f"{store.path}, {origin.set_name}/{split}"
+    if origin.crop is None:
+        return where, MEND_SAMPLE
+    return f"{where}, half of its {origin.crop}", f"drop {origin.crop} from data.crop, or leave the set out"
 
 
 def open_training_data(
@@ -254,10 +246,9 @@ def open_training_data(
         shape = entry.spec.shape
         per_stored = spec.samples_per_stored(shape)
         count = min(split.count, section.samples or split.count) * per_stored
-        forms = tuple(_forms(spec, name, shape, section.crop))
-        lengths = [token_lengths(spec, name, sample_shape(form), [form.variant])[form.variant] for form in forms]
-        sources.extend(_sources(forms, lengths, count, split.shard_samples * per_stored))
-        origins.extend(forms)
+        forms = tuple(training_forms(spec, name, shape, section.crop))
+        sources.extend(form_sources(forms, count, split.shard_samples * per_stored))
+        origins.extend(origin for origin, _ in forms)
     catalogue = Catalogue(tuple(sources))
     shapes = [sample_shape(origin) for origin in origins]
     targets = [spec.target_tokens(shape, origin.variant) for shape, origin in zip(shapes, origins, strict=True)]
@@ -276,53 +267,6 @@ def open_training_data(
         augmentations=section.augment,
     )
     return catalogue, data
-
-
-def token_lengths(spec: ModelSpec, set_name: str, shape: Shape, variants: Iterable[int]) -> dict[int, int]:
-    """Tokens of a training sample of a set of scale (T, K, A), by granularity.
-
-    Raises:
-        UserError: the model cannot take samples of that scale.
-    """
-    try:
-        return {variant: spec.length(shape, variant) for variant in variants}
-    except UserError as error:
-        raise UserError(str(error), where=f"set {set_name}") from None
-
-
-def _forms(spec: ModelSpec, name: str, shape: Shape, crops: Iterable[Crop]) -> Iterator[Origin]:
-    """What a set's samples are trained on as: whole or cropped, at each granularity."""
-    per_stored = spec.samples_per_stored(shape)
-    for crop in (None, *crops):
-        origins = [Origin(name, shape, variant, per_stored, crop) for variant in sorted(spec.variants)]
-        if min(sample_shape(origins[0])) < 1:
-            what = f"samples of {name} for model {spec.name} have no two {crop}"
-            raise UserError(what, where=f"data.crop {crop}", mend="drop the axis, or leave the set out")
-        yield from origins
-
-
-def _sources(forms: Sequence[Origin], lengths: Sequence[int], count: int, shard_samples: int) -> tuple[Source, ...]:
-    """Cropped samples count as a set of their own; a sample is trained on in one form an epoch."""
-    members = [
-        (form.set_name if form.crop is None else f"{form.set_name}/{form.crop}", form.variant, length)
-        for form, length in zip(forms, lengths, strict=True)
-    ]
-    if len(members) > 1:
-        return shared_sources(forms[0].set_name, members, count, shard_samples)
-    [(name, variant, length)] = members
-    return (Source(name=name, length=length, count=count, variant=variant, shard_samples=shard_samples),)
-
-
-def sample_shape(origin: Origin) -> Shape:
-    """Scale of a training sample."""
-    shape = whole_shape(origin)
-    return shape if origin.crop is None else cropped_shape(shape, origin.crop)
-
-
-def whole_shape(origin: Origin) -> Shape:
-    """Scale of what a training sample is read or cropped from."""
-    slots, subcarriers, antennas = origin.shape
-    return (slots, subcarriers, antennas) if origin.samples_per_stored == 1 else (1, subcarriers, antennas)
 
 
 def chosen_sets(store: ChannelStore, section: DataSection) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from channels.errors import UserError
 from models.export import CONFIG, WEIGHTS, load_model, read_spec
 from models.interface import ModelSpec, PretrainingModel
 from models.registry import make_spec
-from orchestrator.data.reader import token_lengths
+from orchestrator.data.forms import token_lengths
 from orchestrator.downstream.pool import Pool
 from orchestrator.downstream.task import Feature
 

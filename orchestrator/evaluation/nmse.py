@@ -22,7 +22,8 @@ from models.elements import find_elements
 from models.export import load_model
 from models.interface import EvaluationTask, ModelSpec, PretrainingModel, TokenBatch, collate
 from models.predictors.lmmse import Covariance
-from orchestrator.data.reader import Origin, chosen_zeroshot_sets, read_samples, sample_shape, token_lengths
+from orchestrator.data.forms import Origin, sample_shape, token_lengths
+from orchestrator.data.reader import chosen_zeroshot_sets, read_samples
 from orchestrator.evaluation.directions import Directions, WholeVectors, compare_all
 from orchestrator.evaluation.references import reference_guesses, training_covariance
 from orchestrator.evaluation.score import CLEAN, MODEL, NOISY, Score

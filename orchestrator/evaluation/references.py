@@ -16,7 +16,8 @@ from models.interface import EvaluationTask, ModelSpec, TokenBatch
 from models.predictors.lmmse import Covariance, CovarianceSum, estimate
 from models.predictors.prony import predict_pad, predict_prony
 from models.references import REFERENCES
-from orchestrator.data.reader import Origin, read_samples, sample_shape
+from orchestrator.data.forms import Origin, sample_shape
+from orchestrator.data.reader import read_samples
 from orchestrator.spec.job import JobSpec
 
 SPLIT, SAMPLES, BATCH = "train", 512, 64

@@ -15,7 +15,8 @@ from channels.errors import UserError
 from channels.store import ChannelStore
 from models.export import load_model
 from models.interface import MaskDraw, ModelSpec, PretrainingModel
-from orchestrator.data.reader import chosen_sets, sample_shape
+from orchestrator.data.forms import sample_shape
+from orchestrator.data.reader import chosen_sets
 from orchestrator.evaluation.nmse import origin_of, score_set, scored_batches
 from orchestrator.evaluation.score import MODEL, NOISY, averages, decibels, overall
 from orchestrator.spec.job import JobSpec

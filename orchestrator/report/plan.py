@@ -10,9 +10,15 @@ from samplers.plan import Bucket, Plan, bucket_padded_tokens
 from samplers.schedule import Schedule
 
 
+def count_sets(sets: int, forms: int) -> str:
+    """``40 sets``, with their cropped parts where there are any."""
+    return f"{sets} sets" if forms == sets else f"{sets} sets in {forms} forms"
+
+
 def describe_plan(catalogue: Catalogue, plan: Plan, schedule: Schedule, ranks: int = 1) -> dict[str, Any]:
     """Everything one wants to know before training, as plain data.
 
+    sets: of the store. forms: those and their cropped parts.
     padding: expected share of padding when each slice is padded to its longest sample. steps: optimizer steps of the
     first epoch. fillers: share of weight-0 samples. tokens_per_step: valid tokens of a mean step over all ranks.
     rank_tokens: computed by one of ``ranks`` ranks in a step, on average and at most.
@@ -23,7 +29,8 @@ def describe_plan(catalogue: Catalogue, plan: Plan, schedule: Schedule, ranks: i
         "strategy": plan.strategy,
         "method": plan.method,
         "padding": round(plan.padding, 4),
-        "sets": len(catalogue.set_names),
+        "sets": len(catalogue.stored_sets),
+        "forms": len(catalogue.set_names),
         "samples": catalogue.total_samples,
         "tokens": catalogue.total_tokens,
         "epochs": schedule.epochs,

@@ -6,6 +6,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.report.plan import count_sets
+
 SHOWN_SETS = 8
 
 
@@ -48,8 +50,9 @@ def _load(description: dict[str, Any]) -> str:
 
 
 def _summary(description: dict[str, Any]) -> str:
+    sets = count_sets(description["sets"], description["forms"])
     return (
-        f"{description['sets']} sets, {description['samples']:,} samples, {description['tokens']:,} tokens an epoch\n"
+        f"{sets}, {description['samples']:,} samples, {description['tokens']:,} tokens an epoch\n"
         f"{description['steps']:,} steps an epoch, {description['total_steps']:,} in {description['epochs']} epochs, "
         f"{description['tokens_per_step']:,} tokens a step, {100 * description['fillers']:.2f} % fillers\n"
         f"{_load(description)}\n"

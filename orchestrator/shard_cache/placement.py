@@ -18,7 +18,7 @@ from orchestrator.shard_cache.store import size_text
 from samplers.schedule import Schedule, Slice
 
 if TYPE_CHECKING:
-    from orchestrator.data.reader import Origin
+    from orchestrator.data.forms import Origin
 
 PlacementKind = Literal["shared", "replicate", "partition"]
 

@@ -13,7 +13,7 @@ from samplers.catalogue import Catalogue
 from samplers.schedule import Schedule, Slice
 
 if TYPE_CHECKING:
-    from orchestrator.data.reader import Origin
+    from orchestrator.data.forms import Origin
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,7 +60,10 @@ def _first_error(
         return UserError(f"{field!r} is missing", where=where, mend="add it")
     message = _in_plain_words(detail["msg"])
     value = "" if isinstance(detail["input"], dict | BaseModel) else f" = {reprlib.repr(detail['input'])}"
-    return UserError(f"{field or 'spec'}{value}: {message}", where=where, mend="correct the value")
+    mend = "correct the value"
+    if detail["type"] in ("list_type", "tuple_type") and isinstance(detail["input"], str):
+        mend = f"write [{detail['input']}]"
+    return UserError(f"{field or 'spec'}{value}: {message}", where=where, mend=mend)
 
 
 def _deepest(mapping: Mapping[str, Any], error: ValidationError) -> tuple[ErrorDetails, list[str]]:

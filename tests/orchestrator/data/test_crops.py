@@ -1,7 +1,9 @@
 """Training samples that are whole, half as long or half as wide: in one form an epoch, and a channel in each."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,10 +12,12 @@ import torch
 from channels.augment import AUGMENTATIONS
 from channels.errors import UserError
 from channels.signal import sample_keys, unit_power
+from channels.store import ChannelStore
 from models.interface import PackedBatch, TokenBatch
 from models.registry import make_spec
 from orchestrator.data.device_signal import NormalTables
-from orchestrator.data.reader import SPLIT, TrainingData, open_training_data, read_stored, sample_shape
+from orchestrator.data.forms import sample_shape, training_forms
+from orchestrator.data.reader import SPLIT, TrainingData, open_training_data, read_stored
 from orchestrator.spec.data import DataSection
 from samplers.batches import ScheduledBatches
 from samplers.catalogue import Catalogue
@@ -34,6 +38,18 @@ def opened(
 ) -> tuple[Catalogue, TrainingData]:
     section = DataSection.model_validate({"store": store, "crop": crop, **fields})
     return open_training_data(section, make_spec(name, MODELS[name]), 3, packed=packed)
+
+
+class DarkHalves:
+    """A store whose samples are silent in the second half of their slots."""
+
+    def __init__(self, store: ChannelStore) -> None:
+        self.path, self.sets, self._store = store.path, store.sets, store
+
+    def read(self, *arguments: Any, **options: Any) -> Any:
+        read = np.array(self._store.read(*arguments, **options))
+        read[:, read.shape[1] // 2 :] = 0
+        return read
 
 
 def slice_of(source: list[int], index: list[int], epoch: int = 0, variant: int = 4) -> Slice:
@@ -103,8 +119,39 @@ def test_cropped_batches_are_those_of_the_host(
 
 
 def test_what_has_no_halves_is_refused(small_store: Path) -> None:
-    with pytest.raises(UserError, match=r"data\.crop slots: samples of R1 for model wimamba have no two slots"):
+    with pytest.raises(UserError, match=r"data\.crop slots, set R1: samples of R1 for model wimamba have no two slots"):
         opened(small_store, "wimamba")
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "shape", "says"),
+    [("hetercsi", {"size": "tiny"}, (3, 6, 4), "samples of 3 x 3 x 4 have nothing for model hetercsi to predict"),
+     ("lstm", {"slots": 8, "subcarriers": 16, "antennas": 4}, (8, 16, 4), "lstm takes no halves, of 8 x 8 x 4 here")],
+)  # fmt: skip
+def test_a_half_of_which_a_model_makes_nothing_is_refused(
+    model: str, options: dict[str, object], shape: tuple[int, int, int], says: str
+) -> None:
+    spec = make_spec(model, options)
+    assert len(list(training_forms(spec, "S", shape, []))) == 1
+    with pytest.raises(UserError, match=rf"data\.crop subcarriers, set S: .*{says}; drop the axis"):
+        list(training_forms(spec, "S", shape, ["subcarriers"]))
+
+
+def test_a_set_of_which_a_model_predicts_nothing_is_refused() -> None:
+    spec = make_spec("hetercsi", {"size": "tiny"})
+    with pytest.raises(UserError, match="set S: samples of 2 x 2 x 2 have nothing for model hetercsi to predict"):
+        list(training_forms(spec, "S", (2, 2, 2), []))
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_half_without_power_names_the_axis(small_store: Path, tables: NormalTables, stored: bool) -> None:
+    """The sample is whole and sound: nothing but the axis could be dropped."""
+    data = opened(small_store, sets=["R1"])[1]
+    dark = replace(data, store=DarkHalves(data.store))
+    says = r"R1/train, half of its slots: sample \d+ of the 45 read has mean power 0\.0.*; drop slots from data\.crop"
+    slice_ = slice_of([1] * 45, list(range(45)))
+    with pytest.raises(UserError, match=says):
+        dark.stored_batch(slice_, tables) if stored else dark.batch(slice_)
 
 
 def test_without_crops_the_catalogue_is_what_it_was(small_store: Path) -> None:

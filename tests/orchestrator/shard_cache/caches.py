@@ -7,7 +7,7 @@ import numpy as np
 from channels.shards import Samples
 from channels.store import ChannelStore
 from channels.writer import open_writer
-from orchestrator.data.reader import Origin
+from orchestrator.data.forms import Origin
 from orchestrator.shard_cache.server import CacheSettings
 from orchestrator.shard_cache.shard_map import ShardMap
 from samplers.catalogue import Catalogue, Source

@@ -195,7 +195,7 @@ def test_the_files_of_an_epoch_hold_every_step_and_the_map_names_the_right_ones(
 
 def test_the_map_of_a_store_counts_samples_and_leaves_out_unused_shards(store: ChannelStore) -> None:
     """A model of single snapshots draws 3 training samples from each stored one; only the first 10 are used."""
-    from orchestrator.data.reader import Origin
+    from orchestrator.data.forms import Origin
     from tests.samplers.cases import pooled_sources
 
     catalogue = Catalogue(pooled_sources("N1", {0: 5, 1: 6}, 10 * 3, shard_samples=4 * 3))

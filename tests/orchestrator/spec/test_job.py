@@ -89,6 +89,8 @@ def test_bad_specs_are_refused_in_one_line(tmp_path: Path, text: str, expected: 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
+        ("data.crop=slots", "data.crop = 'slots': Input should be a valid list; write [slots]"),
+        ("data.sets=P01", "data.sets = 'P01': Input should be a valid list; write [P01]"),
         ("data.sets=0", "data.sets = 0: Input should be a valid list"),
         ("data.sets=[1]", "data.sets.0 = 1: Input should be a valid string"),
         ("data.sets=[p, q, p]", "data.sets = ['p', 'q', 'p']: p stands twice; name each once"),
