@@ -81,12 +81,15 @@ class Controller:
             BaseException: a defect.
         """
         try:
-            outcome = self._train_and_evaluate()
+            try:
+                outcome = self._train_and_evaluate()
+            finally:
+                # Inside the other one, so that no signal in between is missed and leaves the state at RUNNING.
+                self._stop.past_interrupting()
         except KeyboardInterrupt:
             outcome = self._outcome("KILLED", cause="interrupted")
         except BaseException as error:
-            with self._stop.not_interrupting():
-                self._try(self._follow)
+            self._try(self._follow)
             cause = self._follower.all_causes(cause_line(error, self._follower.last_failure))
             outcome = self._outcome("FAILED", cause=cause)
             self._end(outcome)
@@ -120,8 +123,9 @@ class Controller:
                 scores = score_final_model(
                     of, self._tracking.outbox, self._view.say, self._is_stopped, self._follower.left_out
                 )
-        if scores is None:
-            return self._outcome("KILLED", cause="stopped during evaluation; the same command goes on")
+                if scores is None:
+                    return self._outcome("KILLED", cause="stopped during evaluation; the same command goes on")
+                self._stop.past_sigterm()
         if of.job.tracking.register_model:
             name = f"{of.job.tracking.experiment}-{of.job.model.name}"
             self._tracking.register_model(directory.export, name, of.example_shape)
@@ -174,13 +178,14 @@ class Controller:
         )
 
     def _end(self, outcome: RunOutcome) -> RunOutcome:
-        with self._stop.not_interrupting():
-            self._try(self._follow)
-            self._try(self._follower.close)
-            write_end(outcome, self._view)
-            self._view.close()
+        self._try(self._follow)
+        self._try(self._follower.close)
+        write_end(outcome, self._view)
+        self._view.close()
         tags = end_tags(self._prepared, outcome, self._view.progress, self._follower.failures)
-        return replace(outcome, is_kept=deliver_end(outcome, tags, self._tracking, self._view))
+        return replace(
+            outcome, is_kept=deliver_end(outcome, tags, self._tracking, self._view, lambda: self._stop.is_hurried)
+        )
 
     def _try(self, action: Callable[[], None]) -> None:
         """Do it as far as that goes (the disk may be full): the run ends for another reason."""

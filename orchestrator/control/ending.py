@@ -1,6 +1,6 @@
 """The end of a run: its state is written first, MLflow gets it afterwards."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from channels.errors import UserError
@@ -19,10 +19,12 @@ def write_end(outcome: RunOutcome, view: LiveView) -> None:
     _record(outcome.directory, view, status=outcome.status, cause=outcome.cause, tracking_problem=NOT_YET)
 
 
-def deliver_end(outcome: RunOutcome, tags: Mapping[str, str], tracking: RunTracking, view: LiveView) -> bool:
-    """To MLflow, as far as it takes it; whether the run's state says how it ended."""
+def deliver_end(
+    outcome: RunOutcome, tags: Mapping[str, str], tracking: RunTracking, view: LiveView, is_hurried: Callable[[], bool]
+) -> bool:
+    """To MLflow, as far as it takes it; whether the run's state says how it ended. is_hurried: do not wait for it."""
     directory = outcome.directory
-    problem = tracking.end(tags, outcome.status)
+    problem = tracking.end(tags, outcome.status, is_hurried)
     # Its end once more: the disk may have been full when it was written first.
     is_kept = _record(directory, view, status=outcome.status, cause=outcome.cause, tracking_problem=problem)
     if problem is not None and problem != OFFLINE:

@@ -6,8 +6,9 @@ The thread of a live run and ``wavetrain sync`` do the same thing.
 import json
 import logging
 import threading
+import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -185,11 +186,17 @@ class DeliveryThread(threading.Thread):
             return _one_line(error)
         return None
 
-    def finish(self) -> str | None:
-        """Deliver what is left, but not for long; what is wrong, or None if MLflow has everything."""
+    def finish(self, is_hurried: Callable[[], bool] = lambda: False) -> str | None:
+        """Deliver what is left, but not for long; what is wrong, or None if MLflow has everything.
+
+        is_hurried: whether it is not waited for any longer.
+        """
         self._ending.set()
-        self.join(LAST_DELIVERY_S)
-        return self.problem or ("MLflow does not answer" if self.is_alive() else None)
+        deadline = time.monotonic() + LAST_DELIVERY_S
+        while self.is_alive() and not is_hurried() and (left_s := deadline - time.monotonic()) > 0:
+            self.join(min(left_s, POLL_S))
+        late = "it was not waited for" if is_hurried() else "MLflow does not answer"
+        return self.problem or (late if self.is_alive() else None)
 
 
 def _one_line(error: Exception) -> str:

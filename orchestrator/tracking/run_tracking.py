@@ -73,14 +73,17 @@ class RunTracking:
         else:
             self._say(f"warning: the model is not registered ({_one_line(problem)})")
 
-    def end(self, tags: Mapping[str, str], status: str) -> str | None:
-        """Deliver the end, but do not wait long for it; what is wrong, or None if MLflow has everything."""
+    def end(self, tags: Mapping[str, str], status: str, is_hurried: Callable[[], bool] = lambda: False) -> str | None:
+        """Deliver the end, but do not wait long for it; what is wrong, or None if MLflow has everything.
+
+        is_hurried: whether it is not waited for any longer.
+        """
         is_kept = self._keep_end(tags, status)
         if self.is_offline:
             return OFFLINE
         if self._thread.ident is None:
             return "the run ended before MLflow was asked"
-        problem = self._thread.finish()
+        problem = self._thread.finish(is_hurried)
         return problem if is_kept else self._thread.end_directly(tags, status) or problem
 
     def _keep_end(self, tags: Mapping[str, str], status: str) -> bool:

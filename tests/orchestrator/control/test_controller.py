@@ -1,13 +1,9 @@
 """A whole run under its controller, without Ray: its end is written down whatever happens, before MLflow is asked."""
 
 import getpass
-import io
-import os
 import pwd
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,89 +18,15 @@ from orchestrator.control.announce import write_run
 from orchestrator.control.controller import Controller
 from orchestrator.control.ending import NOT_YET
 from orchestrator.control.prepare import prepare
-from orchestrator.control.prepared import RunOutcome
 from orchestrator.control.ray_train import trainer
-from orchestrator.control.stop_request import StopRequest
-from orchestrator.control.supervision import Follower
 from orchestrator.run.events import read_events
 from orchestrator.run.folder import RunDirectory
-from orchestrator.spec.cluster import Profile
 from orchestrator.tracking import delivery as deliveries
-from orchestrator.tracking.delivery import Delivery
 from orchestrator.tracking.outbox import Outbox
 from orchestrator.tracking.run_tracking import OFFLINE, RunTracking, open_tracking
 from tests.jobs_for_tests import small_job
-from tests.orchestrator.control.stand_ins import (
-    FakeTracker,
-    ScriptedGroup,
-    a_view,
-    begin_attempt,
-    end_attempt,
-    fail_attempt,
-)
-
-
-class Run:
-    """A job without held-out sets, its controller, and what both leave."""
-
-    def __init__(self, store: Path, folder: Path) -> None:
-        profile = Profile.model_validate({"storage": {"runs": folder / "runs"}})
-        job = small_job(store, data={"zeroshot_sets": []}, tracking={"register_model": False})
-        self.prepared = prepare(job, profile)
-        self.directory = self.prepared.directory
-        self.directory.path.mkdir(parents=True, exist_ok=True)
-        self.stop = StopRequest()
-        self.answers = True
-        self.tracker = FakeTracker(lambda: self.answers)
-        self.delivery = Delivery(self.directory, "sqlite:///none", "study", folder, job.name)
-        self.view, self._stream = a_view()
-
-    def start(self) -> RunOutcome:
-        write_run(self.prepared)
-        self.delivery._tracker = self.tracker  # type: ignore[assignment]
-        tracking = RunTracking(self.directory, self.delivery, self.view.say)
-        return Controller(self.prepared, tracking, self.view, self.stop).run()
-
-    def again(self) -> RunOutcome:
-        """The same command."""
-        self.prepared = replace(self.prepared, resumes=self.directory.spec.exists())
-        return self.start()
-
-    @property
-    def said(self) -> str:
-        assert isinstance(self._stream, io.StringIO)
-        return self._stream.getvalue()
-
-    @property
-    def state(self) -> dict[str, Any]:
-        return self.directory.read_state()
-
-
-@pytest.fixture
-def run(small_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.setattr(controller, "ray_session", lambda job, profile, session: nullcontext())
-    # Takes seconds to draw, and the figure is none of these tests' business.
-    monkeypatch.setattr(provenance, "write_artifacts", lambda plan, catalogue, directory: [])
-    return Run(small_store, tmp_path)
-
-
-@pytest.fixture
-def script(run: Run, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Sets what the worker group does."""
-
-    def use(*steps: Callable[[RunDirectory], Callable[[], object]], error: BaseException | None = None) -> None:
-        group = ScriptedGroup([step(run.directory) for step in steps], error)
-        monkeypatch.setattr(trainer, "make_worker_group", lambda job, profile, directory: group)
-
-    return use
-
-
-def attempt(directory: RunDirectory) -> Callable[[], None]:
-    return begin_attempt(directory, "n1", "n2")
-
-
-def finished(directory: RunDirectory) -> Callable[[], None]:
-    return end_attempt(directory, "finished")
+from tests.orchestrator.control.controlled_run import Run, attempt, finished
+from tests.orchestrator.control.stand_ins import ScriptedGroup, end_attempt, fail_attempt
 
 
 def test_a_run_that_finishes(run: Run, script: Callable[..., None]) -> None:
@@ -228,24 +150,6 @@ def test_a_failure_that_another_attempt_made_good_is_not_the_cause_of_what_fails
 def test_a_second_signal_ends_the_run_at_once(run: Run, script: Callable[..., None]) -> None:
     script(attempt, error=KeyboardInterrupt())
     assert (run.start().cause, run.state["status"]) == ("interrupted", "KILLED")
-
-
-def test_signals_while_the_end_is_written_do_not_lose_it(
-    run: Run, script: Callable[..., None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Slurm's SIGTERM reaches a controller twice: from Slurm, and from the node's own process."""
-    close = Follower.close
-
-    def slow_close(follower: Follower) -> None:
-        for _ in range(3):
-            os.kill(os.getpid(), signal.SIGTERM)
-        close(follower)
-
-    monkeypatch.setattr(Follower, "close", slow_close)
-    script(attempt, finished)
-    with run.stop.installed():
-        assert run.start().status == "FINISHED"
-    assert run.state["status"] == "FINISHED" and run.tracker.status == "FINISHED"
 
 
 def test_whatever_fails_after_the_start_ends_the_run_as_failed(
