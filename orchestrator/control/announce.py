@@ -21,7 +21,8 @@ NOTE = "mlflow.note.content"
 
 def write_run(of: Prepared) -> None:
     """``spec.json``, which makes the folder that of a run, ``plan.json``, and the weights it begins with."""
-    of.directory.stop_request.unlink(missing_ok=True)
+    for left in (of.directory.stop_request, of.directory.placed):
+        left.unlink(missing_ok=True)
     write_json(of.directory.spec, of.job.model_dump(mode="json"))
     write_json(of.directory.plan, describe_plan(of.catalogue, of.schedule.plan, of.schedule, of.job.scale.most))
     if of.initial is not None:

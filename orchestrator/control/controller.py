@@ -150,7 +150,7 @@ class Controller:
             score_epochs(self._prepared, self._tracking.outbox, self._view.say),
             follow=self._follow,
             is_stopped=self._is_stopped,
-            has_ranks=lambda: self._follower.has_ranks,
+            can_save=self._follower.can_save,
             stop_request=self._directory.stop_request,
             view=self._view,
         )

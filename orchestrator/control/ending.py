@@ -30,7 +30,8 @@ def deliver_end(
     if problem is not None and problem != OFFLINE:
         name = directory.path.name
         view.say(f"MLflow lacks the end of this run ({problem}); when it answers: wavetrain sync {name}")
-    directory.stop_request.unlink(missing_ok=True)
+    for left in (directory.stop_request, directory.placed):
+        left.unlink(missing_ok=True)
     return is_kept
 
 

@@ -15,7 +15,7 @@ from orchestrator.view.live import LiveView
 
 POLL_S = 0.3
 WITHOUT_RANKS_S = 20.0
-"""For which a stop waits for ranks that are not there yet: those after a failure have the newest state to save."""
+"""For which a stop waits for ranks of which none are there or on their way."""
 
 
 class WorkerGroup(Protocol):
@@ -67,6 +67,7 @@ class Follower:
         self._failures_before = len(self.failures)
         self.has_ranks = False
         """Whether an attempt is under way: its ranks have begun, and have not failed."""
+        self._has_begun = False
         self._machines: Sequence[str] = ()
         earlier, self._scores_offset = read_events(directory.scores)
         view.update(earlier[-1:], quiet=True)
@@ -91,6 +92,14 @@ class Follower:
         """The run ends: how it has spent its time is written down."""
         self._goodput.close()
 
+    def can_save(self) -> bool:
+        """Whether there are ranks that train, or such on their way after others have trained since this start.
+
+        Those have the newest state in memory, and save it before they end. Imports, the rendezvous and loading may take
+        minutes, for which the settings have limits of their own.
+        """
+        return self.has_ranks or (self._has_begun and self._directory.placed.exists())
+
     def all_causes(self, cause: str) -> str:
         """The last cause, and where it was not the first one since this start, all of them."""
         failures = self.failures[self._failures_before :]
@@ -98,7 +107,7 @@ class Follower:
 
     def _begin_attempt(self, event: Mapping[str, Any]) -> None:
         self.attempts += 1
-        self.has_ranks = True
+        self.has_ranks = self._has_begun = True
         self._machines = event["rank_machines"]
         self._directory.update_state(attempts=self.attempts)
         self._outbox.tags(attempt_tags(event, self.attempts))
@@ -136,7 +145,7 @@ def see_through(
     *,
     follow: Callable[[], None],
     is_stopped: Callable[[], bool],
-    has_ranks: Callable[[], bool],
+    can_save: Callable[[], bool],
     stop_request: Path,
     view: LiveView,
     without_ranks_s: float = WITHOUT_RANKS_S,
@@ -144,14 +153,14 @@ def see_through(
     """Start a worker group and return when it has ended and its epochs are scored.
 
     follow: takes in what the ranks have written; called a few times a second. is_stopped: whether the run was asked to
-    stop. has_ranks: whether there are any that train. stop_request: the file by which the ranks learn of a stop. A stop
-    waits for ``without_ranks_s`` where there are none, and none come.
+    stop. can_save: whether there are ranks, or are to be soon, that have a state to save. stop_request: the file by
+    which the ranks learn of a stop. A stop waits for ``without_ranks_s`` where there are none, and none come.
 
     Raises:
         Exception: what ended the group, if it did not end by itself.
     """
     group.start()
-    had_ranks_s = time.monotonic()
+    could_save_s = time.monotonic()
     while group.is_alive():
         group.join(POLL_S)
         follow()
@@ -159,11 +168,11 @@ def see_through(
         if is_stopped() and not stop_request.exists():
             stop_request.touch()
             view.say("stopping: a checkpoint is written after the current step (again to interrupt at once)")
-        if has_ranks() or not stop_request.exists():
-            had_ranks_s = time.monotonic()
-        elif time.monotonic() - had_ranks_s > without_ranks_s:
+        if can_save() or not stop_request.exists():
+            could_save_s = time.monotonic()
+        elif time.monotonic() - could_save_s > without_ranks_s:
             # Ray Train waits for room without an end, and looks for no request.
-            view.say("stopped without ranks: none have come")
+            view.say("stopped without ranks: none have begun to train")
             scoring.cancel()
             view.close()
             return

@@ -148,6 +148,11 @@ class RunDirectory:
         return self.path / "stop.request"
 
     @property
+    def placed(self) -> Path:
+        """Exists from the start of ranks for which there is room to the failure of their attempt."""
+        return self.path / "placed"
+
+    @property
     def pause_request(self) -> Path:
         """Exists when the group was asked to save and wait, because it will be resized."""
         return self.path / "pause.request"

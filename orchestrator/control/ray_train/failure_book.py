@@ -65,6 +65,8 @@ class FailureBook:
                     "failure", failure=failure.to_json(), retry=decision.retry, wait_s=wait_s, left_out=self._left_out
                 )
                 book.sync()
+        # After the record, with which a controller knows that the ranks are gone.
+        self._directory.placed.unlink(missing_ok=True)
         return decision.retry
 
     def _leave_out(self, failure: Failure) -> tuple[Failure, bool]:

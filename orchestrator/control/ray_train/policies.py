@@ -4,6 +4,7 @@ Ray pickles the policies one by one for the process of its controller, so what t
 """
 
 import time
+from contextlib import suppress
 from typing import Any
 
 import ray
@@ -11,7 +12,7 @@ from ray.train import FailureConfig
 
 from orchestrator.control.ray_train.backoff import Backoff
 from orchestrator.control.ray_train.failure_book import FailureBook, set_aside_stacks
-from orchestrator.control.ray_train.nodes import LeftOut, largest_world, living_nodes, named
+from orchestrator.control.ray_train.nodes import LeftOut, Node, count_ranks, largest_world, living_nodes, named
 from orchestrator.control.ray_train.private import (
     ElasticScalingPolicy,
     FailureDecision,
@@ -82,9 +83,18 @@ class _CarefulStart:
         The last group is gone: what its ranks wrote until now says nothing about the next one.
         """
         set_aside_stacks(self._directory.stacks)
+        if count_ranks(self._usable_nodes(), scaling_config.resources_per_worker) >= num_workers:
+            # Where the disk is full, a stop does not wait as long for these ranks as it could.
+            with suppress(OSError):
+                self._directory.placed.touch()
         return self._left_out.selector() or super().on_controller_start_worker_group(  # type: ignore[misc]
             scaling_config=scaling_config, num_workers=num_workers
         )
+
+    def _usable_nodes(self) -> list[Node]:
+        nodes = living_nodes()
+        bad = named(self._left_out.hosts(), nodes)
+        return [node for node in nodes if node not in bad]
 
 
 class FixedPolicy(_CarefulStart, FixedScalingPolicy):  # type: ignore[misc]
@@ -99,9 +109,7 @@ class PartitionScalingPolicy(_CarefulStart, ElasticScalingPolicy):  # type: igno
         self._partitions = partitions
 
     def _get_reserved_resources(self) -> dict[str, dict[str, float]]:
-        nodes = living_nodes()
-        bad = named(self._left_out.hosts(), nodes)
-        return {node.id: dict(node.resources) for node in nodes if node not in bad}
+        return {node.id: dict(node.resources) for node in self._usable_nodes()}
 
     def _count_possible_workers(self, reserved_resources: Any) -> int:
         return largest_world(super()._count_possible_workers(reserved_resources), self._partitions)

@@ -33,7 +33,7 @@ def a_follower(directory: RunDirectory, view: LiveView) -> Follower:
 def train(directory: RunDirectory, group: ScriptedGroup, follower: Follower, view: LiveView, **stop) -> NoScores:
     scores = NoScores()
     see_through(
-        group, scores, follow=follower.follow, has_ranks=lambda: follower.has_ranks,
+        group, scores, follow=follower.follow, can_save=follower.can_save,
         stop_request=directory.stop_request, view=view, **{"is_stopped": lambda: False} | stop,
     )  # fmt: skip
     return scores
@@ -126,6 +126,24 @@ def test_a_stop_waits_for_ranks_that_save(directory: RunDirectory) -> None:
     assert not group.is_alive()
 
 
+def test_a_stop_waits_for_ranks_that_start_again_after_a_failure(directory: RunDirectory) -> None:
+    """They have the newest state, and imports, rendezvous and loading may take minutes."""
+    view, stream = a_view()
+    lost = [begin_attempt(directory, "n1"), fail_attempt(directory, 0, "gone"), directory.placed.touch]
+    slow = [directory.stop_request.touch, *[lambda: None] * 20]
+    group = ScriptedGroup([*lost, *slow, begin_attempt(directory, "n1"), end_attempt(directory, "stopped")])
+    train(directory, group, a_follower(directory, view), view, without_ranks_s=0.0)
+    assert not group.is_alive() and "without ranks" not in stream.getvalue()
+
+
+def test_a_stop_during_the_first_start_of_ranks_does_not_wait_for_them(directory: RunDirectory) -> None:
+    """They could save only what they have loaded."""
+    view, stream = a_view()
+    group = ScriptedGroup([directory.placed.touch, directory.stop_request.touch, *[lambda: None] * 1000])
+    train(directory, group, a_follower(directory, view), view, without_ranks_s=0.0)
+    assert group.is_alive() and "stopped without ranks: none have begun to train" in stream.getvalue()
+
+
 def test_a_stop_is_passed_on_once(directory: RunDirectory) -> None:
     view, stream = a_view()
     asked: list[bool] = []
@@ -168,7 +186,7 @@ def test_epochs_are_scored_to_the_end_where_nobody_asks_to_stop(directory: RunDi
 
     scores = TwoEpochs()
     see_through(
-        ScriptedGroup([lambda: None]), scores, follow=lambda: None, is_stopped=lambda: False, has_ranks=lambda: True,
+        ScriptedGroup([lambda: None]), scores, follow=lambda: None, is_stopped=lambda: False, can_save=lambda: True,
         stop_request=directory.stop_request, view=view,
     )  # fmt: skip
     assert scores.left == 0

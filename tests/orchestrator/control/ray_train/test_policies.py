@@ -100,11 +100,12 @@ def control(directory: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> Callabl
     monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.01")
     monkeypatch.setattr(scaling_policy, "TrainAutoscalingCoordinatorClient", NoCoordinator)
     monkeypatch.setattr(policies, "POLL_S", 0.02)
+    monkeypatch.setattr(policies, "living_nodes", lambda: [Node("a", "n1", {"CPU": 2.0})])
     # Something that asks for a cluster would start one.
     monkeypatch.setattr(ray, "init", lambda *arguments, **settings: pytest.fail("a Ray cluster is not needed"))
 
     def run(groups: Groups, lacks_without: Callable[..., str | None] | None = None, **budgets: float) -> Any:
-        config = ScalingConfig(num_workers=2)
+        config = ScalingConfig(num_workers=2, resources_per_worker={"CPU": 1})
         context = TrainRunContext(
             run_config=RunConfig(name="test", storage_path=str(directory.path)),
             train_loop_config={}, scaling_config=config, backend_config=TorchConfig(), dataset_config=None,
@@ -185,6 +186,25 @@ def test_a_stop_request_lets_the_next_group_start_at_once(directory: RunDirector
     started = time.monotonic()
     assert control(Groups([gone, gone_while_stopped, ends]), worker=2, backoff_s=300) == "FinishedState"
     assert time.monotonic() - started < 60
+
+
+@pytest.mark.parametrize(("cpus", "placed"), [(2.0, True), (1.0, False)])
+def test_a_group_is_on_its_way_from_its_start_to_its_failure_where_there_is_room_for_it(
+    directory: RunDirectory,
+    control: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    cpus: float,
+    placed: bool,
+) -> None:
+    monkeypatch.setattr(policies, "living_nodes", lambda: [Node("a", "n1", {"CPU": cpus})])
+    seen: list[bool] = []
+
+    def look() -> BaseException:
+        seen.append(directory.placed.exists())
+        return gone()
+
+    control(Groups([look, look]), worker=1, backoff_s=0)
+    assert seen == [placed, placed] and not directory.placed.exists()
 
 
 def broken() -> BaseException:
