@@ -44,10 +44,18 @@ def known_nodes() -> list[Node]:
 
 
 def named(hosts: Collection[str], nodes: Sequence[Node]) -> list[Node]:
-    """The nodes with these names; a name may have its domain or lack it, where that makes no other node of it."""
-    exact = {node.host for node in nodes}
-    short = {host.partition(".")[0] for host in hosts if host not in exact}
-    return [node for node in nodes if node.host in hosts or node.host.partition(".")[0] in short]
+    """The nodes with these names.
+
+    A name may have its domain or lack it where that means one name alone: ``n1.a`` is ``n1``, but not ``n1.b``, and
+    ``n1`` is neither of the two where both are there.
+    """
+    present = {node.host for node in nodes}
+    wanted: set[str] = set()
+    for host in hosts:
+        found = {host} & present or {other for other in present if _differ_by_domain(host, other)}
+        if len(found) == 1:
+            wanted |= found
+    return [node for node in nodes if node.host in wanted]
 
 
 def selector_without(nodes: Sequence[Node]) -> dict[str, str]:
@@ -108,6 +116,12 @@ class LeftOut:
         """Ray's label selector of all other nodes; empty where none is left out."""
         hosts = self.hosts()
         return selector_without(named(hosts, known_nodes())) if hosts else {}
+
+
+def _differ_by_domain(one: str, other: str) -> bool:
+    """Whether two names differ only in that one of them has no domain."""
+    short, longer = sorted((one, other), key=len)
+    return longer.startswith(f"{short}.") and "." not in short
 
 
 def _node(entry: Mapping[str, Any]) -> Node:
