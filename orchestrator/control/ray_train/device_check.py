@@ -1,13 +1,17 @@
-"""After a failure: every node of the cluster looks at its GPUs and tries them."""
+"""After a failure: every node of the cluster that is in use looks at its GPUs and tries them."""
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
 from orchestrator.control.ray_train.environment import host_name
+from orchestrator.control.ray_train.nodes import known_nodes, named
 from orchestrator.monitoring.device_health import examine_node
 from orchestrator.run.rank_log import numbers
 
@@ -22,19 +26,22 @@ class DeviceCheck:
     attempts: Path
     limit_s: float
 
-    def __call__(self) -> dict[str, str]:
-        """What is wrong with the devices of each node that has a broken one, by its name."""
-        import ray
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+    def __call__(self, left_out: Collection[str]) -> dict[str, str]:
+        """What is wrong with the devices of each node that has a broken one, by its name.
 
+        left_out: names of nodes that are not asked: they have no rank that could have failed, and what is wrong there
+        is no reason to disbelieve the others.
+        """
         before = read_before(self.attempts)
         task = ray.remote(num_cpus=0, max_retries=0)(_examine)
-        nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU")]
+        nodes = [node for node in known_nodes() if node.resources.get("GPU")]
+        unused = named(left_out, nodes)
         asked = [
-            task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
+            task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)).remote(
                 before, self.limit_s
             )
             for node in nodes
+            if node not in unused
         ]
         answered, silent = (
             ray.wait(asked, num_returns=len(asked), timeout=self.limit_s + SPARE_S) if asked else ([], [])
@@ -90,8 +97,6 @@ def _examine(before: Before, limit_s: float) -> tuple[str, str | None]:
 
 def _answer(reference: Any) -> tuple[str, str | None] | None:
     """A node that is lost is found by others."""
-    import ray
-
     try:
         answer: tuple[str, str | None] = ray.get(reference)
     except ray.exceptions.RayError as error:

@@ -18,7 +18,8 @@ from orchestrator.spec.failures import FailuresSection
 class FailureBook:
     """The failures since one start of the controller; picklable, because Ray Train's controller has its own process.
 
-    check_devices: has all nodes try their GPUs, and gives what is wrong, by node; None where there are none.
+    check_devices: has all nodes try their GPUs but those with these names, which are left out, and gives what is wrong,
+    by node; None where there are none.
     replaces_nodes: whether the launcher starts the run again without the nodes that are named in a failure.
     lacks_without: what the cluster lacks where nodes of these names are left out, None for nothing; itself None where
     there are no other nodes.
@@ -28,7 +29,7 @@ class FailureBook:
         self,
         directory: RunDirectory,
         section: FailuresSection,
-        check_devices: Callable[[], Mapping[str, str]] | None = None,
+        check_devices: Callable[[Collection[str]], Mapping[str, str]] | None = None,
         *,
         replaces_nodes: bool = False,
         lacks_without: Callable[[Collection[str]], str | None] | None = None,
@@ -45,9 +46,8 @@ class FailureBook:
         hung = sorted(set(stack_files(self._directory.stacks).values()))
         failure, error = classify(failures, hung)
         if self._check_devices is not None and failure.kind in MAY_BE_DEVICE:
-            broken = self._check_devices()
-            # What is left out already has no rank that could have failed.
-            failure = blame_devices(failure, {node: broken[node] for node in broken if node not in self._left_out})
+            broken = self._check_devices(self._left_out.keys())
+            failure = blame_devices(failure, broken)
         self._past.append(failure.kind)
         adjustments = read_adjustments(self._directory.adjustments)
         decision = decide(self._section, self._past, error, adjustments)

@@ -2,7 +2,7 @@
 
 import pickle
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import pytest
@@ -56,7 +56,7 @@ def test_after_a_failure_the_devices_are_tried_and_no_attempt_follows_on_the_sam
     directory: RunDirectory, replaces: bool
 ) -> None:
     found = iter([{}, {"n2": "GPU 4: must be reset"}])
-    book = FailureBook(directory, FailuresSection(backoff_s=0), lambda: next(found), replaces_nodes=replaces)
+    book = FailureBook(directory, FailuresSection(backoff_s=0), lambda left_out: next(found), replaces_nodes=replaces)
     assert book.fail({0: GLOO, 1: ActorDiedError("gone")})
     assert book.fail({0: GLOO, 1: ActorDiedError("gone")}) is replaces
     assert book.fail({0: TrainingDivergedError("NaN", 9)}) is False, "and the devices are not asked"
@@ -67,24 +67,30 @@ def test_after_a_failure_the_devices_are_tried_and_no_attempt_follows_on_the_sam
 
 def test_on_a_cluster_that_stands_nodes_with_broken_devices_add_up_and_are_left_out(directory: RunDirectory) -> None:
     reset = {"n2": "GPU 4: must be reset"}
-    found = iter([reset, reset, reset | {"n5": "GPU 0: lost"}, reset | {"n6": "GPU 1: lost"}])
+    found = iter([reset, {}, {"n5": "GPU 0: lost"}, {"n6": "GPU 1: lost"}])
+    unused: list[list[str]] = []
     asked: list[list[str]] = []
 
     def lacks_without(hosts: Collection[str]) -> str | None:
         asked.append(list(hosts))
         return "there is no room" if len(hosts) > 2 else None
 
-    book = FailureBook(directory, FailuresSection(backoff_s=0), lambda: next(found), lacks_without=lacks_without)
+    def check(left_out: Collection[str]) -> Mapping[str, str]:
+        unused.append(list(left_out))
+        return next(found)
+
+    book = FailureBook(directory, FailuresSection(backoff_s=0), check, lacks_without=lacks_without)
     assert [book.fail({0: GLOO}) for _ in range(4)] == [True, True, True, False]
     events, _ = read_events(directory.failures)
     assert [list(event["left_out"]) for event in events] == [["n2"], ["n2"], ["n2", "n5"], ["n2", "n5", "n6"]]
     assert asked == [["n2"], ["n2", "n5"], ["n2", "n5", "n6"]]
+    assert unused == [[], ["n2"], ["n2"], ["n2", "n5"]], "what is left out has no rank that could have failed"
     assert [kind for kind, _ in kinds(directory)] == ["device", "worker", "device", "device"], "n2 broke once"
     assert events[2]["left_out"]["n5"] == "GPU 0: lost" and events[3]["failure"]["cause"].endswith("there is no room")
 
 
 def test_a_broken_device_of_an_unknown_node_ends_the_run_on_a_cluster_that_stands_too(directory: RunDirectory) -> None:
-    book = FailureBook(directory, FailuresSection(), lambda: {}, lacks_without=lambda hosts: None)
+    book = FailureBook(directory, FailuresSection(), lambda left_out: {}, lacks_without=lambda hosts: None)
     assert not book.fail({0: RuntimeError("CUDA error: no CUDA-capable device is detected")})
     assert kinds(directory) == [("device", False)]
 
