@@ -1,5 +1,7 @@
 """From a spec and a profile to a checked job, before anything is started or written."""
 
+from pathlib import Path
+
 from channels.store import ChannelStore
 from models.registry import make_spec
 from orchestrator.control import preflight
@@ -41,15 +43,8 @@ def prepare(
     check_placement(job.data.placement, data.store, schedule, data.origins, profile.storage.cache, job.data.cache_bytes)
     runs = profile.storage.runs
     initial = check_beginning(job, spec, runs)
-    preflight.check_run_folder(runs)
     directory = RunDirectory(runs / job.name)
-    uri = job.tracking.uri or default_uri(runs)
-    resumes = check_resumable(directory, job, data.store.fingerprint)
-    if resumes:
-        preflight.check_plan(directory.plan, schedule.plan.fingerprint)
-    # A run that is under way goes on without MLflow; a new one is not started where none answers.
-    under_way = resumes and directory.events.exists()
-    check_address(uri) if under_way or job.tracking.offline else check_uri(uri)
+    resumes = _check_folder(directory, job, data.store.fingerprint, schedule.plan.fingerprint)
     return Prepared(
         job=job,
         profile=profile,
@@ -61,6 +56,23 @@ def prepare(
         validation=validation,
         directory=directory,
         resumes=resumes,
-        tracking_uri=uri,
+        tracking_uri=_check_tracking(job, runs, under_way=resumes and directory.events.exists()),
         initial=initial,
     )
+
+
+def _check_folder(directory: RunDirectory, job: JobSpec, store: str, plan: str) -> bool:
+    """Whether it holds this very run, unfinished. store, plan: fingerprints."""
+    preflight.check_run_folder(directory.path.parent)
+    resumes = check_resumable(directory, job, store)
+    if resumes:
+        preflight.check_plan(directory.plan, plan)
+    return resumes
+
+
+def _check_tracking(job: JobSpec, runs: Path, *, under_way: bool) -> str:
+    """The address of the MLflow that the run is tracked in. under_way: the run has trained before."""
+    uri = job.tracking.uri or default_uri(runs)
+    # A run that is under way goes on without MLflow; a new one is not started where none answers.
+    check_address(uri) if under_way or job.tracking.offline else check_uri(uri)
+    return uri

@@ -1,6 +1,7 @@
 """Ray Train's controller and worker group, with our policies."""
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from ray.train import CheckpointConfig, RunConfig, ScalingConfig
@@ -63,40 +64,18 @@ def _make_trainer(job: JobSpec, profile: Profile, directory: RunDirectory) -> Wa
         resources_per_worker=of_rank,
         elastic_resize_monitor_interval_s=RESIZE_INTERVAL_S,
     )
-    cache = profile.storage.cache
     # On a Ray that stands, its nodes start the ranks, and not in this environment.
     shell = {} if profile.launcher == "ray" else os.environ
-    worker = WorkerConfig(
-        run=directory.path,
-        device=profile.device,
-        threads=profile.cpus_per_worker,
-        cache=cache.absolute() if cache else None,
-        binding=profile.binding,
-        nic_binding=profile.nic_binding,
-        first_steps_s=profile.time_limits.first_steps_s,
-        peak_flops=profile.device_peak_flops,
-    )
-    check = DeviceCheck(directory.attempts, profile.time_limits.device_check_s) if use_gpu else None
-    stands = profile.ray_address is not None and profile.launcher != "slurm"
-    wanted = Wanted(job.scale.least, job.batching.partitions, of_rank)
-    book = FailureBook(
-        directory,
-        job.failures,
-        check,
-        replaces_nodes=profile.launcher == "slurm",
-        lacks_without=wanted.lacks_without if stands else None,
-    )
-    elastic = config.elasticity_enabled
     return WavetrainTrainer(
-        failure_policy=BudgetedFailurePolicy(book),
+        failure_policy=BudgetedFailurePolicy(_failure_book(job, profile, directory, of_rank)),
         scaling_policy=(
             PartitionScalingPolicy(config, directory, job.batching.partitions)
-            if elastic
+            if config.elasticity_enabled
             else FixedPolicy(config, directory)
         ),
         dashboard=profile.launcher == "ray",
         train_loop_per_worker=_ray_worker,
-        train_loop_config={CONFIG: worker},
+        train_loop_config={CONFIG: _worker_config(profile, directory)},
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo", timeout_s=profile.time_limits.process_group_s),
         scaling_config=config,
         run_config=RunConfig(
@@ -105,6 +84,34 @@ def _make_trainer(job: JobSpec, profile: Profile, directory: RunDirectory) -> Wa
             worker_runtime_env={"env_vars": rank_environment(profile.network, directory.stacks, shell)},
             checkpoint_config=CheckpointConfig(num_to_keep=job.checkpoint.keep),
         ),
+    )
+
+
+def _failure_book(job: JobSpec, profile: Profile, directory: RunDirectory, of_rank: Mapping[str, float]) -> FailureBook:
+    """of_rank: resources that each rank needs."""
+    check = DeviceCheck(directory.attempts, profile.time_limits.device_check_s) if profile.device == "cuda" else None
+    stands = profile.ray_address is not None and profile.launcher != "slurm"
+    wanted = Wanted(job.scale.least, job.batching.partitions, of_rank)
+    return FailureBook(
+        directory,
+        job.failures,
+        check,
+        replaces_nodes=profile.launcher == "slurm",
+        lacks_without=wanted.lacks_without if stands else None,
+    )
+
+
+def _worker_config(profile: Profile, directory: RunDirectory) -> WorkerConfig:
+    cache = profile.storage.cache
+    return WorkerConfig(
+        run=directory.path,
+        device=profile.device,
+        threads=profile.cpus_per_worker,
+        cache=cache.absolute() if cache else None,
+        binding=profile.binding,
+        nic_binding=profile.nic_binding,
+        first_steps_s=profile.time_limits.first_steps_s,
+        peak_flops=profile.device_peak_flops,
     )
 
 
