@@ -37,7 +37,7 @@ def test_only_what_is_written_from_now_on_is_new(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "hosts", "number"),
     [("n2", HOSTS, 1), ("n2.cluster", HOSTS, 1), ("n2", ("n1.a", "n2.a"), 1), ("n9", HOSTS, None),
-     ("n1.a", ("n1.a", "n1.b"), 0), ("n1", ("n1.a", "n1.b"), None)],
+     ("n1.a", ("n1.b", "n2.b"), None), ("n1.a", ("n1.a", "n1.b"), 0), ("n1", ("n1.a", "n1.b"), None)],
 )  # fmt: skip
 def test_a_node_is_found_by_its_name(name: str, hosts: tuple[str, ...], number: int | None) -> None:
     assert find_host(name, hosts) == number
