@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from orchestrator.control.ray_train.environment import same_host
 from orchestrator.run.events import read_events
 
 
@@ -20,13 +21,6 @@ class DeviceFailures:
 
 
 def find_host(name: str, hosts: Sequence[str]) -> int | None:
-    """Number of a node by its name; None where no node or several are called so.
-
-    A name may have its domain or lack it: ``n1.a`` is ``n1``, but not ``n1.b``.
-    """
-    found = [number for number, host in enumerate(hosts) if host == name]
-    if not found:
-        short = name.partition(".")[0]
-        meant = {short} if name != short else {host for host in hosts if host.partition(".")[0] == short}
-        found = [number for number, host in enumerate(hosts) if host in meant]
-    return found[0] if len(found) == 1 else None
+    """Number of a node by its name, with or without its domain; None where no node or several are called so."""
+    host = same_host(name, hosts)
+    return None if host is None else hosts.index(host)

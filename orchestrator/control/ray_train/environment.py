@@ -5,7 +5,7 @@ What a profile's ``network.env`` says wins over the user's shell, and the user's
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from orchestrator.spec.cluster import NetworkSection, TimeLimitsSection
@@ -54,6 +54,22 @@ def rank_environment(network: NetworkSection, stacks: Path | None, shell: Mappin
         # NCCL takes a name for the beginning of names, so that bond0 is bond01 too, unless `=` stands before it.
         ours |= {"GLOO_SOCKET_IFNAME": network.interface, "NCCL_SOCKET_IFNAME": f"={network.interface}"}
     return {name: value for name, value in ours.items() if name not in shell} | network.env
+
+
+def same_host(name: str, hosts: Collection[str]) -> str | None:
+    """Which of some nodes' names means the same node.
+
+    A name may have its domain or lack it where that means one name alone: ``n1.a`` is ``n1``, but not ``n1.b``, and
+    ``n1`` is neither of the two where both are there.
+    """
+    found = {name} & set(hosts) or {host for host in hosts if _differ_by_domain(name, host)}
+    return found.pop() if len(found) == 1 else None
+
+
+def _differ_by_domain(one: str, other: str) -> bool:
+    """Whether two names differ only in that one of them has no domain."""
+    short, longer = sorted((one, other), key=len)
+    return longer.startswith(f"{short}.") and "." not in short
 
 
 def host_name() -> str:

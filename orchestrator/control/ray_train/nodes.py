@@ -8,6 +8,7 @@ from typing import Any
 
 import ray
 
+from orchestrator.control.ray_train.environment import same_host
 from orchestrator.run.events import read_events
 
 ANSWER_S = 1.0
@@ -44,17 +45,9 @@ def known_nodes() -> list[Node]:
 
 
 def named(hosts: Collection[str], nodes: Sequence[Node]) -> list[Node]:
-    """The nodes with these names.
-
-    A name may have its domain or lack it where that means one name alone: ``n1.a`` is ``n1``, but not ``n1.b``, and
-    ``n1`` is neither of the two where both are there.
-    """
+    """The nodes with these names, with or without their domains."""
     present = {node.host for node in nodes}
-    wanted: set[str] = set()
-    for host in hosts:
-        found = {host} & present or {other for other in present if _differ_by_domain(host, other)}
-        if len(found) == 1:
-            wanted |= found
+    wanted = {same_host(host, present) for host in hosts}
     return [node for node in nodes if node.host in wanted]
 
 
@@ -116,12 +109,6 @@ class LeftOut:
         """Ray's label selector of all other nodes; empty where none is left out."""
         hosts = self.hosts()
         return selector_without(named(hosts, known_nodes())) if hosts else {}
-
-
-def _differ_by_domain(one: str, other: str) -> bool:
-    """Whether two names differ only in that one of them has no domain."""
-    short, longer = sorted((one, other), key=len)
-    return longer.startswith(f"{short}.") and "." not in short
 
 
 def _node(entry: Mapping[str, Any]) -> Node:
